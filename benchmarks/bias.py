@@ -147,9 +147,9 @@ def group_table(title: str, found: Search, groups: Groups, repeats: int, command
     return table
 
 
-def searched(embedder: Embedder, known: Tensor, asked: Tensor) -> Search:
+def searched(embedder: Embedder, known: Tensor, probes: Tensor) -> Search:
     return Search(
-        (embedded(embedder, asked) @ embedded(embedder, known).T).numpy().astype(np.float64)
+        (embedded(embedder, probes) @ embedded(embedder, known).T).numpy().astype(np.float64)
     )
 
 

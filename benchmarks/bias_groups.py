@@ -43,8 +43,8 @@ class View:
     by_camera: bool = False
 
 
-WHOLE = View("full size", 128)
-VIEWS = (WHOLE, View("16 px", 16), View("32 px by a camera", 32, True))
+FULL_SIZE = View("full size", 128)
+VIEWS = (FULL_SIZE, View("16 px", 16), View("32 px by a camera", 32, True))
 
 
 def seen(pictures: Tensor, view: View, first: int) -> Tensor:
@@ -175,9 +175,9 @@ def searched(
     """Return, of each view and embedder, which people are taken for which."""
     taken: dict[str, dict[str, Flags]] = {view.name: {} for view in views}
     for name, embed in by.items():
-        gallery = vectors(embed, pictures, WHOLE)
+        gallery = vectors(embed, pictures, FULL_SIZE)
         for view in views:
-            probes = gallery if view is WHOLE else vectors(embed, pictures, view)
+            probes = gallery if view is FULL_SIZE else vectors(embed, pictures, view)
             taken[view.name][name] = alike(probes, gallery)
             print(f"{name}, {view.name}: done", flush=True)
     return taken

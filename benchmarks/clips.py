@@ -85,9 +85,16 @@ def middle_tracks(case: Case, width: int) -> list[int]:
 
 
 def line(name: str, detector: str, found: Found) -> list[str]:
-    whole = [found.frames, found.faces, found.tracks, found.usable, found.auxiliaries, found.losses]
+    counts = [
+        found.frames,
+        found.faces,
+        found.tracks,
+        found.usable,
+        found.auxiliaries,
+        found.losses,
+    ]
     speed = [f"{found.wall:.1f}", f"{found.seconds / found.wall:.2f}"]
-    return [name, detector, f"{found.seconds:.1f}", *speed, *map(str, whole)]
+    return [name, detector, f"{found.seconds:.1f}", *speed, *map(str, counts)]
 
 
 def find_clips(folder: Path, only: str) -> list[Path]:

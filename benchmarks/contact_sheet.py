@@ -17,7 +17,7 @@ SIDE, LINE = 200, 22  # px: of a part, and of the line below it
 COLUMNS = 6
 AROUND = 2.5  # sides of the box that are shown
 LEAST = 64  # px that are shown at least
-LABELLED, FOUND = (0, 220, 0), (255, 60, 60)
+LABELLED, DETECTED = (0, 220, 0), (255, 60, 60)
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ def write_sheet(path: Path, sections: dict[str, Sequence[Part]]) -> None:
 
 
 def _drawn(part: Part) -> Image:
-    shown = max(LEAST, AROUND * float((part.box[2:] - part.box[:2]).max()))
-    corner = (part.box[:2] + part.box[2:]) / 2 - shown / 2
-    scale = SIDE / shown
+    width = max(LEAST, AROUND * float((part.box[2:] - part.box[:2]).max()))
+    corner = (part.box[:2] + part.box[2:]) / 2 - width / 2
+    scale = SIDE / width
     move = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]])
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     canvas = cv2.warpAffine(
         part.image, move, (SIDE, SIDE), flags=method, borderValue=(128, 128, 128)
     )
-    for boxes, colour in ((part.labelled, LABELLED), (part.found, FOUND)):
+    for boxes, colour in ((part.labelled, LABELLED), (part.found, DETECTED)):
         for box in (boxes - np.tile(corner, 2)) * scale:
             x1, y1, x2, y2 = (round(float(v)) for v in box)
             cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 1)

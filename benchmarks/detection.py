@@ -33,13 +33,13 @@ from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector
 from fasr_video.evaluation.detection import (
     FALSE_ALARM,
-    Found,
-    Judged,
+    JudgedDetections,
+    ScoredDetection,
     assign,
     average_precision,
     heights,
-    judged,
     match,
+    rank_detections,
     recall,
     threshold,
     window_between,
@@ -207,20 +207,20 @@ def _find(detector: Detector, pictures: Pictures) -> list[Detections]:
     return [detector.detect([p.image])[0] for p in pictures.all]
 
 
-def judge(pictures: Pictures, seen: Sequence[Detections]) -> Judged:
+def judge(pictures: Pictures, seen: Sequence[Detections]) -> JudgedDetections:
     """Return all detections that count in a set, and all its faces."""
-    rows: list[Found] = []
+    rows: list[ScoredDetection] = []
     tall: list[Scores] = []
     for picture, found in zip(pictures.all, seen, strict=True):
         smallest, unsure = pictures.smallest, picture.unsure
         rows += assign(found.boxes, found.scores, picture.faces, MATCH, smallest, unsure)
         tall.append(heights(picture.faces[~unsure]))
     faces = np.concatenate(tall)
-    return judged(rows, faces[faces >= pictures.smallest])
+    return rank_detections(rows, faces[faces >= pictures.smallest])
 
 
 def fill(
-    table: Table, name: str, found: Judged, edges: Sequence[int], last: Sequence[str] = ()
+    table: Table, name: str, found: JudgedDetections, edges: Sequence[int], last: Sequence[str] = ()
 ) -> None:
     """Add a detector's rows; `last` are further values of its first one."""
     limit = threshold(found, PRECISION)

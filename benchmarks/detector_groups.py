@@ -97,9 +97,9 @@ def found_faces(
     hits = []
     for first in range(0, len(pictures), BATCH):
         small = as_images(shrink(pictures[first : first + BATCH].float() / 255, side))
-        made = list(frames(small, scenes, box, first))
-        found = detector.detect([frame for frame, _ in made])
-        for faces, (_, wanted) in zip(found, made, strict=True):
+        pictures_with_boxes = list(frames(small, scenes, box, first))
+        found = detector.detect([frame for frame, _ in pictures_with_boxes])
+        for faces, (_, wanted) in zip(found, pictures_with_boxes, strict=True):
             hits.append(bool(iou_matrix(faces.boxes, wanted[None]).max(initial=0) >= MATCH))
     return np.array(hits)
 

@@ -77,11 +77,11 @@ def in_batches(embed: Embed, pictures: Tensor) -> Tensor:
 def rows(groups: list[list[int]], pictures: Tensor, embed: Embed) -> list[str]:
     """Return the cells of one embedder: Rank-1 (and AUC) for each kind of probe."""
     gallery = in_batches(embed, pictures[[g[0] for g in groups]])
-    asked = pictures[[g[1] for g in groups]]
+    probes = pictures[[g[1] for g in groups]]
     cells = []
     for by_camera, sides in ((False, PLAIN), (True, CAMERA)):
         for side in sides:
-            cells.append(cell(in_batches(embed, degraded(asked, side, by_camera)), gallery))
+            cells.append(cell(in_batches(embed, degraded(probes, side, by_camera)), gallery))
     others = [row for g in groups for row in g[1:]]
     small = in_batches(embed, degraded(pictures[others], POOLED, False))
     owner = torch.tensor([i for i, g in enumerate(groups) for _ in g[1:]])

@@ -115,9 +115,9 @@ def beside_the_paper(folder: Path, command: str, count: int) -> Table:
 def tables_of(folder: Path) -> str:
     """The run's report without its own title and without pictures: they show CelebA's people."""
     text = (folder / "report.md").read_text(encoding="utf-8")
-    kept = [line for line in text.splitlines() if not line.startswith(("# ", "!["))]
+    lines = [line for line in text.splitlines() if not line.startswith(("# ", "!["))]
     return re.sub(
-        r"\n{3,}", "\n\n", re.sub(r"^##", "###", "\n".join(kept), flags=re.MULTILINE)
+        r"\n{3,}", "\n\n", re.sub(r"^##", "###", "\n".join(lines), flags=re.MULTILINE)
     ).strip()
 
 

@@ -36,7 +36,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 PARTS = Path(__file__).parents[1] / "runs" / "fpir"
-ASKED = (0.001, 0.01, 0.05, 0.1)
+RATES = (0.001, 0.01, 0.05, 0.1)
 WORST_GROUP = 9.0  # for which the calibration that comes with the project is made
 SCALES = ((Kind.BEST,), (Kind.BEST, Kind.POOLED))
 Flags = NDArray[np.bool_]
@@ -115,8 +115,8 @@ def both_ways(
         tail = Tail.of(strangers)
         guarded = Tail.of(strangers, WORST_GROUP)
         size = max(SMALLEST_GALLERY, len(held) - 1)
-        limits = [tail.threshold(rate, size) for rate in ASKED]
-        stricter = [guarded.threshold(rate, size) for rate in ASKED]
+        limits = [tail.threshold(rate, size) for rate in RATES]
+        stricter = [guarded.threshold(rate, size) for rate in RATES]
         searched = [probe for probe in asked if probe.person in held]
         found.append(outcome(searched, photographs, scorer, limits, stricter))
     return Outcome(
@@ -151,10 +151,10 @@ def searches(
     """Return the searches and the gallery of a protocol; what is there already is read."""
     began = time.monotonic()
 
-    def tell(done: int, people: int) -> None:
+    def report_progress(done: int, people: int) -> None:
         print(f"{what}: {done}/{people} people, {time.monotonic() - began:.0f} s", file=sys.stderr)
 
-    return probe_images(faces, encoder, encoder, protocol, PARTS, tell)
+    return probe_images(faces, encoder, encoder, protocol, PARTS, report_progress)
 
 
 def main() -> None:
@@ -174,7 +174,7 @@ def main() -> None:
     for view in VIEWS:
         alone = replace(protocol, bands=((view.side, view.side),), camera=float(view.by_camera))
         asked[view], _ = searches(faces, encoder, alone, str(view))
-    rates = [f"asked {rate:g}" for rate in ASKED]
+    rates = [f"asked {rate:g}" for rate in RATES]
     people = len(photographs)
     title = f"FPIR asked for and FPIR observed: {people} people"
     observed = Table("fpir", title, command_line(), ["searched by", "scale", *rates])
@@ -205,7 +205,7 @@ def main() -> None:
             guarded.row([*lines, *(share(c) for c in worst)])
     half = people // 2
     promised = ", ".join(
-        f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in ASKED
+        f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in RATES
     )
     observed.note(
         "CelebA's validation people, never trained on, divided into halves as `fasr-video "

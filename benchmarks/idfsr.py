@@ -47,7 +47,7 @@ PUBLISHED = "ddim-20"
 # References where their number is not in question.
 USUAL = 4
 # Principal components of each code that go into the correlation.
-KEPT = 32
+COMPONENTS = 32
 # The identity distance by the embedder whose features the networks are given, and by dlib, whose
 # they are not.
 COLUMNS = ("PSNR", "SSIM", "identity distance", "by dlib")
@@ -114,10 +114,10 @@ def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
     lr = enlarge(as_tensor([lr_face(person, side)]), 128)
     found = models.find_landmarks(as_image(lr[0]))
     landmarks = torch.from_numpy(DEFAULT_LANDMARKS if found is None else found).float()[None]
-    told = assemble(
+    condition = assemble(
         lr, landmarks, as_tensor(person.references[:1]), person.landmarks[:1], person.features[:1]
     )
-    return torch.lerp(lr, told.reference, told.mask)
+    return torch.lerp(lr, condition.reference, condition.mask)
 
 
 # -------------------------------------------------------------------------------------------------------------- fitting
@@ -274,9 +274,11 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
         ):
             probes = []
             for person, other in zip(people, following, strict=True):
-                told = (person if identity == "the same" else other).features[:USUAL]
-                shown = (person if references == "the same" else other).references[:USUAL]
-                probes.append(FaceInput(lr_face(person, side), shown, mean(told).numpy()))
+                features = (person if identity == "the same" else other).features[:USUAL]
+                references_used = (person if references == "the same" else other).references[:USUAL]
+                probes.append(
+                    FaceInput(lr_face(person, side), references_used, mean(features).numpy())
+                )
             pictures = draw(restorer, probes)
             apart = (distance(scorer(), pictures, features) for features in (who, who.roll(-1, 0)))
             cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
@@ -298,14 +300,15 @@ def codes_table(faces: Faces, models: IdfsrModels) -> Table:
     pictures = views(faces.pictures[rows], 128, False, torch.Generator())
     identity = models.embedder.embed(pictures)[0].double()
     style = style_codes(models, pictures).double()
-    columns = ("codes", "first correlation", f"mean of {KEPT}")
+    columns = ("codes", "first correlation", f"mean of {COMPONENTS}")
     table = Table("idfsr", f"Identity and style codes: {len(rows)} people", "", columns)
     shuffled = identity[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     for name, other in (("of one face", identity), ("of two people, by chance", shuffled)):
         found = correlations(other, style)
         table.row([name, f"{float(found[0]):.3f}", f"{float(found.mean()):.3f}"])
     table.note(
-        f"Canonical correlation of the first {KEPT} principal components of each: directions from every second person, "
+        f"Canonical correlation of the first {COMPONENTS} principal components of each: "
+        "directions from every second person, "
         "correlations on the others. 0: the style code tells nothing of the identity."
     )
     return table
@@ -331,8 +334,8 @@ def whitened(fitted: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """Both along the principal components of the first, which then have unit variance."""
     middle = fitted.mean(0)
     _, spread, ways = torch.linalg.svd(fitted - middle, full_matrices=False)
-    kept = min(KEPT, int((spread > 1e-9 * spread[0]).sum()))
-    scale = ways[:kept].T / spread[:kept] * len(fitted) ** 0.5
+    count = min(COMPONENTS, int((spread > 1e-9 * spread[0]).sum()))
+    scale = ways[:count].T / spread[:count] * len(fitted) ** 0.5
     return (fitted - middle) @ scale, (held - middle) @ scale
 
 

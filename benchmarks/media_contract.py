@@ -31,7 +31,7 @@ from tests import videos
 
 Picture = NDArray[np.uint8]
 # Time in seconds as the reader gives it, picture, marked damaged.
-Shown = tuple[float, Picture, bool]
+ReadFrame = tuple[float, Picture, bool]
 
 TOLERANCE = 0.001 + 1e-6  # seconds
 WORST = 12.0  # grey levels, mean over the picture
@@ -138,7 +138,7 @@ def _pictures(folder: Path) -> Path:
     return folder
 
 
-def read_ours(path: Path, backend: str, losses: Losses) -> Iterator[Shown]:
+def read_ours(path: Path, backend: str, losses: Losses) -> Iterator[ReadFrame]:
     """Frames of one of our readers; `losses` is filled when they are through."""
     try:
         reader = open_video(path, backend)
@@ -150,7 +150,7 @@ def read_ours(path: Path, backend: str, losses: Losses) -> Iterator[Shown]:
         setattr(losses, kind, getattr(reader.losses, kind))
 
 
-def read_opencv(path: Path) -> Iterator[Shown]:
+def read_opencv(path: Path) -> Iterator[ReadFrame]:
     """The loop that everybody writes; a folder is given as a pattern."""
     capture = cv2.VideoCapture(str(path / "frame%d.png" if path.is_dir() else path))
     if not capture.isOpened():
@@ -167,7 +167,7 @@ def read_opencv(path: Path) -> Iterator[Shown]:
     capture.release()
 
 
-def read(path: Path, reader: str, losses: Losses) -> Iterator[Shown]:
+def read(path: Path, reader: str, losses: Losses) -> Iterator[ReadFrame]:
     return read_opencv(path) if reader == "cv2.VideoCapture" else read_ours(path, reader, losses)
 
 
@@ -187,7 +187,7 @@ def judge(case: Case, path: Path, reader: str) -> Outcome:
     try:
         for at, image, damaged in read(path, reader, found.losses):
             zero = at if zero is None else zero
-            number, kind = _look(case, at - zero, case.upright(image), seen)
+            number, kind = _compare(case, at - zero, case.upright(image), seen)
             if damaged:
                 found.damaged += 1
                 found.damaged_but_right += kind == "right"
@@ -207,7 +207,7 @@ def judge(case: Case, path: Path, reader: str) -> Outcome:
     return found
 
 
-def _look(case: Case, seconds: float, image: Picture, seen: set[int]) -> tuple[int, str]:
+def _compare(case: Case, seconds: float, image: Picture, seen: set[int]) -> tuple[int, str]:
     """Which picture this is, and what is to be said about it: a field of Outcome."""
     if image.shape != (videos.HEIGHT, videos.WIDTH, 3):
         return -1, "wrong_picture"

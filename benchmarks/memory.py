@@ -26,7 +26,7 @@ from results import RESULTS, Table
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-MARKS = (1, 5, 10, 15, 20, 25, 30)  # minutes of video
+MINUTES = (1, 5, 10, 15, 20, 25, 30)  # minutes of video
 EVERY = 2.0  # seconds between samples
 
 
@@ -37,7 +37,7 @@ class Watched:
     wall: list[float] = field(default_factory=list)
     rss: list[float] = field(default_factory=list)
     """MiB of the process and its children at each sample."""
-    told: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    progress: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     """The run's own progress lines, and when they came."""
     result: dict[str, object] = field(default_factory=dict)
     exit_code: int = 0
@@ -66,11 +66,11 @@ def watch(command: list[str]) -> Watched:
 def _listen(process: subprocess.Popen[str], seen: Watched, began: float) -> None:
     assert process.stdout
     for line in process.stdout:
-        told = json.loads(line)
-        if told["event"] == "progress" and "frames" in told:
-            seen.told.append((time.monotonic() - began, told))
+        event = json.loads(line)
+        if event["event"] == "progress" and "frames" in event:
+            seen.progress.append((time.monotonic() - began, event))
         else:
-            seen.result = told
+            seen.result = event
 
 
 def size_of(folder: Path) -> float:
@@ -80,8 +80,8 @@ def size_of(folder: Path) -> float:
 
 def at_minutes(seen: Watched, minutes: float) -> np.ndarray:
     """Minutes of video done at each sample, between the run's progress lines."""
-    wall = [0.0, *(at for at, _ in seen.told), seen.wall[-1]]
-    done = [0.0, *(told["share"] * minutes for _, told in seen.told), minutes]
+    wall = [0.0, *(at for at, _ in seen.progress), seen.wall[-1]]
+    done = [0.0, *(event["share"] * minutes for _, event in seen.progress), minutes]
     return np.interp(seen.wall, wall, done)
 
 
@@ -134,18 +134,18 @@ def main() -> None:
         seen = watch([*command, "--fps", f"{args.fps:g}", "--json"])
         if seen.exit_code or not seen.result:
             raise SystemExit(f"the run ended with {seen.exit_code}: {seen.result}")
-        kept = size_of(folder / "case")
+        case_size = size_of(folder / "case")
         pictures = size_of(folder / "case" / "crops")
     at, rss = at_minutes(seen, minutes), np.array(seen.rss)
-    for mark in (m for m in MARKS if m < minutes - 0.01):
+    for mark in (m for m in MINUTES if m < minutes - 0.01):
         when = float(np.interp(mark, at, seen.wall))
-        told = min((t for _, t in seen.told), key=lambda t: abs(t["share"] * minutes - mark))
+        event = min((t for _, t in seen.progress), key=lambda t: abs(t["share"] * minutes - mark))
         row = [
             f"{np.interp(mark, at, rss):.0f}",
             f"{when:.0f}",
-            told["frames"],
-            told["faces"],
-            told["tracks"],
+            event["frames"],
+            event["faces"],
+            event["tracks"],
         ]
         table.row([mark, *row])
     end = seen.result
@@ -162,14 +162,14 @@ def main() -> None:
     table.row(["highest", f"{rss.max():.0f}", "", "", "", ""])
     # Between the middle and the last progress line: what comes after is the run winding up.
     later = (at >= minutes / 2) & (
-        np.array(seen.wall) <= max((when for when, _ in seen.told), default=np.inf)
+        np.array(seen.wall) <= max((when for when, _ in seen.progress), default=np.inf)
     )
     fit = np.polyfit(at[later], rss[later], 1)
     plot(at, rss, fit, minutes / 2, RESULTS / "memory.png")
     table.note("![Resident memory over minutes of video](memory.png)")
     table.note(
         "Growth over the second half, by a straight line up to the last progress line: "
-        f"**{fit[0]:+.3f} MiB a minute of video**. The case folder holds {kept:.1f} MiB, {pictures:.1f} of them "
+        f"**{fit[0]:+.3f} MiB a minute of video**. The case folder holds {case_size:.1f} MiB, {pictures:.1f} of them "
         "pictures of faces."
     )
     table.note(

@@ -60,7 +60,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Told:
+class Answer:
     """What a system says of one clip."""
 
     frames: int
@@ -89,7 +89,7 @@ class Score:
 # --- systems -----------------------------------------------------------------------------------------------------
 
 
-def ours(clip: Path, end: float, engine: str) -> Told:
+def ours(clip: Path, end: float, engine: str) -> Answer:
     with tempfile.TemporaryDirectory() as name:
         chosen = settings.load("cpu", [f"sampling.end={end}", f"detect.engine={engine}"])
         began = time.perf_counter()
@@ -107,10 +107,10 @@ def ours(clip: Path, end: float, engine: str) -> Told:
                 box = np.array([row[k] for k in ("x1", "y1", "x2", "y2")], np.float32)
                 faces[row["track"]].append((row["frame_index"], box))
             tracks = [r[0] for r in case.db.execute("SELECT id FROM track WHERE state = 'done'")]
-    return Told(frames, spent, [Named(faces[t], first.get(t)) for t in tracks])
+    return Answer(frames, spent, [Named(faces[t], first.get(t)) for t in tracks])
 
 
-def each_face(clip: Path, end: float, backend: str, embed: bool) -> Told:
+def each_face(clip: Path, end: float, backend: str, embed: bool) -> Answer:
     """Every face of every frame against the gallery by itself: no tracking, no choice, no reconstruction."""
     began = time.perf_counter()
     detector = (
@@ -129,7 +129,7 @@ def each_face(clip: Path, end: float, backend: str, embed: bool) -> Told:
         names = compare([face.picture for face in faces]) if faces else []
         named += [Named([(index, box)], who) for box, who in zip(found.boxes, names, strict=True)]
         count += 1
-    return Told(count, time.perf_counter() - began, named)
+    return Answer(count, time.perf_counter() - began, named)
 
 
 class Hog:
@@ -202,7 +202,7 @@ def patterns(face: Image) -> NDArray[np.float64]:
     return np.concatenate([np.bincount(cell, minlength=256) / cell.size for cell in cells])
 
 
-def by_dlib(clip: Path, end: float) -> Told:
+def by_dlib(clip: Path, end: float) -> Answer:
     """The `face_recognition` package as its examples use it: HOG detector, 128 numbers a face, tolerance 0.6."""
     importlib.import_module("face_recognition_models")  # without it the next one ends the process
     import face_recognition
@@ -225,10 +225,10 @@ def by_dlib(clip: Path, end: float) -> Told:
             who = subjects[int(distances.argmin())] if distances.min() <= 0.6 else None
             named.append(Named([(index, np.array((left, top, right, bottom), np.float32))], who))
         count += 1
-    return Told(count, time.perf_counter() - began, named)
+    return Answer(count, time.perf_counter() - began, named)
 
 
-def bare(clip: Path, end: float) -> Told:
+def bare(clip: Path, end: float) -> Answer:
     began, count = time.perf_counter(), 0
     with av.open(str(clip)) as container:
         for frame in container.decode(video=0):
@@ -236,7 +236,7 @@ def bare(clip: Path, end: float) -> Told:
                 break
             frame.to_ndarray(format="rgb24")
             count += 1
-    return Told(count, time.perf_counter() - began, [])
+    return Answer(count, time.perf_counter() - began, [])
 
 
 def pictures(clip: Path, end: float) -> Iterator[tuple[int, Image]]:
@@ -244,7 +244,7 @@ def pictures(clip: Path, end: float) -> Iterator[tuple[int, Image]]:
         yield frame.ref.index, frame.image
 
 
-SYSTEMS: dict[str, Callable[[Path, float], Told]] = {
+SYSTEMS: dict[str, Callable[[Path, float], Answer]] = {
     "fasr-video run": lambda clip, end: ours(clip, end, "torch"),
     "fasr-video run, detector in OpenVINO": lambda clip, end: ours(clip, end, "openvino"),
     "each face by itself: our detector, our embedder": lambda clip, end: each_face(
@@ -263,11 +263,13 @@ SYSTEMS: dict[str, Callable[[Path, float], Told]] = {
 # --- scores ------------------------------------------------------------------------------------------------------
 
 
-def judge(told: Told, truth: dict[str, dict[str, dict[str, object]]], gallery: set[str]) -> Score:
+def judge(
+    answer: Answer, truth: dict[str, dict[str, dict[str, object]]], gallery: set[str]
+) -> Score:
     """`truth`: frame → person → box and how much of it is covered."""
     about: dict[str, list[str | None]] = defaultdict(list)
-    score = Score(told.frames, told.seconds, items=len(told.named))
-    for item in told.named:
+    score = Score(answer.frames, answer.seconds, items=len(answer.named))
+    for item in answer.named:
         seen = Counter(
             who for index, box in item.faces if (who := whose(box, truth.get(str(index), {})))
         )
@@ -333,10 +335,10 @@ def main() -> None:
         score = Score()
         try:
             for clip in sorted(truth):
-                told = SYSTEMS[name](CLIPS / clip, args.seconds)
+                answer = SYSTEMS[name](CLIPS / clip, args.seconds)
                 end = args.seconds * truth[clip]["fps"]
                 frames = {k: faces for k, faces in truth[clip]["frames"].items() if int(k) < end}
-                score.add(judge(told, frames, gallery))
+                score.add(judge(answer, frames, gallery))
         except ModuleNotFoundError as error:
             missing.append(f"{name} ({error.name} is not installed)")
             continue

@@ -110,20 +110,20 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
     return {stage: 1000 * seconds / len(frames) for stage, seconds in spent}, faces
 
 
-def whole(path: Path, chosen: Settings, folder: Path) -> tuple[float, float, int, float]:
+def full_run(path: Path, chosen: Settings, folder: Path) -> tuple[float, float, int, float]:
     """Milliseconds a frame of the footage; cores busy in that time; tracks; seconds after it."""
-    told: list[tuple[float, float, Progress]] = []
+    events: list[tuple[float, float, Progress]] = []
     later: list[float] = []
 
     def listen(event: Progress | Stage) -> None:
         if isinstance(event, Progress):
-            told.append((time.perf_counter(), time.process_time(), event))
+            events.append((time.perf_counter(), time.process_time(), event))
         else:
             later.append(time.perf_counter())
 
     run([path], folder, chosen, listen=listen)
     end = time.perf_counter()
-    (began, used, first), (seen, used_then, last) = told[0], told[-1]
+    (began, used, first), (seen, used_then, last) = events[0], events[-1]
     done, busy = later[0] if later else end, (used_then - used) / (seen - began)
     return 1000 * (done - began) / (last.frames - first.frames), busy, last.tracks, end - done
 
@@ -132,7 +132,7 @@ def measure(path: Path, engine: str) -> Spent:
     chosen = settings.load("cpu", [f"detect.engine={engine}"])
     with tempfile.TemporaryDirectory() as name:
         stages, found = alone(path, chosen, Path(name) / "alone")
-        footage, busy, tracks, after = whole(path, chosen, Path(name) / "whole")
+        footage, busy, tracks, after = full_run(path, chosen, Path(name) / "whole")
     return Spent(stages, footage, busy, found, tracks, after)
 
 

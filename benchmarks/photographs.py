@@ -38,7 +38,7 @@ from fasr_video.weights.manifest import bundled
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 SIDES = (12, 16, 24, 32)
-ASKED = (0.3, 0.1, 0.03)
+FPIRS_ASKED = (0.3, 0.1, 0.03)
 Features = NDArray[np.float32]
 
 
@@ -106,7 +106,7 @@ def row(
     for power in (10 ** ratios.sum(1), 10 ** ratios[:, 0]):
         cells += [f"{power.mean():.2f}", f"{(power >= 10).mean():.3f}"]
     best = np.array([a.joined[0].score for a in strangers])
-    for fpir in ASKED:
+    for fpir in FPIRS_ASKED:
         for count in (gallery.count(), sum(map(comparison_count, templates.values()))):
             limits = [
                 b.threshold(scale_name([Kind.BEST]), fpir, count).score
@@ -152,7 +152,7 @@ def main() -> None:
     ]
     columns += [
         f"FPIR where {fpir:g} is asked, {how}"
-        for fpir in ASKED
+        for fpir in FPIRS_ASKED
         for how in ("as of one", "by chances")
     ]
     table = Table(

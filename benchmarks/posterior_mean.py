@@ -52,20 +52,20 @@ class View:
 
 
 @dataclass(frozen=True)
-class Shown:
+class FacesToDraw:
     """The faces that are drawn, and the feature of each person's further photographs."""
 
     clean: Tensor
     merged: Tensor
 
 
-def faces_to_draw(people: People, count: int) -> Shown:
+def faces_to_draw(people: People, count: int) -> FacesToDraw:
     rows = people.probe[:count]
     low, joined = people.at(16), combiner()
     features = []
     for others, own in zip(people.others, rows, strict=False):
         features.append(joined.combine(low[[r for r in others if r != own]]))
-    return Shown(people.pictures[rows], torch.stack(features))
+    return FacesToDraw(people.pictures[rows], torch.stack(features))
 
 
 def brought_down(clean: Tensor, view: View) -> Tensor:
@@ -75,9 +75,9 @@ def brought_down(clean: Tensor, view: View) -> Tensor:
     return in_tone(camera(view.side))(clean, range(len(clean)))
 
 
-def methods(mean: PosteriorMean, shown: Shown) -> dict[str, Draw]:
+def methods(mean: PosteriorMean, faces: FacesToDraw) -> dict[str, Draw]:
     """Return what is compared, by name."""
-    nothing = torch.zeros_like(shown.merged)
+    nothing = torch.zeros_like(faces.merged)
 
     def by_mean(feature: Tensor) -> Draw:
         def drawn(lr: Tensor, side: int) -> Tensor:
@@ -98,16 +98,16 @@ def methods(mean: PosteriorMean, shown: Shown) -> dict[str, Draw]:
         "bicubic": lambda lr, side: lr,
         "linear maps": linear,
         "mean, no feature": by_mean(nothing),
-        "mean": by_mean(shown.merged),
+        "mean": by_mean(faces.merged),
     }
 
 
-def fasrpp(shown: Shown) -> Draw:
+def fasrpp(faces: FacesToDraw) -> Draw:
     models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
 
     def drawn(lr: Tensor, side: int) -> Tensor:
-        return draw(models.denoiser, Condition(lr, shown.merged), FAST, 2).mean(1)
+        return draw(models.denoiser, Condition(lr, faces.merged), FAST, 2).mean(1)
 
     return drawn
 
@@ -128,32 +128,32 @@ def main() -> None:
     options = parser.parse_args()
     people = load_people(907)
     mean = load_mean(options.weights or bundled("mean.safetensors"))
-    shown = faces_to_draw(people, options.people)
-    compared = methods(mean, shown)
-    old = fasrpp(shown)
+    faces = faces_to_draw(people, options.people)
+    compared = methods(mean, faces)
+    old = fasrpp(faces)
     judges = {"dlib": people.dlib, "ours": people.embedder}
     columns = ["LR face", "picture", "PSNR", "SSIM", "worse than bicubic"]
     for name in judges:
         columns += [f"cosine by {name}", f"Rank-1 by {name}"]
-    count = len(shown.clean)
+    count = len(faces.clean)
     title = f"The posterior mean: {count} faces never seen, gallery of {len(people.gallery)} people"
     table = Table("posterior_mean", title, command_line(), columns)
     own = torch.arange(count)
     known = {
         name: judge.embed(people.pictures[people.gallery])[0] for name, judge in judges.items()
     }
-    truth = {name: judge.embed(shown.clean)[0] for name, judge in judges.items()}
+    truth = {name: judge.embed(faces.clean)[0] for name, judge in judges.items()}
     views = [View(side) for side in SIDES] + [View(side, by_camera=True) for side in BY_CAMERA]
     for view in views:
-        lr = brought_down(shown.clean, view)
-        at_bicubic = psnr(lr, shown.clean)
+        lr = brought_down(faces.clean, view)
+        at_bicubic = psnr(lr, faces.clean)
         pictures: dict[str, Tensor] = {}
         with_old = compared | ({"FASR++, mean of 2": old} if view == View(16) else {})
         for name, method in with_old.items():
             with torch.inference_mode():
                 pictures[name] = method(lr, view.side)
-            error = psnr(pictures[name], shown.clean)
-            cells = [f"{error.mean():.2f}", f"{ssim(pictures[name], shown.clean).mean():.3f}"]
+            error = psnr(pictures[name], faces.clean)
+            cells = [f"{error.mean():.2f}", f"{ssim(pictures[name], faces.clean).mean():.3f}"]
             cells.append("" if name == "bicubic" else f"{(error < at_bicubic).double().mean():.1%}")
             for who, judge in judges.items():
                 features = judge.embed(pictures[name])[0]
@@ -163,13 +163,13 @@ def main() -> None:
             table.row([view, name, *cells])
         if options.sheets is not None:
             options.sheets.mkdir(parents=True, exist_ok=True)
-            gains = psnr(pictures["mean"], shown.clean) - at_bicubic
+            gains = psnr(pictures["mean"], faces.clean) - at_bicubic
             worst = gains.argsort()[:WORST].tolist()
             named = str(view).replace(" px", "").replace(", ", "_")
             sheet(
-                list(range(0, count, EVERY)), pictures, shown.clean, options.sheets / f"{named}.jpg"
+                list(range(0, count, EVERY)), pictures, faces.clean, options.sheets / f"{named}.jpg"
             )
-            sheet(worst, pictures, shown.clean, options.sheets / f"{named}_worst.jpg")
+            sheet(worst, pictures, faces.clean, options.sheets / f"{named}_worst.jpg")
     cells = ["", "1.000", ""]
     for who in judges:
         first = (truth[who] @ known[who].T).argmax(1) == own

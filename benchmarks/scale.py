@@ -49,21 +49,21 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def footage(path: str, fps: str) -> dict[str, float]:
     """A run without super-resolution: seconds until the footage is done and of all, frames, faces, tracks."""
-    told: list[Progress] = []
+    measured: list[Progress] = []
     with tempfile.TemporaryDirectory() as name:
         overrides = ["restore.method=none", *([f"sampling.fps={fps}"] if float(fps) else [])]
         began = time.perf_counter()
 
         def listen(event: Progress | Stage) -> None:
             if isinstance(event, Progress):
-                told.append(event)
+                measured.append(event)
 
         run([Path(path)], Path(name) / "case", settings.load("cpu", overrides), listen=listen)
         spent = time.perf_counter() - began
         held = (
             sum(f.stat().st_size for f in (Path(name) / "case").rglob("*") if f.is_file()) / 2**20
         )
-    last = told[-1]
+    last = measured[-1]
     return {
         "seconds": spent,
         "frames": last.frames,
@@ -127,8 +127,8 @@ MEASURED = {"footage": footage, "tracks": tracks, "gallery": gallery}
 def in_own_process(what: str, *arguments: object) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", what, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 # --- curves ------------------------------------------------------------------------------------------------------
@@ -162,8 +162,8 @@ def lengths(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
     for length in minutes:
         times = max(1, round(60 * length / seconds_of(SAMPLE)))
         film = repeat(SAMPLE, folder / f"{times}.mp4", times)
-        told = in_own_process("footage", film, fps)
-        values = [told[k] for k in ("seconds", "peak", "disk", "faces", "tracks")]
+        measured = in_own_process("footage", film, fps)
+        values = [measured[k] for k in ("seconds", "peak", "disk", "faces", "tracks")]
         curve.point([seconds_of(film) / 60, *values])
     curve.powers()
     curve.note(
@@ -179,9 +179,14 @@ def faces(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
     )
     for count in counts:
         film = crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds)
-        told = in_own_process("footage", film, 0)
-        each = told["frames"]
-        values = [told["faces"] / each, 1000 * told["seconds"] / each, told["peak"], told["disk"]]
+        measured = in_own_process("footage", film, 0)
+        each = measured["frames"]
+        values = [
+            measured["faces"] / each,
+            1000 * measured["seconds"] / each,
+            measured["peak"],
+            measured["disk"],
+        ]
         curve.point([count, *values])
     curve.powers()
     curve.note(
@@ -195,9 +200,9 @@ def many_tracks(counts: Sequence[int], people: int) -> Curve:
         "Tracks", ["tracks", "search, s", "search, ms a track", "links, s", "peak memory, MiB"]
     )
     for count in counts:
-        told = in_own_process("tracks", count, people)
-        each = 1000 * told["searching"] / count
-        curve.point([count, told["searching"], each, told["linking"], told["peak"]])
+        measured = in_own_process("tracks", count, people)
+        each = 1000 * measured["searching"] / count
+        curve.point([count, measured["searching"], each, measured["linking"], measured["peak"]])
     curve.powers()
     curve.note(
         f"Made-up tracks with two probes each, {people:,} people in the gallery; links compare all pairs."
@@ -216,9 +221,9 @@ def galleries(sizes: Sequence[int], asked: int) -> Curve:
     ]
     curve = Curve("People in the gallery", columns)
     for size in sizes:
-        told = in_own_process("gallery", size, asked)
+        measured = in_own_process("gallery", size, asked)
         curve.point(
-            [size, *(told[k] for k in ("enrolling", "indexing", "searching", "disk", "peak"))]
+            [size, *(measured[k] for k in ("enrolling", "indexing", "searching", "disk", "peak"))]
         )
     curve.powers()
     curve.note(
@@ -246,9 +251,11 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.one:
         what, *arguments = args.one
-        told = MEASURED[what](*arguments)
+        measured = MEASURED[what](*arguments)
         print(
-            json.dumps(told | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+            json.dumps(
+                measured | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            )
         )
         return
     with tempfile.TemporaryDirectory() as name:

@@ -37,7 +37,7 @@ PUBLISHED = DATA.parent / "srdg" / "ckpt_gender"
 SIDES = (16, 8)
 BATCH = 16
 ONE, ALL = ("male",), tuple(YES)
-ASKED = {
+TARGETS = {
     "none": ((), True),
     "1 right": (ONE, True),
     "3 right": (ALL, True),
@@ -71,13 +71,13 @@ def load_people(count: int, scorer: Embedder) -> People:
         {name: int(labels[g[1], NAMES.index(inner)]) == yes for name, (inner, yes) in YES.items()}
         for g in drawn
     ]
-    clean = shown(faces, [g[1] for g in drawn])
-    gallery = scorer.embed(shown(faces, [g[0] for g in groups]))[0]
-    auxiliaries = [shown(faces, g[2:]) for g in drawn]
+    clean = canonical(faces, [g[1] for g in drawn])
+    gallery = scorer.embed(canonical(faces, [g[0] for g in groups]))[0]
+    auxiliaries = [canonical(faces, g[2:]) for g in drawn]
     return People(clean, true, auxiliaries, scorer, gallery, scorer.embed(clean)[0])
 
 
-def shown(faces: Faces, rows: list[int]) -> Tensor:
+def canonical(faces: Faces, rows: list[int]) -> Tensor:
     return views(faces.pictures[rows], 128, False, torch.Generator())
 
 
@@ -109,8 +109,8 @@ def agreement(
     """Share of the pictures that read as wanted."""
     inner, yes = YES[name]
     logs = classifier.logs(pictures, torch.full((len(pictures),), classifier.sigma_min))
-    said = logs[:, classifier.names.index(inner)].argmax(1) == yes
-    return float((said == torch.tensor([w[name] for w in wanted])).double().mean())
+    predicted = logs[:, classifier.names.index(inner)].argmax(1) == yes
+    return float((predicted == torch.tensor([w[name] for w in wanted])).double().mean())
 
 
 def effect_table(people: People, guidance: Guidance, other: Guidance | None, command: str) -> Table:
@@ -132,10 +132,10 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
             for a in people.auxiliaries
         ]
         feature = torch.stack(merged)
-        for method, told in (("SDE-SR", torch.zeros_like(feature)), ("FASR++", feature)):
-            for what, (names, right) in ASKED.items():
+        for method, features in (("SDE-SR", torch.zeros_like(feature)), ("FASR++", feature)):
+            for what, (names, right) in TARGETS.items():
                 rows = [attributes(true, names, right) for true in people.true]
-                pictures = draw(models.denoiser, Condition(lr, told), guidance, rows)
+                pictures = draw(models.denoiser, Condition(lr, features), guidance, rows)
                 wanted = [
                     true | {a.name: a.value for a in row}
                     for true, row in zip(people.true, rows, strict=True)
@@ -178,9 +178,9 @@ def cost_table(guidance: Guidance, other: Guidance | None) -> Table:
         classifiers["published, one attribute"] = other
     for name, held in classifiers.items():
         for n in (1, 8):
-            told = attributes(dict.fromkeys(YES, True), list(held.classifiers.facts), True)
+            targets = attributes(dict.fromkeys(YES, True), list(held.classifiers.provenance), True)
             plain = seconds(denoiser, n)
-            guided = seconds(held.guided(denoiser, [told] * n, bounded=True), n)
+            guided = seconds(held.guided(denoiser, [targets] * n, bounded=True), n)
             table.row([name, n, f"{1e3 * plain / n:.1f}", f"{guided / plain:.2f}"])
     return table
 
@@ -190,7 +190,7 @@ def seconds(denoiser: Denoiser, n: int) -> float:
     """Of one network call on n faces: the shortest of a few."""
     g = torch.Generator().manual_seed(0)
     x, sigma = torch.rand(n, 3, 128, 128, generator=g), torch.full((n,), 0.3)
-    call: Callable[[Tensor, Tensor], Tensor] = denoiser.given(
+    call: Callable[[Tensor, Tensor], Tensor] = denoiser.conditioned(
         Condition(x, torch.zeros(n, denoiser.feature_length))
     )
     spent = []

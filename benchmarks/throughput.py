@@ -84,13 +84,13 @@ def detect(path: Path, end: float) -> Counted:
     return frames, time.perf_counter() - began
 
 
-def whole(path: Path, end: float, detector: str) -> Counted:
+def full_run(path: Path, end: float, detector: str) -> Counted:
     with tempfile.TemporaryDirectory() as folder:
         frames: list[int] = []
 
-        def listen(told: Progress | Stage) -> None:
-            if isinstance(told, Progress):
-                frames.append(told.frames)
+        def listen(event: Progress | Stage) -> None:
+            if isinstance(event, Progress):
+                frames.append(event.frames)
 
         chosen = settings.load("cpu", [*DETECTORS[detector], f"sampling.end={end}"])
         began = time.perf_counter()
@@ -106,11 +106,11 @@ SHORT: dict[str, Callable[[Path], Counted]] = {
 }
 LONG: dict[str, Callable[[Path, float], Counted]] = {
     "(d) our reader and builtin detector": detect,
-    "(e) whole run into a case, builtin": lambda path, end: whole(path, end, "builtin"),
-    "(e) whole run into a case, builtin, OpenVINO": lambda path, end: whole(
+    "(e) whole run into a case, builtin": lambda path, end: full_run(path, end, "builtin"),
+    "(e) whole run into a case, builtin, OpenVINO": lambda path, end: full_run(
         path, end, "builtin, OpenVINO"
     ),
-    "(e) whole run into a case, haar": lambda path, end: whole(path, end, "haar"),
+    "(e) whole run into a case, haar": lambda path, end: full_run(path, end, "haar"),
 }
 
 

@@ -43,7 +43,7 @@ def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
     return net.eval()
 
 
-def told(n: int = 3, seed: int = 0) -> FaceCondition:
+def face_condition(n: int = 3, seed: int = 0) -> FaceCondition:
     g = torch.Generator().manual_seed(seed)
     feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
     return assemble(

@@ -69,10 +69,10 @@ def published_tree() -> Tree:
     tree: Tree = {}
     for name, shape in json.loads(KEYS.read_text()).items():
         *owners, leaf = name.split("/")
-        place = tree
+        node = tree
         for owner in owners:
-            place = place.setdefault(owner, {})
-        place[leaf] = seeded(name, shape)
+            node = node.setdefault(owner, {})
+        node[leaf] = seeded(name, shape)
     return tree
 
 
@@ -200,7 +200,7 @@ def noisy(n: int, sigma: float) -> Tensor:
 
 
 @pytest.mark.parametrize("sigma", [0.002, 30.0])
-def test_pictures_have_a_finite_slope_at_every_noise_level(net: AttributeNet, sigma: float) -> None:
+def test_gradients_are_finite_at_every_noise_level(net: AttributeNet, sigma: float) -> None:
     black = torch.zeros(1, 3, 128, 128)
     grey = torch.tensor(MEAN)[None, :, None, None].expand_as(
         black
@@ -222,7 +222,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(net: AttributeNet) -> None:
     assert together.shape == (3, 2 * net.attributes)
 
 
-def test_contrast_and_brightness_of_the_normalised_picture_do_not_count(net: AttributeNet) -> None:
+def test_the_output_ignores_contrast_and_brightness(net: AttributeNet) -> None:
     images, sigma = noisy(2, 0.1), torch.tensor([0.1, 0.1])
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     with torch.no_grad():
@@ -240,7 +240,7 @@ def compact(names: tuple[str, ...] = NAMES) -> AttributeClassifier:
 
 
 @torch.no_grad()
-def test_the_two_classes_of_each_attribute_are_all_there_is() -> None:
+def test_class_probabilities_of_each_attribute_sum_to_one() -> None:
     classifier, images, sigma = compact(), noisy(2, 0.1), torch.full((2,), 0.1)
     logs, logits = classifier.logs(images, sigma), classifier(images, sigma)
     assert logs.shape == (2, 3, 2)
@@ -261,16 +261,16 @@ def own_file(folder: Path) -> Path:
     return folder / "attributes.safetensors"
 
 
-def test_our_files_give_back_the_classifier(tmp_path: Path) -> None:
+def test_a_classifier_survives_saving_and_loading(tmp_path: Path) -> None:
     path, original = own_file(tmp_path), compact()
     classifier = load_attribute_classifier(path)
     assert (classifier.names, classifier.side, classifier.network.block) == (NAMES, 128, 4)
     assert (classifier.sigma_min, classifier.sigma_max) == (0.002, 30.0)
-    own, given = original.state_dict(), classifier.state_dict()
+    own, loaded = original.state_dict(), classifier.state_dict()
     frequencies = "network.GaussianFourierProjection_0.W"
-    assert torch.equal(own[frequencies], given[frequencies])
+    assert torch.equal(own[frequencies], loaded[frequencies])
     halves = [k for k, v in own.items() if v.is_floating_point() and k != frequencies]
-    assert all(torch.equal(own[k].half().float(), given[k]) for k in halves)
+    assert all(torch.equal(own[k].half().float(), loaded[k]) for k in halves)
     with torch.no_grad():
         expected = original(noisy(2, 0.1), torch.full((2,), 0.1))
         torch.testing.assert_close(
@@ -278,7 +278,7 @@ def test_our_files_give_back_the_classifier(tmp_path: Path) -> None:
         )
 
 
-def test_our_files_are_the_same_bytes_each_time_and_small(tmp_path: Path) -> None:
+def test_our_files_are_small_and_reproducible(tmp_path: Path) -> None:
     first = own_file(tmp_path).read_bytes()
     assert own_file(tmp_path).read_bytes() == first and len(first) < 1_500_000
     with safe_open(own_file(tmp_path), "pt") as file:
@@ -355,7 +355,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_files_that_are_no_classifier_are_refused_in_one_line(mistake: str, tmp_path: Path) -> None:
+def test_files_that_are_no_classifier_give_a_one_line_error(mistake: str, tmp_path: Path) -> None:
     prepare, message = MISTAKES[mistake]
     path = prepare(tmp_path)
     with pytest.raises(ModelError, match=message) as caught:
@@ -364,18 +364,18 @@ def test_files_that_are_no_classifier_are_refused_in_one_line(mistake: str, tmp_
 
 
 def test_a_classifier_is_no_denoiser(tmp_path: Path) -> None:
-    for path, says in (
+    for path, message in (
         (own_file(tmp_path), "its header names the contract fasr-video/attributes/1"),
         (published_file(tmp_path), "no published score network"),
     ):
-        with pytest.raises(ModelError, match=says):
+        with pytest.raises(ModelError, match=message):
             load(path)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def made(n: int = 48) -> tuple[Faces, Tensor]:
+def labelled_faces(n: int = 48) -> tuple[Faces, Tensor]:
     """A disc, a bar above and a bar below it, each bright or dark: one for each attribute."""
     g = torch.Generator().manual_seed(0)
     labels = torch.tensor([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(n)])
@@ -403,19 +403,19 @@ def quiet(progress: Progress) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    faces, labels = made()
+    faces, labels = labelled_faces()
     out = tmp_path_factory.mktemp("run")
     plan = Plan(steps=30, lr=3e-3, warmup=5, ema=0.9, log_every=10, channels_last=False)
     assert train_attributes(faces, labels, out, plan, 16, CPU, quiet) == 30
     return out
 
 
-def test_the_trainer_learns_what_can_be_seen(trained: Path) -> None:
-    faces, labels = made()
+def test_the_trainer_learns_visible_attributes(trained: Path) -> None:
+    faces, labels = labelled_faces()
     classifier = load_attribute_classifier(trained / "attributes.safetensors")
-    found = scores(classifier, faces, labels, (View(0.01), View(0.3), View(0.01, 16)))
-    assert [s.attribute for s in found] == list(NAMES) * 3
-    assert min(s.accuracy for s in found) > 0.9
+    results = scores(classifier, faces, labels, (View(0.01), View(0.3), View(0.01, 16)))
+    assert [s.attribute for s in results] == list(NAMES) * 3
+    assert min(s.accuracy for s in results) > 0.9
     manifest = json.loads((trained / "manifest.json").read_text())
     assert (
         manifest["share_of_class_1"] == {name: 0.5 for name in NAMES} and manifest["people"] == 48
@@ -423,8 +423,8 @@ def test_the_trainer_learns_what_can_be_seen(trained: Path) -> None:
     assert (trained / "log.csv").read_text().startswith("step,loss,accuracy,male,glasses,no_beard,")
 
 
-def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
-    faces, labels = made(8)
+def test_the_command_trains_and_resumes(tmp_path: Path) -> None:
+    faces, labels = labelled_faces(8)
     for path, picture in zip(faces.paths, faces.pictures, strict=True):
         (tmp_path / "faces" / path).parent.mkdir(parents=True)
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "faces" / path)
@@ -446,13 +446,13 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
 
 
 def tuned(out: Path, begin: str | None = None, **more: float) -> AttributeClassifier:
-    faces, labels = made(16)
+    faces, labels = labelled_faces(16)
     plan = Plan(steps=1, lr=1e-9, warmup=1, ema=0.0, channels_last=False)
     train_attributes(faces, labels, out, plan, 4, CPU, quiet, begin, **more)
     return load_attribute_classifier(out / "attributes.safetensors")
 
 
-def test_a_run_may_begin_with_a_classifier_of_ours_or_a_published_one(tmp_path: Path) -> None:
+def test_a_run_can_start_from_our_or_a_published_classifier(tmp_path: Path) -> None:
     ours, published = own_file(tmp_path), published_file(tmp_path)
     for begin, original in (
         (str(ours), load_attribute_classifier(ours)),
@@ -476,10 +476,12 @@ def test_a_run_may_begin_with_a_classifier_of_ours_or_a_published_one(tmp_path: 
     [
         ("none", "no such file"),
         ("hat=none", "no attribute hat"),
-        ("strange", "it knows hat, of which there are no"),
+        ("strange", "it knows hat, but there are no labels of that"),
     ],
 )
-def test_what_no_run_can_begin_with_is_refused(begin: str, message: str, tmp_path: Path) -> None:
+def test_unsuitable_weights_to_start_from_are_refused(
+    begin: str, message: str, tmp_path: Path
+) -> None:
     if begin == "strange":
         begin = str(tmp_path / "strange.safetensors")
         weights.save_attributes(compact(("hat",)), Path(begin))
@@ -487,7 +489,7 @@ def test_what_no_run_can_begin_with_is_refused(begin: str, message: str, tmp_pat
         tuned(tmp_path, begin)
 
 
-def test_small_faces_are_those_of_cameras_in_a_share_of_the_batches(tmp_path: Path) -> None:
+def test_a_share_of_the_batches_is_degraded_as_by_cameras(tmp_path: Path) -> None:
     clean = enlarge(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), 128)
 
     def by_a_camera(share: float, seed: int) -> bool:
@@ -503,7 +505,7 @@ def test_small_faces_are_those_of_cameras_in_a_share_of_the_batches(tmp_path: Pa
 
 
 def test_labels_follow_the_faces(tmp_path: Path) -> None:
-    faces, labels = made(8)
+    faces, labels = labelled_faces(8)
     table = labels_file(tmp_path, faces, labels)
     assert torch.equal(read_labels(table, faces), labels)
     turned = Faces(faces.pictures, faces.paths[::-1])
@@ -528,18 +530,18 @@ def test_labels_follow_the_faces(tmp_path: Path) -> None:
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    faces, _ = made(1)
+    faces, _ = labelled_faces(1)
     with pytest.raises(InputError, match=message):
         read_labels(written(tmp_path / "labels.csv", text.encode("latin-1")), faces)
 
 
-def test_faces_of_one_class_teach_nothing(tmp_path: Path) -> None:
-    faces, labels = made(4)  # all dark below
+def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
+    faces, labels = labelled_faces(4)  # all dark below
     with pytest.raises(InputError, match="all faces are alike in no_beard"):
         train_attributes(faces, labels, tmp_path, Plan(steps=1, lr=1e-3), 2, CPU, quiet)
 
 
-def test_both_classes_weigh_alike_however_rare_one_is() -> None:
+def test_both_classes_have_equal_weight_even_if_one_is_rare() -> None:
     labels = (torch.arange(100)[:, None] < torch.tensor([50, 6, 83])).long()
     weight = class_weights(labels)
     for column, truth in zip(weight.T, labels.T, strict=True):
@@ -548,7 +550,7 @@ def test_both_classes_weigh_alike_however_rare_one_is() -> None:
         )
 
 
-def test_most_noise_levels_leave_a_face_to_be_seen() -> None:
+def test_most_noise_levels_leave_the_face_visible() -> None:
     sigma = levels(20_000, torch.Generator().manual_seed(0))
     assert float(sigma.min()) == pytest.approx(0.002) and float(sigma.max()) == pytest.approx(30)
     assert 0.8 < float((sigma < 1).float().mean()) < 0.9
@@ -562,12 +564,12 @@ class Watcher(nn.Module):
         return torch.zeros(len(images), 6)
 
 
-def test_half_of_the_faces_are_brought_down_before_the_noise() -> None:
+def test_half_of_the_faces_are_shrunk_before_the_noise() -> None:
     pictures = torch.randint(
         0, 256, (8, 3, 144, 144), generator=torch.Generator().manual_seed(0)
     ).byte()
     watcher = Watcher()
-    make_loss(pictures, made(8)[1], 64, 128)(watcher, torch.Generator().manual_seed(0))
+    make_loss(pictures, labelled_faces(8)[1], 64, 128)(watcher, torch.Generator().manual_seed(0))
     fine = (watcher.images - enlarge(shrink(watcher.images, 32), 128)).flatten(1).std(1)
     clear = watcher.sigma < 0.02
     sharp = fine > 0.2
@@ -581,39 +583,39 @@ def test_half_of_the_faces_are_brought_down_before_the_noise() -> None:
 # --- measures ----------------------------------------------------------------------------------------------------
 
 
-def test_scores_of_one_who_always_says_no() -> None:
-    faces, labels = made(16)
+def test_a_constant_classifier_has_a_balanced_accuracy_of_one_half() -> None:
+    faces, labels = labelled_faces(16)
     labels[:, 1] = (torch.arange(16) == 0).long()
     classifier = compact()
     nn.init.zeros_(classifier.network.Dense_3.weight)
     classifier.network.Dense_3.bias.data = torch.tensor([1.0, 0.0] * 3)
-    found = {s.attribute: s for s in scores(classifier, faces, labels, (View(0.1),))}
-    assert [found[n].balanced for n in NAMES] == [0.5] * 3
-    assert found["glasses"].accuracy == pytest.approx(15 / 16) and found["male"].accuracy == 0.5
+    results = {s.attribute: s for s in scores(classifier, faces, labels, (View(0.1),))}
+    assert [results[n].balanced for n in NAMES] == [0.5] * 3
+    assert results["glasses"].accuracy == pytest.approx(15 / 16) and results["male"].accuracy == 0.5
 
 
 def test_scores_are_the_same_in_any_batch(trained: Path) -> None:
-    faces, labels = made(16)
+    faces, labels = labelled_faces(16)
     classifier = load_attribute_classifier(trained / "attributes.safetensors")
-    shown = (View(3.0), View(0.1, 12))
-    assert scores(classifier, faces, labels, shown, 5) == scores(
-        classifier, faces, labels, shown, 64
+    conditions = (View(3.0), View(0.1, 12))
+    assert scores(classifier, faces, labels, conditions, 5) == scores(
+        classifier, faces, labels, conditions, 64
     )
 
 
 def test_scores_need_labels_of_both_classes() -> None:
-    faces, labels = made(8)
+    faces, labels = labelled_faces(8)
     with pytest.raises(FasrError, match="attribute hat: there are no labels"):
         scores(compact(("hat",)), faces, labels)
     with pytest.raises(FasrError, match="all faces are alike in glasses"):
         scores(compact(), faces, labels * torch.tensor([1, 0, 1]))
 
 
-def test_a_classifier_of_one_attribute_is_held_against_its_own_labels() -> None:
-    faces, labels = made(16)
-    found = {name: scores(compact((name,)), faces, labels, (View(0.1),))[0] for name in NAMES}
+def test_a_classifier_of_one_attribute_is_scored_on_its_own_labels() -> None:
+    faces, labels = labelled_faces(16)
+    results = {name: scores(compact((name,)), faces, labels, (View(0.1),))[0] for name in NAMES}
     same_function = {
         name: scores(compact((name,)), faces, labels.roll(1, 1), (View(0.1),))[0] for name in NAMES
     }
     for i, name in enumerate(NAMES):
-        assert same_function[name].accuracy == found[NAMES[i - 1]].accuracy
+        assert same_function[name].accuracy == results[NAMES[i - 1]].accuracy

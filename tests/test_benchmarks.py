@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bias_groups import FMR, WHOLE, View, alike, inherited, multiples, seen, view_table, worst
+from bias_groups import FMR, FULL_SIZE, View, alike, inherited, multiples, seen, view_table, worst
 from detector_groups import FRAME, found_faces, frames, piece, usual_box
 from fairface import AGE, RACE_AND_GENDER, groups_of, read_unseen
-from fpir import ASKED, both_ways
+from fpir import RATES, both_ways
 from merges import Set, combiners, compared, merged, merges
 from not_faces import Seen, measured_limits
 from PIL import Image as PilImage
@@ -136,7 +136,7 @@ def test_a_table_has_a_row_for_each_group_and_says_which_is_worst() -> None:
     race["C"] = np.arange(150) >= 140
     taken = np.zeros((150, 150), np.bool_)
     taken[[0, 1, 2, 3, 100], [10, 11, 12, 13, 101]] = True
-    text = view_table({"ours": taken}, WHOLE, {"race": race}, 20, "`python`").text()
+    text = view_table({"ours": taken}, FULL_SIZE, {"race": race}, 20, "`python`").text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| group", "| ---", "| all", "| A", "| B", "| C"]
     assert [row[1] for row in rows[2:]] == ["150", "90", "50", "10"]
@@ -205,8 +205,8 @@ def test_rates_hold_for_people_whose_scores_have_nothing_in_common() -> None:
     photographs = dict(zip(names, features, strict=True))
     gallery = {name: photographs[name] for name in names[::2]}
     came = both_ways(probes, gallery, probes, photographs, (Kind.BEST,), 0)
-    assert came.named.shape == came.missed.shape == (1200, len(ASKED))
-    observed = dict(zip(ASKED, came.named.mean(0), strict=True))
+    assert came.named.shape == came.missed.shape == (1200, len(RATES))
+    observed = dict(zip(RATES, came.named.mean(0), strict=True))
     assert observed[0.1] == pytest.approx(0.1, abs=0.03)
     assert observed[0.05] == pytest.approx(0.05, abs=0.02)
     assert observed[0.01] < 0.02

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fasr_video.errors import EnvironmentFailure, FasrError, ModelError, UsageError
-from fasr_video.sr.checkpoints import Kind, Published, export_published, load
+from fasr_video.errors import FasrError, ModelError, UsageError
+from fasr_video.sr.checkpoints import Kind, Published, load
 from fasr_video.sr.networks.ncsnpp import NCSNpp
+from tests.published_files import export_published
 from tests.test_ncsnpp import difference, golden, twin
 
 Tree = dict[str, Any]
@@ -96,7 +97,7 @@ def flax_module(state: dict[str, Tensor]) -> Tree:
     tree: Tree = {}
     for key, value in state.items():
         owner, _, leaf = key.rpartition(".")
-        place = tree.setdefault(owner, {}) if owner else tree
+        node = tree.setdefault(owner, {}) if owner else tree
         array = value.numpy()
         if leaf == "weight":
             leaf = "scale" if array.ndim == 1 else "kernel"
@@ -107,7 +108,7 @@ def flax_module(state: dict[str, Tensor]) -> Tree:
                 if array.ndim == 4
                 else array
             )
-        place[leaf] = array
+        node[leaf] = array
     return tree
 
 
@@ -194,14 +195,14 @@ FORMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_fasr_weights_of_all_habits_load(form: str, tmp_path: Path) -> None:
+def test_fasr_weights_in_all_layouts_load(form: str, tmp_path: Path) -> None:
     weights, prepare = FORMS[form]
     model = load(prepare(tmp_path))
     assert model.weights == weights
     assert same(model.network, twin())
 
 
-def test_without_averaged_weights_the_last_ones_are_taken(tmp_path: Path) -> None:
+def test_without_averaged_weights_the_last_ones_are_used(tmp_path: Path) -> None:
     model = load(fasr_file(tmp_path, lambda c: c.pop("ema")))
     assert model.weights == "raw"
     state, expected = model.network.state_dict(), twin().state_dict()
@@ -223,7 +224,7 @@ def test_a_pytorch_release_of_sde_sr_loads(tmp_path: Path) -> None:
     assert same(model.network, net)
 
 
-def test_a_flax_release_is_the_same_function(tmp_path: Path) -> None:
+def test_a_flax_release_computes_the_same_function(tmp_path: Path) -> None:
     model = load(flax_file(tmp_path))
     assert (model.kind, model.weights, model.side, model.feature_length) == (
         Kind.SDE_SR,
@@ -251,7 +252,7 @@ def only_parameters(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("edit", [drop_average, only_parameters])
-def test_flax_files_without_average_give_the_last_weights(
+def test_without_an_average_in_a_flax_file_the_last_weights_are_used(
     edit: Callable[[Tree], None], tmp_path: Path
 ) -> None:
     model = load(flax_file(tmp_path, edit))
@@ -278,7 +279,7 @@ def habits_of_flax(tree: Tree) -> None:
     tree["model_state"]["none"] = 1 + 2j
 
 
-def test_habits_of_flax_are_understood(tmp_path: Path) -> None:
+def test_all_layouts_of_flax_are_read(tmp_path: Path) -> None:
     assert same(load(flax_file(tmp_path, habits_of_flax)).network, flax_net())
 
 
@@ -287,13 +288,13 @@ def test_habits_of_flax_are_understood(tmp_path: Path) -> None:
 
 def same(a: NCSNpp, b: NCSNpp) -> bool:
     """Bit for bit, in the same order, with the same parts to be trained."""
-    ours, theirs = a.state_dict(), b.state_dict()
+    first, second = a.state_dict(), b.state_dict()
     trained = [p.requires_grad for p in a.parameters()] == [p.requires_grad for p in b.parameters()]
     equal = all(
         x.dtype == y.dtype and torch.equal(x, y)
-        for x, y in zip(ours.values(), theirs.values(), strict=True)
+        for x, y in zip(first.values(), second.values(), strict=True)
     )
-    return list(ours) == list(theirs) and trained and equal
+    return list(first) == list(second) and trained and equal
 
 
 def test_fasr_export_and_load_are_inverse(tmp_path: Path) -> None:
@@ -336,30 +337,6 @@ def test_flax_export_has_the_published_form(tmp_path: Path) -> None:
     content = msgpack.unpackb((tmp_path / "a").read_bytes())
     written = msgpack.unpackb(msgpack.packb(flax_params(flax_net()), default=packed))
     assert shapes(content["params_ema"]) == shapes(written)
-
-
-def test_exports_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="feature path; use layout fasr"):
-        export_published(twin(), tmp_path / "a", "sde-sr")
-    with pytest.raises(UsageError, match="128 px, the network for 64"):
-        export_published(twin(feature=False), tmp_path / "a", "sde-sr")
-    with pytest.raises(EnvironmentFailure, match="No such file"):
-        export_published(twin(), tmp_path / "none" / "a")
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_export_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").write_text("old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentFailure, match="No space left"):
-        export_published(twin(), tmp_path / "a")
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------
@@ -523,7 +500,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+def test_a_mistake_gives_a_one_line_error_with_a_remedy(mistake: str, tmp_path: Path) -> None:
     prepare, expected = MISTAKES[mistake]
     path = prepare(tmp_path)
     with pytest.raises(ModelError, match=expected) as caught:
@@ -581,7 +558,7 @@ WRONG: dict[str, tuple[Callable[[], NCSNpp], tuple[Tensor, Tensor, Tensor | None
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_does_not_fit_the_network_is_refused(wrong: str) -> None:
+def test_inputs_that_do_not_fit_the_network_are_refused(wrong: str) -> None:
     build, (x, lr, feature), expected = WRONG[wrong]
     with torch.device("meta"):
         net = NCSNpp(64, 128, (1, 1, 1)) if "AdaFace" in wrong else build()

@@ -67,7 +67,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 # --- combiner ----------------------------------------------------------------------------------
 
 
-def test_layers_are_the_papers() -> None:
+def test_layers_are_those_of_the_paper() -> None:
     linear = [m for m in FeatureCombiner().modules() if isinstance(m, torch.nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linear] == [
         (1024, 1024),
@@ -181,7 +181,7 @@ AVERAGES: list[Callable[[Tensor], Tensor]] = [
 
 
 @pytest.mark.parametrize("average", AVERAGES, ids=["mean", "robust", "weighted"])
-def test_averages_are_unit_vectors_whatever_the_lengths_and_the_order(
+def test_averages_are_unit_vectors_for_any_lengths_and_order(
     average: Callable[[Tensor], Tensor],
 ) -> None:
     assert torch.equal(average(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
@@ -242,7 +242,7 @@ def test_robust_mean_has_the_least_sum_of_distances() -> None:
 # --- files -------------------------------------------------------------------------------------
 
 
-def test_weights_come_back_with_eta_length_source_and_margin(tmp_path: Path) -> None:
+def test_weights_load_with_eta_length_source_and_margin(tmp_path: Path) -> None:
     combiner, file = make(0.25), tmp_path / "combiner.safetensors"
     combiner.margin = 0.495
     save(combiner, file)
@@ -318,7 +318,7 @@ def train(out: Path, report: Callable[[str], None] = quiet, **options: float) ->
     return train_combiner(synthetic(), out, **{"batch": 32, **options}, report=report)  # type: ignore[arg-type]
 
 
-def test_a_trained_combiner_beats_the_plain_mean_on_people_it_has_not_seen(tmp_path: Path) -> None:
+def test_a_trained_combiner_beats_the_plain_mean_on_unseen_people(tmp_path: Path) -> None:
     lines: list[str] = []
     summary = train_combiner(synthetic(), tmp_path, batch=32, report=lines.append)
     assert (summary.train_people, summary.validation_people, summary.single) == (51, 9, 0)
@@ -369,7 +369,7 @@ def test_no_person_is_in_both_parts_of_the_split() -> None:
     assert set(split(alone, seed=1).validation.person.tolist()) != validation_people
 
 
-def test_the_split_does_not_need_people_to_lie_together() -> None:
+def test_the_split_works_with_people_in_any_order() -> None:
     features = synthetic(12, 2)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     part = split(
@@ -446,16 +446,16 @@ def test_a_resumed_training_ends_like_an_unbroken_one(tmp_path: Path) -> None:
         if line.startswith("epoch 2"):
             raise Killed
 
-    whole = train(tmp_path / "whole", epochs=4)
+    uninterrupted = train(tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
         train(tmp_path / "broken", kill, epochs=4)
     assert len((tmp_path / "broken" / "log.csv").read_text().splitlines()) == 4, (
         "a heading and epochs 0, 1, 2"
     )
     torch.rand(3)  # other random numbers drawn between change nothing
-    again: list[str] = []
-    assert train(tmp_path / "broken", again.append, epochs=4) == whole
-    assert [line[:7] for line in again[1:]] == ["epoch 3", "epoch 4"]
+    lines_again: list[str] = []
+    assert train(tmp_path / "broken", lines_again.append, epochs=4) == uninterrupted
+    assert [line[:7] for line in lines_again[1:]] == ["epoch 3", "epoch 4"]
     for name in ("combiner.safetensors", "log.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
     states = [
@@ -473,7 +473,7 @@ def test_training_does_not_change_the_global_random_state(tmp_path: Path) -> Non
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused_and_unchanged(tmp_path: Path) -> None:
     train(tmp_path, epochs=1)
     before = (tmp_path / "state.pt").read_bytes()
     with pytest.raises(UsageError, match=r"begun with eta 0\.1, not 0\.9"):
@@ -496,7 +496,7 @@ def test_options_out_of_bounds_are_refused(option: dict[str, float], tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_people_are_refused_and_ten_will_do(tmp_path: Path) -> None:
+def test_fewer_than_ten_people_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="9 people have two or more photos, 10"):
         train_combiner(synthetic(9, 2), tmp_path, report=quiet)
     # Eight pairs in batches of seven: the one left over is no batch of its own.
@@ -504,19 +504,19 @@ def test_too_few_people_are_refused_and_ten_will_do(tmp_path: Path) -> None:
     assert (summary.train_people, summary.validation_people, summary.epochs) == (8, 2, 1)
 
 
-def test_features_come_from_an_npz(tmp_path: Path) -> None:
-    made, file = synthetic(3, 2), tmp_path / "features.npz"
+def test_features_are_read_from_an_npz(tmp_path: Path) -> None:
+    original, file = synthetic(3, 2), tmp_path / "features.npz"
     arrays = {
-        "hr": made.hr.half().numpy(),
-        "lr": made.lr.half().numpy(),
-        "identity": np.array(made.identity),
+        "hr": original.hr.half().numpy(),
+        "lr": original.lr.half().numpy(),
+        "identity": np.array(original.identity),
     }
     np.savez(file, **arrays)
     loaded = CombinerFeatures.load(file)
-    assert loaded.identity == made.identity and loaded.source == Source()
+    assert loaded.identity == original.identity and loaded.source == Source()
     assert loaded.hr.dtype == torch.float32
-    assert torch.allclose(loaded.hr, made.hr, atol=1e-3) and torch.allclose(
-        loaded.lr, made.lr, atol=1e-3
+    assert torch.allclose(loaded.hr, original.hr, atol=1e-3) and torch.allclose(
+        loaded.lr, original.lr, atol=1e-3
     )
     np.savez(file, **arrays, embedder="builtin", embedder_sha256=SOURCE.sha256)
     assert CombinerFeatures.load(file).source == SOURCE
@@ -524,9 +524,13 @@ def test_features_come_from_an_npz(tmp_path: Path) -> None:
     assert CombinerFeatures.load(file).identity == (0, 1, 2, 3, 4, 5)
 
 
-def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
-    made, file = synthetic(3, 2), tmp_path / "features.npz"
-    hr, lr, identity = made.hr.numpy(), made.lr.numpy(), np.array(made.identity)
+def test_files_without_features_are_refused(tmp_path: Path) -> None:
+    original, file = synthetic(3, 2), tmp_path / "features.npz"
+    hr, lr, identity = (
+        original.hr.numpy(),
+        original.lr.numpy(),
+        np.array(original.identity),
+    )
     with pytest.raises(InputError, match=r"features\.npz"):
         CombinerFeatures.load(file)
     for content in (b"", b"PK no", b"no"):
@@ -573,7 +577,7 @@ def test_curves_are_drawn_from_the_log(tmp_path: Path) -> None:
         curves.draw(log, png, ("loss",))
 
 
-def test_without_matplotlib_there_are_weights_but_no_curves(
+def test_without_matplotlib_weights_are_written_but_no_curves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -44,7 +44,7 @@ def test_eight_to_one_is_the_triangle_of_tensorflows_antialiased_resize() -> Non
     assert torch.allclose(table[0], cut / cut.sum(), atol=1e-12)
 
 
-def test_two_to_one_by_hand() -> None:
+def test_shrinking_by_two_equals_the_calculation_by_hand() -> None:
     x = torch.tensor([0.0, 1.0, 2.0, 3.0]).double()
     # pixel 0: centre 1, taps at ½, 1½, 2½ with ¾, ¾, ¼; pixel 1: its mirror
     expected = torch.tensor(
@@ -53,7 +53,7 @@ def test_two_to_one_by_hand() -> None:
     assert torch.allclose(weights(4, 2, "triangle") @ x, expected.double())
 
 
-def test_enlarging_twice_by_hand_is_keys_cubic() -> None:
+def test_enlarging_by_two_equals_keys_cubic_by_hand() -> None:
     """Halfway points: −0.0703125 …: Keys' kernel with a = −½ at ¼, ¾, 1¼, 1¾."""
 
     def keys(d: float) -> float:
@@ -90,13 +90,13 @@ def test_a_turned_picture_is_resized_as_the_picture_is(side: int, other: int) ->
 @pytest.mark.parametrize("side", [4, 8, 16, 32])
 def test_pytorchs_antialiased_resize_agrees(side: int) -> None:
     x = picture(128)
-    theirs = F.interpolate(x, size=side, mode="bilinear", antialias=True)
-    assert (shrink(x, side) - theirs).abs().max() < 1e-5
+    pytorchs = F.interpolate(x, size=side, mode="bilinear", antialias=True)
+    assert (shrink(x, side) - pytorchs).abs().max() < 1e-5
 
 
 @settings(max_examples=40, deadline=None)
 @given(n=SIDES, side=SIDES, kernel=st.sampled_from(["triangle", "cubic"]))
-def test_weights_sum_to_one_and_are_their_own_mirror(n: int, side: int, kernel: str) -> None:
+def test_weights_sum_to_one_and_are_symmetric(n: int, side: int, kernel: str) -> None:
     table = weights(n, side, kernel)
     assert table.shape == (side, n)
     assert torch.allclose(table.sum(1), torch.ones(side).double())
@@ -122,7 +122,7 @@ def test_a_flat_picture_stays_flat_and_a_ramp_a_ramp(factor: int) -> None:
     assert len(inner) and torch.allclose(inner, torch.full_like(inner, 1 / (n - 1) / factor))
 
 
-def test_types_and_gradients_pass_through() -> None:
+def test_resizing_keeps_types_and_gradients() -> None:
     x = picture(64).double().requires_grad_()
     y = enlarge(shrink(x, 8), 64)
     y.sum().backward()  # type: ignore[no-untyped-call]
@@ -170,13 +170,13 @@ CLEAN = {
 }
 
 
-def test_with_nothing_to_suffer_it_is_the_papers_degradation() -> None:
+def test_without_damage_it_is_the_papers_degradation() -> None:
     x = picture(128)
     chain = Surveillance(side=(16, 16), **CLEAN)  # type: ignore[arg-type]
     assert (chain(x, [1, 2, 3, 4]) - enlarge(shrink(x, 16), 128)).abs().max() < 1e-4
 
 
-def test_noise_is_in_the_small_face_as_strong_as_it_was_asked_for() -> None:
+def test_noise_in_the_small_face_has_the_given_strength() -> None:
     """Of 24,576 values the standard deviation is off by 0.5 % at 68 %."""
     grey = torch.full((32, 3, 128, 128), 0.5)
     chain = Surveillance(side=(16, 16), **(CLEAN | {"read_noise": (0.03, 0.03)}))  # type: ignore[arg-type]
@@ -185,12 +185,12 @@ def test_noise_is_in_the_small_face_as_strong_as_it_was_asked_for() -> None:
     assert float((small - 0.5).std()) == pytest.approx(0.03, rel=0.02)
 
 
-def test_what_training_sees_is_the_small_face_enlarged() -> None:
+def test_training_pictures_are_the_small_faces_enlarged() -> None:
     x, chain = picture(128), Surveillance()
     small = chain.small(x, [1, 2, 3, 4])
     assert len({face.shape for face in small}) > 1
-    seen = torch.cat([enlarge(face[None], 128) for face in small])
-    assert torch.allclose(seen, chain(x, [1, 2, 3, 4]), atol=1e-5)
+    enlarged_faces = torch.cat([enlarge(face[None], 128) for face in small])
+    assert torch.allclose(enlarged_faces, chain(x, [1, 2, 3, 4]), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_training_sees_is_the_small_face_enlarged() -> None:
     ],
     ids=str,
 )
-def test_each_part_of_the_chain_does_something(one: dict[str, object]) -> None:
+def test_each_part_of_the_chain_changes_the_face(one: dict[str, object]) -> None:
     x = picture(128)
     base = CLEAN | {"blur": (0.5, 0.5)}
     plain = Surveillance(side=(32, 32), **base)(x, [1, 2, 3, 4])  # type: ignore[arg-type]
@@ -260,7 +260,7 @@ def test_h264_loses_about_what_the_real_codec_loses() -> None:
 # ---------------------------------------------------------------------------------------------------------- real codecs
 
 
-def test_h264_at_its_best_leaves_colours_as_they_are() -> None:
+def test_h264_at_its_best_quality_keeps_colours() -> None:
     """All that is lost at QP 0 is the colours' finer half: no shift of brightness or colour on the way."""
     x = tensor(pictures(picture(96)))
     lost = tensor(through_h264(pictures(x), 0)) - x
@@ -278,7 +278,7 @@ def test_frames_of_a_video_come_back_in_their_order() -> None:
     assert through_h264([], 20) == []
 
 
-def test_what_codecs_cannot_do_is_said() -> None:
+def test_impossible_codec_inputs_are_refused() -> None:
     grey, odd = np.full((16, 16, 3), 128, np.uint8), np.full((15, 16, 3), 128, np.uint8)
     for quality in (0, 96):
         with pytest.raises(ValueError, match=f"not {quality}"):

@@ -54,7 +54,7 @@ def faces(n: int = 3) -> tuple[Tensor, Condition]:
 
 
 @BOTH
-def test_it_answers_a_picture_in_float32_and_the_score_fits_it(make: type[Denoiser]) -> None:
+def test_the_output_is_a_float32_picture_that_agrees_with_the_score(make: type[Denoiser]) -> None:
     denoiser = make()
     x, condition = faces()
     sigma = torch.tensor([0.05, 0.5, 5.0])
@@ -78,7 +78,7 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(make: type[Denoiser]) 
 
 
 @BOTH
-def test_both_conditions_are_heard(make: type[Denoiser]) -> None:
+def test_both_conditions_change_the_output(make: type[Denoiser]) -> None:
     denoiser = make()
     x, condition = faces()
     sigma = torch.full((3,), 0.5)
@@ -91,7 +91,7 @@ def test_both_conditions_are_heard(make: type[Denoiser]) -> None:
 
 
 @BOTH
-def test_bfloat16_stays_near_float32(make: type[Denoiser]) -> None:
+def test_bfloat16_is_close_to_float32(make: type[Denoiser]) -> None:
     denoiser = make()
     x, condition = faces()
     sigma = torch.full((3,), 0.3)
@@ -104,7 +104,7 @@ def test_bfloat16_stays_near_float32(make: type[Denoiser]) -> None:
 
 
 @BOTH
-def test_float64_tells_how_exact_float32_is(make: type[Denoiser]) -> None:
+def test_float32_is_close_to_float64(make: type[Denoiser]) -> None:
     denoiser = make()
     x, condition = faces()
     sigma = torch.tensor([0.02, 0.3, 4.0])
@@ -117,13 +117,15 @@ def test_float64_tells_how_exact_float32_is(make: type[Denoiser]) -> None:
 
 
 @BOTH
-def test_a_feature_of_another_length_names_the_length_it_wants(make: type[Denoiser]) -> None:
+def test_a_feature_of_another_length_is_refused_with_the_expected_length(
+    make: type[Denoiser],
+) -> None:
     _, condition = faces()
     with pytest.raises(FasrError, match=str(LENGTH)):
-        make().given(Condition(condition.lr, condition.feature[:, :10]))
+        make().conditioned(Condition(condition.lr, condition.feature[:, :10]))
 
 
-def test_an_exact_network_gets_no_loss_and_the_weight_makes_every_level_count_alike() -> None:
+def test_an_exact_network_has_no_loss_and_all_levels_count_the_same() -> None:
     """With EDM's weight an untrained (zero) network loses 1 at every noise level, for data of the right spread."""
     denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)).eval()
     g = torch.Generator().manual_seed(0)
@@ -151,7 +153,7 @@ def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
     assert moved[:4, :4].mean() > 3 * moved[12:, 12:].mean()
 
 
-def test_the_feature_is_laid_out_over_the_smallest_map_once_it_is_learnt() -> None:
+def test_a_trained_layout_adds_the_feature_to_the_smallest_map() -> None:
     layout, x = Layout(condition=8, width=16, cells=4), torch.zeros(2, 16, 4, 4)
     features = torch.eye(8)[:2]
     torch.nn.init.zeros_(layout.out.bias)
@@ -176,7 +178,7 @@ def test_without_an_lr_face_the_picture_is_built_around_grey() -> None:
 
 @BOTH
 @pytest.mark.parametrize("kind", sampling.DENOISERS)
-def test_every_sampler_draws_the_same_picture_from_a_seed_whatever_the_batch(
+def test_every_sampler_draws_the_same_picture_from_a_seed_in_any_batch(
     make: type[Denoiser], kind: str
 ) -> None:
     denoiser = make()
@@ -196,7 +198,7 @@ def test_every_sampler_draws_the_same_picture_from_a_seed_whatever_the_batch(
 @pytest.mark.parametrize(
     "text", ["dpmpp", "dpmpp-0", "dpmpp-x", "fast-10", "pc-10@2", "dpmpp-10@-1", "dpmpp-10@x", ""]
 )
-def test_a_sampler_that_is_none_is_refused(text: str) -> None:
+def test_an_unknown_sampler_is_refused(text: str) -> None:
     with pytest.raises(FasrError, match="sampler"):
         sampling.parse(text)
 
@@ -207,18 +209,18 @@ def test_a_sampler_is_written_as_it_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sampling.DENOISERS)
-def test_the_promised_number_of_calls_is_made(kind: str) -> None:
-    how, made = sampling.parse(f"{kind}-6"), []
+def test_samplers_make_the_stated_number_of_calls(kind: str) -> None:
+    how, calls = sampling.parse(f"{kind}-6"), []
 
     class Counting(ResidualDenoiser):
         def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-            made.append(1)
+            calls.append(1)
             return condition.lr
 
     _, condition = faces(1)
     counting = Counting(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE))
     sampling.draw(counting, condition, how, generators([0]))
-    assert len(made) == how.calls
+    assert len(calls) == how.calls
 
 
 def test_fourier_angles_survive_a_float16_file(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_fourier_angles_survive_a_float16_file(tmp_path: Path) -> None:
         assert (a - b).norm() < 5e-3 * a.norm()
 
 
-def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
+def test_weights_survive_saving_and_loading(tmp_path: Path) -> None:
     denoiser = compact().half().float()  # what a float16 file can hold
     denoiser.band = (8, 32)
     save_denoiser(denoiser, tmp_path / "sr.safetensors")

@@ -53,7 +53,7 @@ def face(size: float, x: float, y: float, sure: bool = True) -> Faces:
 
 @pytest.mark.parametrize("size", [12, 20, 27, 30, 50, 70, 80, 150])
 @pytest.mark.parametrize("where", [(128, 128), (97.3, 140.9)])
-def test_what_is_taught_decodes_to_the_face(size: float, where: tuple[float, float]) -> None:
+def test_training_targets_decode_to_the_face(size: float, where: tuple[float, float]) -> None:
     wanted = face(size, *where)
     answers = []
     for stride in STRIDES:
@@ -63,17 +63,17 @@ def test_what_is_taught_decodes_to_the_face(size: float, where: tuple[float, flo
         answers += decode_level(
             LevelOutput(logit, taught[:, :2], taught[:, 2:4], taught[:, 4:]), stride, 0.99
         )
-    found = [
+    decoded = [
         (b, s, m)
         for boxes, scores, landmarks in answers
         for b, s, m in zip(boxes, scores, landmarks, strict=True)
     ]
-    assert len(found) == 1, "exactly one level answers for a face"
-    assert np.allclose(found[0][0].numpy(), wanted.boxes[0], atol=0.05)
-    assert np.allclose(found[0][2].numpy(), wanted.landmarks[0], atol=0.05)
+    assert len(decoded) == 1, "exactly one level answers for a face"
+    assert np.allclose(decoded[0][0].numpy(), wanted.boxes[0], atol=0.05)
+    assert np.allclose(decoded[0][2].numpy(), wanted.landmarks[0], atol=0.05)
 
 
-def test_a_face_near_a_level_limit_is_not_held_against_the_other_level() -> None:
+def test_a_face_near_a_level_limit_is_ignored_at_the_other_level() -> None:
     faces = face(29, 128, 128)
     assert make_target([faces], 4, SIDE).ignore.any()
     assert not make_target([faces], 16, SIDE).ignore.any()
@@ -96,7 +96,7 @@ def test_mirrored_landmarks_stay_on_their_features() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
-def test_labels_follow_what_a_window_shows(scale: float, seed: int) -> None:
+def test_labels_follow_the_window(scale: float, seed: int) -> None:
     picture = astronaut().copy()
     picture[105:115, 203:213] = (255, 0, 255)
     scene = Scene(picture, face_of(ASTRONAUT))
@@ -108,7 +108,7 @@ def test_labels_follow_what_a_window_shows(scale: float, seed: int) -> None:
     assert nearest <= 1.0
 
 
-def test_a_face_that_is_mostly_cut_off_is_not_asked_for() -> None:
+def test_a_face_that_is_mostly_cut_off_is_ignored() -> None:
     faces = face(40, 4, 60)
     assert faces.inside(128, 128).sure.tolist() == [True]
     assert face(40, -3, 60).inside(128, 128).sure.tolist() == [False], "its centre lies outside"
@@ -120,7 +120,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("data"))
 
 
-def test_no_scene_of_another_split_is_read(data: Path) -> None:
+def test_scenes_of_another_split_are_not_read(data: Path) -> None:
     assert len(list(read_scenes(data / "scenes", "train"))) == 2
     assert len(list(read_scenes(data / "scenes", "check"))) == 1
     material = Material(data, shards=1)
@@ -128,24 +128,24 @@ def test_no_scene_of_another_split_is_read(data: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [mosaic, make_sample], ids=lambda f: f.__name__)
-def test_every_sample_has_the_size_asked_for_and_labels_inside(make: object, data: Path) -> None:
+def test_every_sample_has_the_given_size_and_labels_inside(make: object, data: Path) -> None:
     material, rng = Material(data, shards=1), np.random.default_rng(0)
-    seen = 0
+    sure_faces = 0
     for _ in range(20):
         image, faces = make(material, 128, rng)  # type: ignore[operator]
         assert image.size == (128, 128)
-        seen += int(faces.sure.sum())
+        sure_faces += int(faces.sure.sum())
         centres = (faces.boxes[faces.sure, :2] + faces.boxes[faces.sure, 2:]) / 2
         assert ((centres >= 0) & (centres <= 128)).all()
-    assert seen
+    assert sure_faces
 
 
-def test_scenes_give_small_faces_and_portraits_faces_that_fill_the_picture(data: Path) -> None:
+def test_scenes_have_small_faces_and_portraits_large_ones(data: Path) -> None:
     material, rng = Material(data, shards=1), np.random.default_rng(0)
 
     def heights(make: object) -> np.ndarray:
-        found = [make(material, SIDE, SIDE, rng)[1] for _ in range(60)]  # type: ignore[operator]
-        return np.concatenate([(f.boxes[f.sure, 3] - f.boxes[f.sure, 1]) for f in found])
+        samples = [make(material, SIDE, SIDE, rng)[1] for _ in range(60)]  # type: ignore[operator]
+        return np.concatenate([(f.boxes[f.sure, 3] - f.boxes[f.sure, 1]) for f in samples])
 
     assert np.quantile(heights(scene_part), 0.25) < 24
     assert heights(portraits).max() > 0.8 * SIDE
@@ -158,7 +158,7 @@ def test_the_learning_rate_stays_constant_and_falls_at_the_end() -> None:
     assert rate(999, plan) == pytest.approx(0.01)
 
 
-def test_training_saves_resumes_and_gives_weights_that_load(data: Path, tmp_path: Path) -> None:
+def test_training_saves_resumes_and_writes_weights_that_load(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     reports: list[Progress] = []
     for steps in (2, 4):
@@ -171,7 +171,9 @@ def test_training_saves_resumes_and_gives_weights_that_load(data: Path, tmp_path
     assert len(detector.detect([np.zeros((64, 64, 3), np.uint8)])) == 1
 
 
-def test_saved_weights_score_lower_and_training_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_saved_weights_score_lower_and_training_starts_from_their_original_scores(
+    tmp_path: Path,
+) -> None:
     state = DetectorNet().state_dict()
     file = tmp_path / "detector.safetensors"
     save_detector(state, file)

@@ -75,7 +75,7 @@ def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFa
 # ---------------------------------------------------------------------------------------------------------- the teacher
 
 
-def test_a_network_in_the_old_format_computes_what_its_layers_say(tmp_path: Path) -> None:
+def test_a_network_in_the_old_format_computes_its_layers(tmp_path: Path) -> None:
     ir = IrWriter(3)
     given = ir.add("Input", [], (1, 3, 8, 8))
     ir.prelu(ir.convolution(given, 4, 3, 2))
@@ -86,7 +86,7 @@ def test_a_network_in_the_old_format_computes_what_its_layers_say(tmp_path: Path
     assert torch.allclose(net(x)[0], expected, atol=1e-6)
 
 
-def test_gradients_go_through_it(xml: Path) -> None:
+def test_gradients_pass_through_it(xml: Path) -> None:
     x = torch.rand(1, 3, 128, 128, requires_grad=True)
     IrNet(xml)(x * 255)[0].sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
@@ -111,7 +111,9 @@ def test_a_face_and_its_mirror_image_have_one_vector(teacher: Teacher) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no bin", "cut bin", "no xml", "other layer", "other length"])
-def test_what_is_no_teacher_is_one_clear_error(damage: str, xml: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_teacher_gives_a_clear_error(
+    damage: str, xml: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "teacher.xml"
     if damage == "other length":
         write_teacher(copy, vectors=64)
@@ -149,7 +151,7 @@ def test_a_missing_rim_is_repeated_from_the_edge() -> None:
         with_rim(bare[..., :100, :100])
 
 
-def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(
+def test_the_target_of_a_poor_face_is_the_clean_faces_vector(
     material: Material, teacher: Teacher
 ) -> None:
     batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), blocks=False)
@@ -165,7 +167,9 @@ def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(
     )
 
 
-def test_mixed_faces_are_the_teachers_and_nobodys(material: Material, teacher: Teacher) -> None:
+def test_mixed_faces_have_the_teachers_vectors_and_no_person(
+    material: Material, teacher: Teacher
+) -> None:
     batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), blocks=False)
     mixed = round(training.MIXED * 6)
     assert mixed == 2 and (batch.person[:mixed] == -1).all() and (batch.person[mixed:6] >= 0).all()
@@ -186,7 +190,7 @@ def test_maps_have_a_mean_of_zero_and_a_variance_of_one_where_a_stage_ends(
         assert torch.allclose(values.var((0, 2, 3)), torch.ones(values.shape[1]), atol=1e-3)
 
 
-def test_each_block_is_asked_for_the_teachers_map_after_the_one_that_it_is_given(
+def test_each_block_learns_the_teachers_map_from_the_one_before(
     material: Material, teacher: Teacher
 ) -> None:
     batch = make_batch(material, teacher, 4, torch.Generator().manual_seed(0), blocks=True)
@@ -197,16 +201,16 @@ def test_each_block_is_asked_for_the_teachers_map_after_the_one_that_it_is_given
     assert torch.allclose(own[3], block(batch.maps[2]), atol=1e-5)
 
 
-def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_made_up_for(
+def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_replaced(
     material: Material,
 ) -> None:
     pictures = material.pictures[:1].expand(10, -1, -1, -1)
     person = torch.tensor([0] * 4 + [1] * 3 + [-1] * 3)
     none = torch.zeros(10, LENGTH)
-    some = replace(
+    uneven = replace(
         material, pictures=pictures, person=person, vectors=none, centres=none[:2], ends=(4, 7)
     )
-    rows = training.draw_rows(some, 4000, torch.Generator().manual_seed(0))
+    rows = training.draw_rows(uneven, 4000, torch.Generator().manual_seed(0))
     shares = [
         float(((rows >= low) & (rows < high)).float().mean())
         for low, high in ((0, 4), (4, 7), (7, 10))
@@ -216,7 +220,7 @@ def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_made_up_for(
     assert set(alone.tolist()) == set(range(12))
 
 
-def test_faces_of_scenes_come_in_the_canonical_frame(tmp_path: Path) -> None:
+def test_faces_of_scenes_are_in_the_canonical_frame(tmp_path: Path) -> None:
     faces, empty = cut_scenes(write_scenes(tmp_path) / "scenes")
     assert faces.shape == (1, 3, 144, 144) and len(empty) >= 3
     ours = faces[0, :, 8:136, 8:136].permute(1, 2, 0).numpy().astype(float)
@@ -228,10 +232,10 @@ def test_faces_of_scenes_come_in_the_canonical_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blocks", [True, False])
-def test_a_run_lowers_its_loss_resumes_and_gives_weights_that_load(
+def test_a_run_lowers_its_loss_resumes_and_writes_weights_that_load(
     blocks: bool, material: Material, teacher: Teacher, tmp_path: Path
 ) -> None:
-    seen: list[Progress] = []
+    progress: list[Progress] = []
 
     def run(seconds: float) -> int:
         plan = Plan(
@@ -244,15 +248,15 @@ def test_a_run_lowers_its_loss_resumes_and_gives_weights_that_load(
             bf16=False,
             muon=True,
         )
-        return train_embedder(material, teacher, tmp_path, plan, 3, seen.append, blocks=blocks)
+        return train_embedder(material, teacher, tmp_path, plan, 3, progress.append, blocks=blocks)
 
     assert run(0) == 0
     assert run(1e9) == 12
-    assert seen[-1].terms["loss"] < seen[0].terms["loss"]
+    assert progress[-1].terms["loss"] < progress[0].terms["loss"]
     assert (
-        {"early", "late"} <= seen[0].terms.keys()
+        {"early", "late"} <= progress[0].terms.keys()
         if blocks
-        else {"clean", "poor"} <= seen[0].terms.keys()
+        else {"clean", "poor"} <= progress[0].terms.keys()
     )
     unit, norms = BuiltinEmbedder(tmp_path / "embedder.safetensors").embed(
         torch.rand(2, 3, 128, 128)
@@ -265,19 +269,19 @@ def test_the_teachers_vectors_are_computed_once(
 ) -> None:
     calls: list[int] = []
     first = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
-    again = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
-    assert calls == [12] and torch.equal(first.vectors, again.vectors)
+    second = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
+    assert calls == [12] and torch.equal(first.vectors, second.vectors)
     assert first.person.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     few = Faces(faces.pictures[:4], faces.paths[:4])
     with pytest.raises(UsageError, match="made of other faces"):
         gather(few, None, None, teacher, tmp_path, lambda *_: None)
 
 
-def test_people_seen_once_are_people_of_their_own(
+def test_people_with_one_photograph_are_people_of_their_own(
     faces: Faces, teacher: Teacher, tmp_path: Path
 ) -> None:
     few = Faces(faces.pictures[:4], faces.paths[:4])
-    once = Faces(faces.pictures[4:6], ("x/4.png", "x/5.png"))
-    made = gather(few, once, None, teacher, tmp_path, lambda *_: None)
-    assert made.person.tolist() == [0, 0, 1, 1, 2, 3] and made.ends == (4, 6)
-    assert torch.allclose(made.centres[2:], made.vectors[4:], atol=1e-6)
+    single = Faces(faces.pictures[4:6], ("x/4.png", "x/5.png"))
+    material = gather(few, single, None, teacher, tmp_path, lambda *_: None)
+    assert material.person.tolist() == [0, 0, 1, 1, 2, 3] and material.ends == (4, 6)
+    assert torch.allclose(material.centres[2:], material.vectors[4:], atol=1e-6)

@@ -70,7 +70,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
-def test_a_comparison_from_the_command_line(
+def test_the_command_compares_systems_and_writes_tables(
     faces: Path, network: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -100,8 +100,8 @@ def test_a_comparison_from_the_command_line(
         "dpmpp-2",
     )
     circular = ("--scorer", bundled("embedder.safetensors"))
-    ask = (*common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
-    code, _, err = called(capsys, "celeba", *ask, *circular)
+    options = (*common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
+    code, _, err = called(capsys, "celeba", *options, *circular)
     assert code == 3, err  # a photograph was left out
     assert "skipped: alone: 1 photographs, 3 needed" in err and "left out: p0/broken.png" in err
     assert "5 searches for 5 people, 2 of them not enrolled, gallery of 3" in err
@@ -152,7 +152,7 @@ def test_a_comparison_from_the_command_line(
     assert code == 2 and "another trial (seed" in err
 
 
-def test_what_a_run_cannot_show_is_not_shown(
+def test_measures_that_a_run_cannot_have_are_left_out(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison are gone."""
@@ -183,7 +183,7 @@ def test_what_a_run_cannot_show_is_not_shown(
     assert "| 16: bicubic | 2 |" in report and "cmc-old" not in report and "![roc-" in report
 
 
-def test_one_picture_has_no_spread_for_fid(tmp_path: Path) -> None:
+def test_fid_of_one_picture_is_refused(tmp_path: Path) -> None:
     torch.save(
         InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth"
     )
@@ -208,7 +208,7 @@ def test_scorers_are_named_as_embedders_are(
     assert "scored by builtin" in report and "dlib resnet_v1" in report
 
 
-def test_without_dlib_it_says_what_to_install_and_what_else_could_score(
+def test_without_dlib_the_error_names_the_package_and_another_scorer(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)
@@ -230,7 +230,7 @@ def test_a_combiner_is_not_used_on_another_recognisers_features(
     assert code == 3 and "with the mean: it was made with the embedder" in err
 
 
-def test_outputs_made_elsewhere_are_scored_beside_ours(
+def test_outputs_of_another_program_are_scored_beside_ours(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A program that enlarges as we do gets our numbers; inputs come from --inputs."""
@@ -284,13 +284,15 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
     one = outputs / inputs[0].relative_to(tmp_path / "lr" / "16")
     save(drawn(1, 1, 64), one)
     code, _, err = called(capsys, "celeba", *trial, *methods)
-    assert code == 2 and "64×64 px, but all that is compared is 128×128" in err
+    assert code == 2 and "64×64 px, but compared pictures have 128×128" in err
     one.unlink()
     code, _, err = called(capsys, "celeba", *trial, *methods)
     assert code == 2 and "lacks 1 of 4 pictures" in err
 
 
-def test_faces_as_the_camera_saw_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faces_as_the_camera_saw_them_are_probes_without_a_true_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for person in range(3):
         save(drawn(person, 0), tmp_path / "gallery" / f"p{person}" / "0.png")
         for k in range(1, 4):
@@ -355,7 +357,7 @@ def test_references_of_any_size_are_fitted(
     assert "references with landmarks" not in err
 
 
-def test_pairs_from_the_command_line(
+def test_the_command_compares_systems_on_pairs(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """People who differ in all of their colours are told apart in every fold."""
@@ -384,7 +386,7 @@ def test_pairs_from_the_command_line(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--method", "magic"], "no such method"),
         (["--merge", "sum"], "--merge sum"),
@@ -430,19 +432,23 @@ def test_pairs_from_the_command_line(
         (["--method", "sr3", "--sampler", "ve-2"], "sampler ve-2: none of sr3"),
     ],
 )
-def test_bad_options_are_one_line(
-    arguments: list[str], says: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_options_give_a_one_line_error(
+    arguments: list[str],
+    message: str,
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "text.bin").write_text("no weights")
     (tmp_path / "labels.csv").write_text("path,male\nfaces/p0/0.png,1")
-    given = [
+    options = [
         a.format(text=tmp_path / "text.bin", labels=tmp_path / "labels.csv") for a in arguments
     ]
-    code, _, err = called(capsys, "celeba", faces, "--out", tmp_path / "run", *given)
-    assert code == 2 and says in err and "Traceback" not in err
+    code, _, err = called(capsys, "celeba", faces, "--out", tmp_path / "run", *options)
+    assert code == 2 and message in err and "Traceback" not in err
 
 
-def test_a_preset_stands_where_nothing_is_said(
+def test_a_preset_fills_in_options_that_are_not_given(
     faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = (
@@ -510,7 +516,7 @@ def test_attributes_and_references_reach_their_methods(
             drawn_by.append(
                 dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall())
             )
-        assert "one classifier draws the pictures towards attributes and judges them" in err
+        assert "one classifier guides the pictures and judges their attributes" in err
     fewer = ("--method", "srdg", "--method", "bicubic", "--sampler", "ddim-2", "--model", network)
     other = load_attribute_classifier(bundled("attributes.safetensors"))
     next(other.parameters()).data *= 1.01
@@ -525,7 +531,7 @@ def test_attributes_and_references_reach_their_methods(
     ]
 
 
-def test_what_is_missing_for_the_last_method_is_told_before_the_first_is_drawn(
+def test_a_missing_file_is_reported_before_anything_is_drawn(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = ("--method", "bicubic", "--method", "idfsr", "--idfsr", bundled("sr.safetensors"))
@@ -560,7 +566,7 @@ with Store(Path(sys.argv[2])) as store:
 """
 
 
-def test_killed_it_goes_on_with_what_was_drawn(faces: Path, tmp_path: Path) -> None:
+def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Path) -> None:
     def run(folder: str, *more: str) -> int:
         command = [sys.executable, "-c", KILLED, faces, tmp_path / folder, *more]
         return subprocess.run(command, capture_output=True, timeout=100).returncode
@@ -585,7 +591,7 @@ def test_killed_it_goes_on_with_what_was_drawn(faces: Path, tmp_path: Path) -> N
     assert first == second
 
 
-def test_a_folder_goes_on_when_a_file_that_cannot_be_used_is_added(tmp_path: Path) -> None:
+def test_a_comparison_resumes_after_an_unusable_file_is_added(tmp_path: Path) -> None:
     trial = protocols.celeba(crowd([3, 3]))
     more = replace(trial, left_out=(LeftOut("notes.png", "not a readable picture"),))
     with Store(tmp_path) as store:
@@ -601,12 +607,12 @@ def test_a_folder_goes_on_when_a_file_that_cannot_be_used_is_added(tmp_path: Pat
 
 def test_a_feature_is_computed_once(tmp_path: Path) -> None:
     class Counted(BuiltinEmbedder):
-        asked = 0
+        calls = 0
 
         def embed(
             self, faces: torch.Tensor, landmarks: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            self.asked += len(faces)
+            self.calls += len(faces)
             return super().embed(faces, landmarks)
 
     embedder = Counted()
@@ -614,11 +620,11 @@ def test_a_feature_is_computed_once(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         first = store.features(embedder, pictures)
     with Store(tmp_path) as store:
-        again = store.features(embedder, pictures)
-    assert embedder.asked == 2
+        second = store.features(embedder, pictures)
+    assert embedder.calls == 2
     unit, norms = embedder.embed(as_tensor(list(pictures.values())))
     for k, digest in enumerate(pictures):
-        assert torch.equal(first[digest], again[digest])
+        assert torch.equal(first[digest], second[digest])
         assert torch.allclose(first[digest], unit[k] * norms[k], atol=1e-5)
 
 
@@ -641,7 +647,7 @@ def test_the_command_line_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 
-def test_methods_that_the_command_names_are_known() -> None:
+def test_all_methods_that_the_command_names_exist() -> None:
     assert {
         "hr",
         "lr",

@@ -15,7 +15,7 @@ from fasr_video.evaluation import degradations, open_set, protocols, systems, ve
 from fasr_video.evaluation.compare import _baselines
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.evaluation.protocols import Trial
-from fasr_video.evaluation.report import Shows, gain_table, split_table
+from fasr_video.evaluation.report import SystemInfo, gain_table, split_table
 from fasr_video.evaluation.scoring import Scored, recognition
 from fasr_video.evaluation.systems import Axes, System, labels, suits
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
@@ -39,28 +39,28 @@ def test_a_degradation_makes_small_faces_by_their_own_seeds(text: str) -> None:
     assert (degradation([second], [8])[0] == both[1]).all()
 
 
-def test_the_plain_degradation_is_the_papers() -> None:
+def test_the_plain_degradation_is_that_of_the_papers() -> None:
     small = degradations.parse("16")([drawn(1, 0)], [0])[0]
     wanted = shrink(as_tensor([drawn(1, 0)]), 16)[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(small - wanted).max() <= 0.5 + 1e-4
     assert (degradations.repeated(small)[::8, ::8] == small).all()
 
 
-def test_a_camera_s_face_is_what_the_camera_saw() -> None:
+def test_a_face_by_a_camera_has_the_cameras_damage() -> None:
     """Enlarged it is what training sees, but for the rounding to whole numbers."""
     faces = [drawn(1, 0), drawn(2, 0)]
     small = degradations.parse("16:camera")(faces, [7, 8])
-    seen = Surveillance(side=(16, 16))(as_tensor(faces), [7, 8])
+    expected = Surveillance(side=(16, 16))(as_tensor(faces), [7, 8])
     rounding = 0.5 / 255 * 1.6  # bicubic weights, whose sizes sum to at most 1.6 over both axes
     assert (
-        as_tensor(degradations.enlarged(small)) - seen
+        as_tensor(degradations.enlarged(small)) - expected
     ).abs().max() < rounding + 0.5 / 255 + 1e-5
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "2", "128", "16:fog", "16:jpeg", "16:jpeg-99", "16:h264-60", "12:h264-30"]
 )
-def test_a_degradation_that_is_none_is_one_clear_line(text: str) -> None:
+def test_an_unknown_degradation_gives_a_clear_error(text: str) -> None:
     with pytest.raises(UsageError):
         degradations.parse(text)
 
@@ -77,17 +77,23 @@ def combiner_of(eta: float, folder: Path) -> Path:
     return path
 
 
-def test_axes_are_crossed_where_a_method_knows_them(tmp_path: Path) -> None:
+def test_options_are_combined_where_they_apply_to_a_method(tmp_path: Path) -> None:
     sides = [degradations.parse(s) for s in ("8", "16")]
     files = [combiner_of(eta, tmp_path) for eta in (0.25, 1.0)]
     axes = Axes(
         ["hr", "bicubic", "fasr", "fasr++"], sides, ["dpmpp-2"], combiner=files, references=[2]
     )
-    found = axes.systems()
-    assert [s.method for s in found] == ["hr"] * 2 + ["bicubic"] * 2 + ["fasr"] * 2 + ["fasr++"] * 4
-    assert all(s.sampler is None and s.combiner is None and s.references is None for s in found[:4])
-    assert all(s.combiner is None and s.merge == "mean" and s.references == 2 for s in found[4:6])
-    assert labels(found)[-4:] == [
+    all_systems = axes.systems()
+    assert [s.method for s in all_systems] == ["hr"] * 2 + ["bicubic"] * 2 + ["fasr"] * 2 + [
+        "fasr++"
+    ] * 4
+    assert all(
+        s.sampler is None and s.combiner is None and s.references is None for s in all_systems[:4]
+    )
+    assert all(
+        s.combiner is None and s.merge == "mean" and s.references == 2 for s in all_systems[4:6]
+    )
+    assert labels(all_systems)[-4:] == [
         "fasr++ 8 px combiner=0.25 eta=0.25",
         "fasr++ 8 px combiner=1 eta=1",
         "fasr++ 16 px combiner=0.25 eta=0.25",
@@ -113,10 +119,12 @@ def test_a_sampler_draws_only_methods_of_its_process() -> None:
         "bicubic",
     ]
     axes = Axes(sdes, sampler=["dpmpp-sde-2"])
-    found = {s.method: s.sampler for s in axes.systems()}
-    assert {m for m, sampler in found.items() if sampler} == {"sde-sr-ve", "srdg", "fasr"} and len(
-        found
-    ) == 8
+    samplers_by_method = {s.method: s.sampler for s in axes.systems()}
+    assert {m for m, sampler in samplers_by_method.items() if sampler} == {
+        "sde-sr-ve",
+        "srdg",
+        "fasr",
+    } and len(samplers_by_method) == 8
     assert axes.unsuited() == ["sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "sr3", "bicubic"]
     both = Axes(["sde-sr-ve", "sde-sr-vp"], sampler=["ve-2", "vp-3"]).systems()
     assert [(s.method, s.sampler) for s in both] == [("sde-sr-ve", "ve-2"), ("sde-sr-vp", "vp-3")]
@@ -125,7 +133,7 @@ def test_a_sampler_draws_only_methods_of_its_process() -> None:
         Axes(["sr3", "bicubic"], sampler=["ve-2"]).systems()
 
 
-def test_rows_differ_in_what_their_method_knows() -> None:
+def test_labels_name_the_options_in_which_systems_differ() -> None:
     """IDFSR has its own weights; a search that joins the pooled feature knows how that is merged."""
     models = [Path("a.safetensors"), Path("b.safetensors")]
     assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == [
@@ -141,15 +149,15 @@ def test_rows_differ_in_what_their_method_knows() -> None:
     ]
 
 
-def test_a_row_that_says_more_references_than_there_are_is_told() -> None:
+def test_a_row_with_more_references_than_exist_gives_a_warning() -> None:
     trial = protocols.celeba(crowd([4, 6, 12]))
-    told = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
-    assert told == [
-        "references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were taken"
+    warnings = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
+    assert warnings == [
+        "references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were used"
     ]
 
 
-def test_gains_are_over_the_same_faces() -> None:
+def test_gains_are_over_a_system_of_the_same_degradation() -> None:
     """A face of 24 px is easier than one of 12: each system is held against its own size's baseline."""
     sides = [degradations.parse(s) for s in ("12", "24")]
     found = Axes(["hr", "bicubic", "fasr"], sides).systems()
@@ -186,7 +194,7 @@ TABLE = Table(
 )
 
 
-def test_best_and_second_are_marked_as_they_are_shown() -> None:
+def test_best_and_second_are_marked_by_rounded_values() -> None:
     lines = TABLE.markdown().splitlines()
     assert lines[2] == "| system | up ↑ | down ↓ | note |"
     assert lines[4:] == [
@@ -197,13 +205,13 @@ def test_best_and_second_are_marked_as_they_are_shown() -> None:
     ]
 
 
-def test_larger_faces_are_no_better_method() -> None:
+def test_systems_are_compared_at_the_same_degradation() -> None:
     rows = tuple(
         Row(n, (Cell(v),), among=a)
         for n, v, a in (("a", 1, "8"), ("b", 2, "8"), ("a", 5, "16"), ("b", 4, "16"))
     )
-    table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).known()
-    assert [table.place(k, 0) for k in range(4)] == [2, 1, 1, 2]
+    table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).without_empty_columns()
+    assert [table.rank(k, 0) for k in range(4)] == [2, 1, 1, 2]
 
 
 def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
@@ -221,7 +229,7 @@ def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
     )
 
 
-def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
+def test_an_open_set_is_reported_by_group_and_against_a_baseline() -> None:
     photos = [
         replace(p, labels={"camp": "north" if k % 2 else "south"})
         for k, p in enumerate(crowd([3] * 25))
@@ -236,7 +244,8 @@ def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
         "copy": scored_alike(trial, 1, 4),
     }
     shows = {
-        name: Shows("16", True, [16 if name == "weak" else 8] * len(trial.items)) for name in found
+        name: SystemInfo("16", True, [16 if name == "weak" else 8] * len(trial.items))
+        for name in found
     }
     table = split_table(found, trial, shows, "camp", "judge")
     heads = [c.title for c in table.columns]
@@ -273,7 +282,7 @@ def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
     assert more["copy over strong"]["FNIR at FPIR 0.1"] == Cell(0.0, "(+0.000 to +0.000)")
 
 
-def test_bounds_of_the_equal_error_rate_hold_it() -> None:
+def test_the_equal_error_rate_is_within_its_bounds() -> None:
     generator = np.random.default_rng(0)
     own, others = generator.normal(1.5, 1, 80), generator.normal(0, 1, 4000)
     low, high = verification.eer_bounds(own, others, [str(k // 2) for k in range(80)])
@@ -281,7 +290,7 @@ def test_bounds_of_the_equal_error_rate_hold_it() -> None:
     assert verification.eer_bounds([2, 3], [0, 1], ["a", "b"]) == (0, 0)
 
 
-def test_csv_has_the_numbers_in_full_and_latex_the_marks() -> None:
+def test_csv_has_unrounded_numbers_and_latex_has_marks() -> None:
     rows = list(csv.DictReader(io.StringIO(TABLE.csv())))
     assert rows[1] == {
         "system": "a_b",
@@ -300,4 +309,4 @@ def test_columns_without_any_value_are_left_out() -> None:
     silent = replace(
         TABLE, rows=tuple(replace(r, cells=(Cell(), *r.cells[1:])) for r in TABLE.rows)
     )
-    assert [c.title for c in silent.known().columns] == ["down", "note"]
+    assert [c.title for c in silent.without_empty_columns().columns] == ["down", "note"]

@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 from fasr_video.detection import open_detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation import protocols
-from fasr_video.evaluation.photos import MARKS, Photo, plain_name, read_photos, without
+from fasr_video.evaluation.photos import LANDMARK_COLUMNS, Photo, plain_name, read_photos, without
 from tests.conftest import PORTRAITS
 from tests.drawn import EACH, PEOPLE, crowd, drawn, people_in, photo, save
 
@@ -24,23 +24,23 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --------------------------------------------------------------------------------------------------------- photographs
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason(faces: Path, tmp_path: Path) -> None:
+def test_unusable_files_are_listed_with_a_reason(faces: Path, tmp_path: Path) -> None:
     save(drawn(0, 0), tmp_path / "twin" / "0.png")
     save(drawn(7, 0, 64), tmp_path / "small" / "0.png")
     save(drawn(7, 0)[:, :100], tmp_path / "narrow" / "0.png")
     (tmp_path / "twin" / "notes.txt").write_text("of somebody")
     photos, left_out = read_photos([faces, tmp_path])
     assert len(photos) == PEOPLE * EACH + 1
-    told = {line.what: line.reason for line in left_out}
-    assert told["twin/notes.txt"] == "its name does not end as a picture's does (.txt)"
-    assert told["p0/broken.png"] == "not a readable picture"
-    assert told["twin/0.png"] == "the same picture as p0/0.png"
-    assert told["small/0.png"].startswith("64×64 px") and told["narrow/0.png"].startswith(
+    reasons = {line.what: line.reason for line in left_out}
+    assert reasons["twin/notes.txt"] == "its name does not end as a picture's does (.txt)"
+    assert reasons["p0/broken.png"] == "not a readable picture"
+    assert reasons["twin/0.png"] == "the same picture as p0/0.png"
+    assert reasons["small/0.png"].startswith("64×64 px") and reasons["narrow/0.png"].startswith(
         "100×128 px"
     )
 
 
-def test_a_face_is_not_cut_out_of_the_middle_of_a_larger_picture(tmp_path: Path) -> None:
+def test_a_larger_picture_is_not_cropped_to_its_middle(tmp_path: Path) -> None:
     """A rim is cut off; of 256 px the middle would be a nose."""
     save(drawn(7, 0, 144), tmp_path / "rim" / "0.png")
     save(drawn(8, 0, 256), tmp_path / "large" / "0.png")
@@ -53,7 +53,7 @@ def test_a_face_is_not_cut_out_of_the_middle_of_a_larger_picture(tmp_path: Path)
     )
 
 
-def test_photographs_are_upright(tmp_path: Path) -> None:
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     lying = Pictures.fromarray(np.rot90(drawn(0, 0)).copy())
     exif = lying.getexif()
@@ -84,12 +84,12 @@ def test_a_manifest_names_people_roles_and_labels(faces: Path, tmp_path: Path) -
         ("anna", "probe", "north"),
     ]
     assert [str(line) for line in left_out] == ["gone.png: not a readable picture"]
-    for text, says in (
+    for text, message in (
         ("path,who\na,b", "no column identity"),
         ("path,identity,role\na,b,judge", "line 2"),
     ):
         (tmp_path / "list.csv").write_text(text)
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             read_photos([tmp_path / "list.csv"])
 
 
@@ -104,18 +104,18 @@ def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> 
     ].reason
 
 
-def test_names_lead_nowhere_else() -> None:
+def test_plain_names_do_not_lead_out_of_a_folder() -> None:
     """A manifest may name photographs anywhere; what is written for them stays in the folder that was given."""
     assert plain_name("p0/1.png") == "p0/1"
     assert plain_name("/photos/p0/1.png") == "photos/p0/1"
     assert plain_name("../../p0/1.v2.png") == "p0/1.v2"
 
 
-def test_landmarks_tell_the_pose(faces: Path, tmp_path: Path) -> None:
+def test_landmarks_give_the_pose(faces: Path, tmp_path: Path) -> None:
     """The nose over the middle of the face, and far to one side of it."""
     frontal = [52, 70, 93, 70, 72.5, 92, 55, 110, 90, 110]
     turned = [52, 70, 93, 70, 90.0, 92, 55, 110, 90, 110]
-    lines = [",".join(["path", *MARKS])]
+    lines = [",".join(["path", *LANDMARK_COLUMNS])]
     lines += [
         ",".join([name, *map(str, landmarks)])
         for name, landmarks in (("p0/0.png", frontal), ("p0/1.png", turned))
@@ -130,7 +130,7 @@ def test_landmarks_tell_the_pose(faces: Path, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- protocols
 
 
-def test_celeba_takes_one_photograph_to_enrol_one_to_search_and_the_rest_beside_it() -> None:
+def test_celeba_takes_a_gallery_photograph_a_probe_and_auxiliaries() -> None:
     trial = protocols.celeba(crowd([4, 3, 5, 2, 1]), seed=1)
     assert [str(s) for s in sorted(trial.skipped, key=str)] == [
         "p3: 2 photographs, 3 needed",
@@ -144,7 +144,7 @@ def test_celeba_takes_one_photograph_to_enrol_one_to_search_and_the_rest_beside_
         )
 
 
-def test_what_is_drawn_follows_from_the_seed_and_few_people_are_among_many() -> None:
+def test_the_seed_sets_the_choice_and_fewer_people_are_a_subset() -> None:
     photos = crowd([3] * 12)
     trial = protocols.celeba(photos, seed=3)
     assert protocols.celeba(photos[::-1], seed=3).provenance() == trial.provenance()
@@ -153,7 +153,7 @@ def test_what_is_drawn_follows_from_the_seed_and_few_people_are_among_many() -> 
     assert few.items == trial.items[:5] and few.gallery == trial.gallery[:5]
 
 
-def test_roles_of_a_manifest_stand_before_what_is_drawn() -> None:
+def test_roles_of_a_manifest_take_precedence_over_chance() -> None:
     photos = [
         photo(f"p{i}", str(k), 10 * i + k, r)
         for i in (1, 2)
@@ -166,7 +166,7 @@ def test_roles_of_a_manifest_stand_before_what_is_drawn() -> None:
         } == {"1"}
 
 
-def test_no_photograph_takes_anothers_role() -> None:
+def test_no_photograph_has_two_roles() -> None:
     def of(person: str, *roles: str) -> list[Photo]:
         return [
             photo(person, str(k), 20 * int(person[1:]) + k, role) for k, role in enumerate(roles)
@@ -205,11 +205,13 @@ def test_quis_campi_keeps_roles_of_one_list_for_both() -> None:
     trial = protocols.quis_campi(photos, photos, each=2)
     assert {p.path for p in trial.gallery} == {"p1/g", "p2/g"} and not trial.left_out
     assert {i.probe.role for i in trial.items} == {"probe"}
-    told = {i.name: {a.path for a in i.auxiliaries} for i in trial.items}
-    assert told["p1/0"] == {"p1/1", "p1/a"} and told["p2/0"] == {"p2/1"}
+    auxiliaries_by_probe = {i.name: {a.path for a in i.auxiliaries} for i in trial.items}
+    assert auxiliaries_by_probe["p1/0"] == {"p1/1", "p1/a"} and auxiliaries_by_probe["p2/0"] == {
+        "p2/1"
+    }
 
 
-def test_an_enrolled_photograph_is_none_of_the_probes_however_it_is_cut(tmp_path: Path) -> None:
+def test_an_enrolled_photograph_is_no_probe_in_any_crop(tmp_path: Path) -> None:
     """At 144 px its rim is cut off as a gallery's, and it is scaled as a probe."""
     save(drawn(0, 0, 144), tmp_path / "gallery" / "p0" / "0.png")
     save(drawn(0, 0, 144), tmp_path / "probes" / "p0" / "copy.png")
@@ -272,30 +274,30 @@ def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
     assert [str(s) for s in first.left_out] == [
         "pairs.txt line 5: no usable photograph A_B/A_B_0009"
     ]
-    shown = [(first.gallery[p.gallery].path, first.items[p.item].name) for p in first.pairs]
-    assert shown[1] == ("A_B/A_B_0001.jpg", "C/C_0002.jpg")
+    listed = [(first.gallery[p.gallery].path, first.items[p.item].name) for p in first.pairs]
+    assert listed[1] == ("A_B/A_B_0001.jpg", "C/C_0002.jpg")
 
 
-def test_a_list_shorter_than_it_says_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
+def test_a_truncated_list_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
     """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a threshold from."""
     photos = [
         photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
         for i, name in enumerate(("A_B", "C"))
         for k in (1, 2)
     ]
-    for text, says in (
+    for text, message in (
         ("2\t1\nA_B\t1\t2\nA_B\t1\tC\t2\nC\t1\t2\n", "says 4 pairs, there are 3"),
         ("1\nA_B\t1\t2\nA_B\t1\tC\t2\n", "in one fold"),
     ):
         (tmp_path / "pairs.txt").write_text(text)
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             protocols.pairs(photos, tmp_path / "pairs.txt")
 
 
 @pytest.mark.parametrize(
     "text", ["", "10\n", "2 1\nA one\n", "2 1\nA 1 2 3 4\n", "2 0\nA 1 2\n", "2 1\nA 1 2\n"]
 )
-def test_a_list_that_is_none_is_one_clear_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_list_gives_a_clear_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text(text)
     with pytest.raises(InputError, match=r"pairs\.txt: .*; give"):
         protocols.pairs(crowd([2, 2]), tmp_path / "pairs.txt")

@@ -26,17 +26,17 @@ def small_flow() -> RectifiedFlow:
     return RectifiedFlow(flow_network((16, 32), 1))
 
 
-def test_the_noise_is_the_papers() -> None:
+def test_the_noise_is_that_of_the_paper() -> None:
     assert small_flow().noise == 0.1
 
 
-def test_before_training_it_stays_where_it_begins() -> None:
+def test_an_untrained_flow_does_not_move() -> None:
     flow, mean, noise = small_flow(), torch.rand(2, 3, 128, 128), torch.randn(2, 3, 128, 128)
     drawn = flow.draw(mean, torch.tensor([16.0, 32.0]), noise, calls=3)
     assert torch.allclose(drawn, mean + 0.1 * noise)
 
 
-def test_a_straight_flow_ends_at_the_face_whatever_the_number_of_calls() -> None:
+def test_a_straight_flow_ends_at_the_face_with_any_number_of_calls() -> None:
     clean = torch.rand(1, 3, 128, 128)
     mean, noise = torch.rand(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
 
@@ -57,7 +57,7 @@ def test_close_sizes_have_close_waves() -> None:
     assert at_16 @ at_17 > at_16 @ at_64
 
 
-def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
+def test_the_weights_file_describes_its_network(tmp_path: Path) -> None:
     flow = small_flow()
     flow.band, flow.mean = (8, 64), "b" * 64
     file = tmp_path / "flow.safetensors"
@@ -68,7 +68,7 @@ def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
     assert torch.allclose(back(picture, time, side), flow(picture, time, side), atol=1e-2)
 
 
-def test_another_kind_of_weights_is_refused_by_name(tmp_path: Path) -> None:
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(FasrError, match="rectified flow"):
@@ -83,13 +83,13 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         load_flow(file)
 
 
-def test_training_learns_where_faces_lie(job: trainer.mean_training.Job, tmp_path: Path) -> None:
+def test_training_moves_means_towards_faces(job: trainer.mean_training.Job, tmp_path: Path) -> None:
     weights = tmp_path / "mean.safetensors"
     save_mean(PosteriorMean(MeanNet(width=16, blocks=1, feature_length=512, condition=32)), weights)
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=3e-3, warmup=5, bf16=False, log_every=20, ema=0.9)
-    asked = trainer.Job(job, weights, widths=(16, 32))
-    assert trainer.run(asked, out, plan, CPU, quiet) == 60
+    flow_job = trainer.Job(job, weights, widths=(16, 32))
+    assert trainer.run(flow_job, out, plan, CPU, quiet) == 60
     lines = (out / "log.csv").read_text().splitlines()[1:]
     losses = [float(line.split(",")[1]) for line in lines]
     assert losses[-1] < 0.9 * losses[0]

@@ -43,7 +43,7 @@ from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import save_attributes
 from fasr_video.types import Image
 from fasr_video.weights import manifest
-from tests.test_attributes import made, published_file, randomised
+from tests.test_attributes import labelled_faces, published_file, randomised
 from tests.test_candidates import QUICK, document
 from tests.test_cli import called
 from tests.test_methods import CPU, PROBE, diffusion, face, models, short
@@ -131,7 +131,7 @@ def hard(x: Tensor, sigma: Tensor) -> Tensor:
     return 1e4 * pulled(x, sigma)
 
 
-def test_in_few_steps_guidance_moves_no_further_than_what_is_open() -> None:
+def test_in_few_steps_guidance_is_bounded_by_the_open_spread() -> None:
     x, sigma = torch.rand(3, 3, 8, 8), torch.tensor([0.01, 0.3, 20.0])
     condition = nothing(3)
     condition.lr[2] = 0  # no LR face: more is open
@@ -157,7 +157,7 @@ def test_the_samplers_of_few_steps_are_bounded_and_the_papers_are_as_published()
 # --- attributes --------------------------------------------------------------------------------------------------
 
 
-def test_what_people_say_is_read_as_they_write_it() -> None:
+def test_attributes_are_parsed_as_people_write_them() -> None:
     assert parse("glasses=yes") == GLASSES
     assert parse("beard=no:0.7") == Attribute("beard", False, 0.7, "examiner")
     assert parse_all(["read", "male=no", "beard=yes"]) == ((BEARD, Attribute("male", False)), True)
@@ -166,7 +166,7 @@ def test_what_people_say_is_read_as_they_write_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "says"),
+    ("texts", "message"),
     [
         (["hat=yes"], "attribute hat: known are male, glasses, beard"),
         (["no_beard=yes"], "known are male, glasses, beard"),
@@ -180,10 +180,10 @@ def test_what_people_say_is_read_as_they_write_it() -> None:
         ([""], "known are"),
     ],
 )
-def test_what_cannot_be_said_is_refused(texts: list[str], says: str) -> None:
+def test_attributes_that_make_no_sense_are_refused(texts: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_all(texts)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def classifier(names: tuple[str, ...] = NAMES, side: int = 128) -> AttributeClassifier:
@@ -205,7 +205,7 @@ def all_of(*parts: AttributeClassifier) -> Classifiers:
     return Classifiers(parts, tuple(f"{i}" * 64 for i in range(len(parts))))
 
 
-def test_classifiers_of_ours_and_of_others_know_attributes_by_the_same_names(
+def test_our_and_published_classifiers_use_the_same_attribute_names(
     tmp_path: Path,
 ) -> None:
     save_attributes(classifier(), tmp_path / "a.safetensors")
@@ -217,23 +217,23 @@ def test_classifiers_of_ours_and_of_others_know_attributes_by_the_same_names(
     }
     two = open_guidance([f"male={published}", f"beard={published}"], 50, CPU).classifiers
     assert [p.names for p in two.parts] == [("male",), ("no_beard",)]
-    assert two.facts == dict.fromkeys(("male", "beard"), sha256_file(published))
-    for files, says in (
-        ([str(published)], "does not say which attribute is its"),
+    assert two.provenance == dict.fromkeys(("male", "beard"), sha256_file(published))
+    for files, message in (
+        ([str(published)], "does not name its attribute"),
         ([f"hat={published}"], "no attribute hat: known are male, glasses, beard"),
-        ([f"male={ours}"], "it says itself what it knows: male, glasses, no_beard"),
+        ([f"male={ours}"], "the file names its own attributes: male, glasses, no_beard"),
         ([ours, f"beard={published}"], "classifier of beard: there are two"),
         ([str(tmp_path / "none")], "no such file"),
     ):
         with pytest.raises(FasrError) as caught:
             open_guidance(files, 50, CPU)
-        assert says in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male; "):
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="attribute beard: the classifiers here read male; "):
         all_of(classifier(("male",))).check([BEARD])
 
 
 @pytest.mark.parametrize("strength", [-1.0, 1e9, float("nan")])
-def test_a_strength_that_is_none_is_refused(strength: float) -> None:
+def test_an_impossible_strength_is_refused(strength: float) -> None:
     with pytest.raises(UsageError, match="out of range"):
         Guidance(all_of(classifier()), strength)
 
@@ -252,7 +252,7 @@ def pictures(n: int) -> tuple[Tensor, Tensor, Condition]:
     return torch.rand(n, 3, SIDE, SIDE, generator=g), torch.full((n,), 0.3), nothing(n, SIDE)
 
 
-def test_nothing_to_draw_to_changes_nothing() -> None:
+def test_without_a_target_nothing_changes() -> None:
     x, sigma, condition = pictures(3)
     plain = Gaussian(side=SIDE)(x, sigma, condition)
     for same in (guided((), (), ()), guided((GLASSES,), (), (), strength=0)):
@@ -270,7 +270,7 @@ def test_a_face_does_not_depend_on_the_others_nor_on_their_attributes() -> None:
         torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_each_attribute_draws_by_its_own_slope_and_confidence() -> None:
+def test_each_attribute_guides_by_its_own_gradient_and_confidence() -> None:
     x, sigma, condition = pictures(1)
     plain = Gaussian(side=SIDE)(x, sigma, condition)
     x.requires_grad_()
@@ -290,12 +290,12 @@ def test_each_attribute_draws_by_its_own_slope_and_confidence() -> None:
     assert bool((move(GLASSES) * move(NO_GLASSES)).sum() < 0)
 
 
-def test_a_classifier_is_asked_within_its_training() -> None:
-    asked: list[Tensor] = []
+def test_a_classifier_is_called_within_its_trained_noise_levels() -> None:
+    levels: list[Tensor] = []
 
     class Listening(AttributeClassifier):
         def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
-            asked.append(sigma)
+            levels.append(sigma)
             return super().forward(images, sigma)
 
     part = classifier(side=SIDE)
@@ -306,7 +306,7 @@ def test_a_classifier_is_asked_within_its_training() -> None:
         x, sigma, condition
     )
     assert bool(out.isfinite().all())
-    torch.testing.assert_close(asked[0], torch.tensor([0.01, 0.3, 30.0]))
+    torch.testing.assert_close(levels[0], torch.tensor([0.01, 0.3, 30.0]))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_a_classifier_is_asked_within_its_training() -> None:
 @pytest.fixture(scope="module")
 def seeing() -> AttributeClassifier:
     """Sees the shapes of `made`: its last layer is fitted to them in closed form."""
-    faces, labels = made(64)
+    faces, labels = labelled_faces(64)
     seen = classifier()
     torch.nn.init.zeros_(
         seen.network.Dense_2.weight
@@ -340,7 +340,9 @@ def seeing() -> AttributeClassifier:
 
 
 def as_face(k: int) -> Image:
-    return np.ascontiguousarray(made(64)[0].pictures[k, :, 8:136, 8:136].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(
+        labelled_faces(64)[0].pictures[k, :, 8:136, 8:136].permute(1, 2, 0).numpy()
+    )
 
 
 def test_attributes_are_read_by_the_mean_log_odds_of_all_faces(seeing: AttributeClassifier) -> None:
@@ -378,7 +380,7 @@ def test_certainty_is_how_far_the_probability_is_from_even(odds: float) -> None:
     assert glasses.value == (odds > 0)
 
 
-def test_what_the_examiner_says_stands_before_what_is_read() -> None:
+def test_attributes_of_the_examiner_take_precedence_over_readings() -> None:
     held = complete((NO_GLASSES,), all_of(certain(3.0)), [face(0, 16)])
     assert [(a.name, a.value, a.source) for a in held] == [
         ("glasses", False, "examiner"),
@@ -388,7 +390,7 @@ def test_what_the_examiner_says_stands_before_what_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dpmpp-6", "ve-8"])
-def test_a_picture_is_drawn_to_where_the_classifier_sees_it(
+def test_guidance_moves_a_picture_to_where_the_classifier_agrees(
     kind: str, seeing: AttributeClassifier
 ) -> None:
     how, rows, condition = sampling.parse(kind), ((BEARD,), (NO_GLASSES,)), nothing(2, 128)
@@ -419,14 +421,14 @@ def restorer(
     return Diffusion(METHODS[name], models(), Options(CPU, sampler=f"{kind}-3", guidance=guidance))
 
 
-def test_methods_that_support_attributes_are_those_tried_here() -> None:
+def test_all_methods_that_support_attributes_are_tested_here() -> None:
     assert {name for name, method in METHODS.items() if method.supports.attributes} == {
         m.name for m in FAMILY
     }
 
 
 @pytest.mark.parametrize("name", [m.name for m in FAMILY])
-def test_guidance_draws_with_every_method(name: str) -> None:
+def test_guidance_changes_the_picture_with_every_method(name: str) -> None:
     drawn = {
         attribute: restore(restorer(name), replace(PROBE, attributes=(attribute,)), 1, 0)
         for attribute in (GLASSES, NO_GLASSES)
@@ -466,21 +468,21 @@ def test_srdg_is_sde_sr_that_is_guided() -> None:
     ):
         restore(restorer("srdg"), PROBE, 1, 0)
     probe = replace(PROBE, attributes=(GLASSES,))
-    ours, theirs = (restore(restorer(name), probe, 1, 0) for name in ("srdg", "sde-sr-ve"))
-    assert np.array_equal(ours.picture, theirs.picture) and ours.feature == "none"
+    srdg, sde_sr = (restore(restorer(name), probe, 1, 0) for name in ("srdg", "sde-sr-ve"))
+    assert np.array_equal(srdg.picture, sde_sr.picture) and srdg.feature == "none"
 
 
-def test_attributes_need_a_classifier_that_knows_them() -> None:
+def test_attributes_need_a_classifier_that_reads_them() -> None:
     probe = replace(PROBE, attributes=(BEARD,))
-    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know none"):
+    with pytest.raises(UsageError, match="attribute beard: the classifiers here read none"):
         restore(diffusion("fasr", "dpmpp-2"), probe, 1, 0)
-    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male"):
+    with pytest.raises(UsageError, match="attribute beard: the classifiers here read male"):
         restore(restorer("fasr", classifier(("male",))), probe, 1, 0)
-    with pytest.raises(UsageError, match="method bicubic cannot be drawn towards any"):
+    with pytest.raises(UsageError, match="method bicubic cannot be guided by any"):
         open_restorer(METHODS["bicubic"], Options(CPU, guidance=Guidance(all_of(classifier()))))
 
 
-def test_facts_name_the_classifier_and_the_strength() -> None:
+def test_provenance_names_the_classifier_and_the_strength() -> None:
     plain = diffusion("fasr++", "dpmpp-sde-3").provenance()
     more = {"guidance": 50.0, "classifier": dict.fromkeys(("male", "glasses", "beard"), "0" * 64)}
     assert restorer("fasr++").provenance() == plain | more
@@ -491,7 +493,7 @@ def warnings(part: AttributeClassifier, *attributes: Attribute) -> list[str]:
     return [w for w in answer.warnings if any(name in w for name in ("attribute", "guessed"))]
 
 
-def test_a_reading_that_is_unsure_is_not_used_and_that_is_said() -> None:
+def test_an_uncertain_reading_is_not_used_with_a_warning() -> None:
     unsure, sure = (
         Attribute(n, True, c, "read") for n, c in (("male", SURE / 2), ("glasses", SURE))
     )
@@ -501,23 +503,25 @@ def test_a_reading_that_is_unsure_is_not_used_and_that_is_said() -> None:
     assert any(
         w.startswith("attribute male: read with certainty 0.1, too little") for w in answer.warnings
     )
-    told = warnings(classifier(), unsure)
-    assert any("drawn without guidance" in w for w in told)
+    lines = warnings(classifier(), unsure)
+    assert any("drawn without guidance" in w for w in lines)
 
 
-def test_what_was_read_is_called_a_guess() -> None:
-    (told,) = warnings(classifier(), Attribute("glasses", True, 0.9, "read"))
-    assert told == "glasses: guessed by a network (LR face of 16 px), which may be sure and wrong"
-
-
-def test_what_the_examiner_says_against_what_is_clearly_seen_is_a_warning() -> None:
-    (told,) = warnings(certain(5.0), NO_GLASSES)
+def test_a_warning_calls_a_reading_a_guess() -> None:
+    (line,) = warnings(classifier(), Attribute("glasses", True, 0.9, "read"))
     assert (
-        told
+        line == "glasses: guessed by a network (LR face of 16 px), which can be certain and wrong"
+    )
+
+
+def test_an_attribute_that_contradicts_the_picture_gives_a_warning() -> None:
+    (line,) = warnings(certain(5.0), NO_GLASSES)
+    assert (
+        line
         == "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with certainty 0.987"
     )
-    (told,) = warnings(certain(5.0), BEARD)
-    assert told.startswith("attribute beard=yes (examiner): ")
+    (line,) = warnings(certain(5.0), BEARD)
+    assert line.startswith("attribute beard=yes (examiner): ")
     assert warnings(certain(5.0), GLASSES) == []
     assert warnings(certain(1.0), NO_GLASSES) == [], "it is not clearly seen"
 
@@ -545,9 +549,7 @@ def facts_in(folder: Path) -> list[dict[str, object]]:
     return [json.loads(p.read_text()) for p in files]
 
 
-def test_a_still_is_drawn_towards_what_is_said_and_says_so_everywhere(
-    sr: Run, tmp_path: Path
-) -> None:
+def test_a_guided_still_names_its_attributes_everywhere(sr: Run, tmp_path: Path) -> None:
     file = tmp_path / "attributes.safetensors"
     code, _, err = sr(
         "--classifier", file, "--attr", "glasses=no:0.7", "--attr", "read", "--guidance", 20
@@ -557,11 +559,11 @@ def test_a_still_is_drawn_towards_what_is_said_and_says_so_everywhere(
         and "attribute glasses=no:0.7 (examiner): the LR face of 16 px reads as the opposite" in err
     )
     (facts,) = facts_in(tmp_path / "out")
-    said = {"name": "glasses", "value": False, "confidence": 0.7, "source": "examiner"}
-    asked, attributes = facts["asked"], facts["attributes"]
-    assert isinstance(asked, dict) and isinstance(attributes, list)
-    assert asked["attributes"] == {"said": [said], "read": True}
-    assert asked["restorer"]["guidance"] == 20 and asked["restorer"]["classifier"][
+    given = {"name": "glasses", "value": False, "confidence": 0.7, "source": "examiner"}
+    options, attributes = facts["asked"], facts["attributes"]
+    assert isinstance(options, dict) and isinstance(attributes, list)
+    assert options["attributes"] == {"said": [given], "read": True}
+    assert options["restorer"]["guidance"] == 20 and options["restorer"]["classifier"][
         "beard"
     ] == sha256_file(file)
     assert [(a["name"], a["source"]) for a in attributes] == [
@@ -578,7 +580,7 @@ def test_a_still_is_drawn_towards_what_is_said_and_says_so_everywhere(
     assert max(pages) > 128 + 16 + 18, "the sheet has lines about them"
 
 
-def test_another_question_is_drawn_and_the_same_is_not(sr: Run, tmp_path: Path) -> None:
+def test_a_still_is_drawn_again_only_if_the_options_change(sr: Run, tmp_path: Path) -> None:
     file, other = tmp_path / "attributes.safetensors", tmp_path / "other.safetensors"
     save_attributes(certain(4.0), other)
     questions: list[tuple[object, ...]] = [
@@ -599,7 +601,7 @@ def test_another_question_is_drawn_and_the_same_is_not(sr: Run, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("--attr", "hat=yes"), "attribute hat: known are male, glasses, beard"),
         (("--attr", "male=yes", "--attr", "male=no"), "given twice"),
@@ -608,13 +610,13 @@ def test_another_question_is_drawn_and_the_same_is_not(sr: Run, tmp_path: Path) 
         (("--attr", "male=yes", "--classifier", "/nowhere"), "no such file"),
     ],
 )
-def test_a_wrong_question_is_one_line(
-    sr: Run, tmp_path: Path, arguments: tuple[str, ...], says: str
+def test_wrong_options_give_a_one_line_error(
+    sr: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     ours = ("--classifier", tmp_path / "attributes.safetensors")
     needed = "--attr" in arguments and "--classifier" not in arguments
     code, _, err = sr(*arguments, *(ours if needed else ()))
-    assert code == 2 and says in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -650,23 +652,23 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "attributes.safetensors"
 
 
-def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
+def test_a_run_reads_attributes_off_the_faces_and_the_case_records_them(
     bundled: Path, entrance: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out, settings = tmp_path / "case", configs.load("cpu", READING)
     run([entrance], out, settings)
     (track,) = [t for t in document(out)["tracks"] if t["restoration"]]
-    told = track["restoration"]
-    assert [(a["name"], a["value"], a["source"]) for a in told["attributes"]] == [
+    restoration = track["restoration"]
+    assert [(a["name"], a["value"], a["source"]) for a in restoration["attributes"]] == [
         ("male", True, "read"),
         ("glasses", True, "read"),
         ("beard", False, "read"),
     ]
-    assert any("guessed by a network" in w for w in told["warnings"])
-    shown = " ".join(called(capsys, "show", out)[1].split())
-    assert "drawn" in shown and "(read)" in shown
-    with Pictures.open(out / told["picture"]) as picture:
-        assert json.loads(picture.info["fasr-video"])["attributes"] == told["attributes"]
+    assert any("guessed by a network" in w for w in restoration["warnings"])
+    screen = " ".join(called(capsys, "show", out)[1].split())
+    assert "drawn" in screen and "(read)" in screen
+    with Pictures.open(out / restoration["picture"]) as picture:
+        assert json.loads(picture.info["fasr-video"])["attributes"] == restoration["attributes"]
     with Case.open(out, read_only=True) as case:
         (models,) = (
             json.loads(row["models"]) for row in case.db.execute("SELECT models FROM encoding")
@@ -687,7 +689,7 @@ def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
     assert [a["value"] for a in track["restoration"]["attributes"]] == [False, False, True]
 
 
-def test_probes_made_before_are_made_anew_with_guidance(
+def test_older_probes_are_drawn_again_with_guidance(
     bundled: Path, entrance: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "case"
@@ -705,9 +707,7 @@ def test_probes_made_before_are_made_anew_with_guidance(
     assert after["attributes"] and after["picture"] != before["picture"]
 
 
-def test_a_case_from_before_these_settings_is_one_without_guidance(
-    entrance: Path, tmp_path: Path
-) -> None:
+def test_a_case_without_these_settings_has_no_guidance(entrance: Path, tmp_path: Path) -> None:
     out, settings = tmp_path / "case", configs.load("cpu", QUICK)
     with open_case(out, settings) as case:
         stored = json.loads(case.meta("settings"))
@@ -719,7 +719,7 @@ def test_a_case_from_before_these_settings_is_one_without_guidance(
         open_case(out, configs.load("cpu", READING))
 
 
-def test_nothing_is_read_for_a_method_that_draws_nothing() -> None:
+def test_no_attribute_is_read_for_a_method_that_draws_nothing() -> None:
     with pytest.raises(
         SettingsError, match=r"restore\.attributes=read: restore\.method none draws nothing"
     ):

@@ -15,8 +15,8 @@ from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
 from fasr_video.sr.identity import Identity, References, fit, load_identity, save_identity, stranger
 from fasr_video.sr.idfsr import (
+    ALPHA_BAR,
     FADE,
-    KEPT,
     LOG_SIGMA,
     RIM,
     SIGMAS,
@@ -42,7 +42,17 @@ from fasr_video.sr.networks.idfsr import (
 from fasr_video.sr.weights import load_idfsr, save_denoiser, save_idfsr
 from fasr_video.training import idfsr as training
 from fasr_video.weights.manifest import bundled
-from tests.idfsr_faces import ABOUT, FACE, RESIDUAL, SIDE, TINY, faces, pictures, speaking, told
+from tests.idfsr_faces import (
+    ABOUT,
+    FACE,
+    RESIDUAL,
+    SIDE,
+    TINY,
+    face_condition,
+    faces,
+    pictures,
+    speaking,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +76,7 @@ def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
         assert not edge.any()
 
 
-def test_the_mask_goes_from_brow_to_chin_and_leaves_hair_and_shoulders() -> None:
+def test_the_mask_covers_brow_to_chin_but_not_hair_and_shoulders() -> None:
     mask = face_mask(FACE[None], SIDE)[0, 0]
     brow, chin, ears = (63, 46), (63, 120), ((24, 82), (102, 82))
     assert all(mask[y, x] == 1 for x, y in (brow, chin, *ears))
@@ -85,7 +95,7 @@ def test_the_mask_turns_with_the_face() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "marks"),
+    ("what", "landmarks"),
     [
         ("not found", torch.full((5, 2), float("nan"))),
         ("outside", FACE + torch.tensor([60.0, 0.0])),
@@ -95,26 +105,26 @@ def test_the_mask_turns_with_the_face() -> None:
         ("two in one place", FACE[[0, 1, 0, 3, 4]]),
     ],
 )
-def test_landmarks_that_cannot_be_a_faces_are_not_usable(what: str, landmarks: Tensor) -> None:
+def test_impossible_landmarks_are_not_usable(what: str, landmarks: Tensor) -> None:
     assert usable(torch.stack((FACE, landmarks))).tolist() == [True, False], what
 
 
 # ---------------------------------------------------------------------------------------------------------------- warp
 
 
-def test_equal_landmarks_leave_the_picture_as_it_is() -> None:
+def test_equal_landmarks_leave_the_picture_unchanged() -> None:
     x, landmarks = pictures(8), faces(8)
     torch.testing.assert_close(warp(x, landmarks, landmarks), x, rtol=0, atol=1e-4)
 
 
-def test_the_warp_brings_each_landmark_exactly_to_its_place() -> None:
+def test_the_warp_moves_each_landmark_exactly_to_its_target() -> None:
     source, target = faces(50, seed=1), faces(50, seed=2)
     field = warp_field(source, target, SIDE)
     x, y = target.long().unbind(2)
     torch.testing.assert_close(field[torch.arange(50)[:, None], y, x], source, rtol=0, atol=1e-3)
 
 
-def test_the_border_stays_where_it_is_and_nothing_is_torn() -> None:
+def test_the_warp_is_continuous_and_keeps_the_border() -> None:
     field = warp_field(faces(50, seed=1), faces(50, seed=2), SIDE)
     line = torch.arange(SIDE).float()
     for edge, along in (
@@ -128,7 +138,7 @@ def test_the_border_stays_where_it_is_and_nothing_is_torn() -> None:
     assert float(steps.abs().max()) < 6  # neighbours come from near each other
 
 
-def test_symmetric_faces_have_triangles_too() -> None:
+def test_symmetric_faces_have_valid_triangles() -> None:
     """Four points on one circle can be cut in two ways: one is taken, without a hole."""
     x, even = (
         pictures(1),
@@ -137,7 +147,7 @@ def test_symmetric_faces_have_triangles_too() -> None:
     torch.testing.assert_close(warp(x, even, even), x, rtol=0, atol=1e-4)
 
 
-def test_each_warp_is_its_own() -> None:
+def test_faces_of_a_batch_are_warped_independently() -> None:
     x, source, target = pictures(4), faces(4, seed=1), faces(4, seed=2)
     torch.testing.assert_close(warp(x, source, target)[2:3], warp(x[2:3], source[2:3], target[2:3]))
 
@@ -146,7 +156,7 @@ def test_each_warp_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
+def test_both_sizes_work_at_128_px_with_attention_at_16(name: str) -> None:
     size = SIZES[name]
     assert size.cells[size.attention] == 16
     with torch.device("meta"):
@@ -161,7 +171,7 @@ def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
     )
 
 
-def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -> None:
+def test_both_sizes_have_the_expected_number_of_weights() -> None:
     with torch.device("meta"):
         count = {
             name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6
@@ -171,7 +181,7 @@ def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -
     assert PUBLISHED.widths == tuple(128 * m for m in (1, 1, 2, 2, 4, 4)) and COMPACT.block == 4
 
 
-def test_each_cell_knows_where_it_is_when_it_looks_at_the_identity() -> None:
+def test_attention_to_the_identity_depends_on_the_cell() -> None:
     """On a map that is the same everywhere, far from its edges all cells hear the same of a person but for places."""
     torch.manual_seed(0)
     level = Level(width=64, cells=16, size=TINY, attention=True)
@@ -194,8 +204,8 @@ def test_each_cell_knows_where_it_is_when_it_looks_at_the_identity() -> None:
     assert float(heard().std(1).min()) > 0.1
 
 
-def test_an_untrained_published_network_tells_no_noise_whatever_it_is_shown() -> None:
-    condition = told()
+def test_an_untrained_published_network_predicts_no_noise() -> None:
+    condition = face_condition()
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
@@ -211,8 +221,8 @@ def base_of(condition: FaceCondition) -> Tensor:
         )
 
 
-def test_the_compact_size_begins_at_the_lr_face_with_the_reference_where_that_is_hidden() -> None:
-    condition = told()
+def test_the_compact_base_is_the_lr_face_with_the_reference_under_the_mask() -> None:
+    condition = face_condition()
     base, hidden = base_of(condition), condition.mask.expand_as(condition.lr) == 1
     near = (
         torch.nn.functional.max_pool2d(condition.mask, 2 * FADE + 1, 1, FADE).expand_as(
@@ -233,9 +243,9 @@ def test_the_compact_size_begins_at_the_lr_face_with_the_reference_where_that_is
     assert 0.05 < max(float(edge.diff(dim=d).abs().max()) for d in (2, 3)) < 0.2
 
 
-def test_an_untrained_compact_network_stands_between_the_noisy_picture_and_its_base() -> None:
+def test_an_untrained_compact_network_blends_the_noisy_picture_and_its_base() -> None:
     """As E[clean | x] of pictures that are Gaussian around it."""
-    condition, sigma = told(), torch.tensor([0.01, 0.28, 25.0])
+    condition, sigma = face_condition(), torch.tensor([0.01, 0.28, 25.0])
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(RESIDUAL))(x, sigma, condition)
@@ -246,7 +256,7 @@ def test_an_untrained_compact_network_stands_between_the_noisy_picture_and_its_b
 
 
 def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
-    condition, sigma = told(), torch.tensor([0.01, 0.5, 20.0])
+    condition, sigma = face_condition(), torch.tensor([0.01, 0.5, 20.0])
     clean, noise = (
         pictures(3, seed=5),
         torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
@@ -277,9 +287,7 @@ def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
     )
 
 
-def test_training_draws_each_step_of_the_ddpm_as_often_and_the_compact_sizes_levels_log_normally() -> (
-    None
-):
+def test_training_levels_are_uniform_ddpm_steps_or_log_normal() -> None:
     share = (torch.arange(STEPS) + 0.5) / STEPS
     published, compact = (identity_denoiser(IdfsrNet(size)) for size in (TINY, RESIDUAL))
     torch.testing.assert_close(published.levels(share), SIGMAS.float())
@@ -293,7 +301,7 @@ def test_training_draws_each_step_of_the_ddpm_as_often_and_the_compact_sizes_lev
     assert compact.levels(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0.002, 30.0])
 
 
-def test_the_compact_size_can_begin_with_what_an_sr_network_knows(tmp_path: Path) -> None:
+def test_the_compact_size_can_start_from_an_sr_networks_weights(tmp_path: Path) -> None:
     """Deaf to style and identity it then says what the SR network says without a feature."""
     torch.manual_seed(0)
     sr = ResidualDenoiser(CompactNet((16, 32), blocks=1, condition=32)).eval()
@@ -322,7 +330,7 @@ def test_the_compact_size_can_begin_with_what_an_sr_network_knows(tmp_path: Path
         )
 
 
-def test_weights_that_a_new_run_cannot_begin_with_are_refused(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_a_new_run_are_refused(tmp_path: Path) -> None:
     save_denoiser(
         ResidualDenoiser(CompactNet((32, 64), blocks=1, condition=32)), tmp_path / "sr.safetensors"
     )
@@ -330,8 +338,8 @@ def test_weights_that_a_new_run_cannot_begin_with_are_refused(tmp_path: Path) ->
         training.begin_with(IdfsrNet(RESIDUAL), tmp_path / "sr.safetensors")
 
 
-def test_it_hears_context_reference_and_identity_and_not_what_is_hidden(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), told()
+def test_the_output_depends_on_all_conditions_but_not_on_hidden_pixels(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
     inside, outside = condition.mask, 1 - condition.mask
 
@@ -353,7 +361,7 @@ def test_it_hears_context_reference_and_identity_and_not_what_is_hidden(size: Si
 
 
 def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), told()
+    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
     x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
         together, alone = (
@@ -363,20 +371,20 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_samplers_encode_the_reference_once_and_see_the_same_function(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), told()
+def test_samplers_encode_the_reference_once_with_equal_results(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
     encoded: list[int] = []
     denoiser.network.style.register_forward_hook(lambda *_: encoded.append(1))
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
     with torch.no_grad():
-        call = denoiser.given(condition)
+        call = denoiser.conditioned(condition)
         first, _ = call(x, sigma), call(x, sigma)
         assert len(encoded) == 1
         assert torch.equal(first, denoiser(x, sigma, condition))
 
 
-def test_bfloat16_stays_near_float32(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), told()
+def test_bfloat16_is_close_to_float32(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         exact = denoiser(x, sigma, condition)
@@ -385,32 +393,36 @@ def test_bfloat16_stays_near_float32(size: Size) -> None:
     assert rough.dtype == torch.float32 and (rough - exact).norm() < 0.05 * (exact - x).norm()
 
 
-def test_without_mask_and_reference_it_says_what_is_missing() -> None:
-    condition = told()
+def test_a_missing_mask_and_reference_is_an_error() -> None:
+    condition = face_condition()
     with pytest.raises(FasrError, match="no reference"):
-        identity_denoiser(speaking()).given(Condition(condition.lr, condition.feature))
+        identity_denoiser(speaking()).conditioned(Condition(condition.lr, condition.feature))
 
 
 # ------------------------------------------------------------------------------------------------- DDPM and our levels
 
 
-def test_each_step_of_the_ddpm_has_its_noise_level() -> None:
+def test_ddpm_steps_map_to_noise_levels_and_back() -> None:
     t = torch.arange(STEPS).double()
     torch.testing.assert_close(time_of(SIGMAS), t, rtol=0, atol=1e-9)
     torch.testing.assert_close(time_of(SIGMAS.float()), t.float(), rtol=0, atol=1e-2)
-    torch.testing.assert_close(1 / (1 + 4 * SIGMAS**2), KEPT)
+    torch.testing.assert_close(1 / (1 + 4 * SIGMAS**2), ALPHA_BAR)
     between = time_of((SIGMAS[500] * SIGMAS[501]).sqrt()[None])
     assert float(between) == pytest.approx(500.5)
     assert time_of(torch.tensor([1e-9, 1e9])).tolist() == [0, STEPS - 1]
 
 
-def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
+def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
     """Pictures that are Gaussian: y ~ N(m, s²), whose noise E[ε | x_t] is known."""
     mean, spread = 0.3, 0.2  # of y = 2 · clean − 1
     t = torch.linspace(STEPS - 1, 0, 20).round().long()
 
-    def noise(x: Tensor, kept: Tensor) -> Tensor:
-        return (1 - kept).sqrt() * (x - kept.sqrt() * mean) / (kept * spread**2 + 1 - kept)
+    def noise(x: Tensor, alpha_bar: Tensor) -> Tensor:
+        return (
+            (1 - alpha_bar).sqrt()
+            * (x - alpha_bar.sqrt() * mean)
+            / (alpha_bar * spread**2 + 1 - alpha_bar)
+        )
 
     class Gaussian(IdfsrNet):
         """Told the time alone, as the network is; x_t must come as a DDPM sees it."""
@@ -418,28 +430,35 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
         def forward(
             self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
         ) -> Tensor:
-            return noise(x, KEPT[time.round().long()][:, None, None, None])
+            return noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
 
     x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = (x_t / KEPT[t[0]].sqrt() + 1) / 2
+    ours = (x_t / ALPHA_BAR[t[0]].sqrt() + 1) / 2
     for now, after in zip(
         t, [*t[1:], None], strict=True
     ):  # Song, Meng and Ermon 2021, eq. 12 with η = 0
-        kept, then = KEPT[now], torch.ones(()) if after is None else KEPT[after]
-        told = noise(x_t, kept)
-        clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
-        x_t = then.sqrt() * clean + (1 - then).sqrt() * told
+        alpha_bar, alpha_bar_after = (
+            ALPHA_BAR[now],
+            torch.ones(()) if after is None else ALPHA_BAR[after],
+        )
+        predicted = noise(x_t, alpha_bar)
+        clean = (x_t - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
+        x_t = alpha_bar_after.sqrt() * clean + (1 - alpha_bar_after).sqrt() * predicted
     denoiser = identity_denoiser(Gaussian(replace(TINY, side=16)))
-    some = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
-    condition = FaceCondition(some, torch.zeros(3, 512), some[:, :1], some.float())
+    zeros = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
+    condition = FaceCondition(zeros, torch.zeros(3, 512), zeros[:, :1], zeros.float())
     levels = torch.cat((SIGMAS[t], torch.zeros(1)))
     with torch.no_grad():
-        ours = samplers.ddim(denoiser.given(condition), ours, levels)
+        ours = samplers.ddim(denoiser.conditioned(condition), ours, levels)
     torch.testing.assert_close(2 * ours - 1, x_t, rtol=0, atol=1e-4)
 
 
-def test_a_seed_draws_the_same_picture_whatever_the_batch(size: Size) -> None:
-    denoiser, condition, how = identity_denoiser(speaking(size)), told(), sampling.parse("ddim-4")
+def test_a_seed_draws_the_same_picture_in_any_batch(size: Size) -> None:
+    denoiser, condition, how = (
+        identity_denoiser(speaking(size)),
+        face_condition(),
+        sampling.parse("ddim-4"),
+    )
     together = sampling.draw(denoiser, condition, how, samplers.generators([5, 6, 7]))
     alone = sampling.draw(denoiser, condition[1:2], how, samplers.generators([6]))
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
@@ -448,10 +467,10 @@ def test_a_seed_draws_the_same_picture_whatever_the_batch(size: Size) -> None:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def test_weights_come_back_from_their_file(tmp_path: Path, size: Size) -> None:
+def test_weights_survive_saving_and_loading(tmp_path: Path, size: Size) -> None:
     denoiser, condition = (
         identity_denoiser(speaking(size).half().float()),
-        told(),
+        face_condition(),
     )  # what a float16 file can hold
     denoiser.embedder, denoiser.band = "e" * 64, (4, 16)
     save_idfsr(denoiser, tmp_path / "idfsr.safetensors")
@@ -462,7 +481,7 @@ def test_weights_come_back_from_their_file(tmp_path: Path, size: Size) -> None:
     assert back.network.size == size and back.embedder == "e" * 64 and back.band == (4, 16)
 
 
-def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     with pytest.raises(FasrError, match="no such file"):
         load_idfsr(file)
@@ -494,7 +513,7 @@ def person(n: int = 4, seed: int = 0) -> References:
     )
 
 
-def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is(
+def test_fitting_lowers_the_loss_and_does_not_change_the_network(
     size: Size,
 ) -> None:
     denoiser, enrolment_defaults = identity_denoiser(speaking(size)), []
@@ -512,7 +531,7 @@ def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_
     )  # the same seed, the same vector
 
 
-def test_a_fit_that_helps_nothing_is_no_fit() -> None:
+def test_a_fit_that_does_not_lower_the_loss_is_an_error() -> None:
     deaf = identity_denoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
     with pytest.raises(FasrError, match="did not fall"):
         fit(deaf, person(), 1, 0, lambda progress: None)
@@ -533,13 +552,13 @@ def test_a_stranger_among_the_references_is_named() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 11])
 def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
-    with pytest.raises(FasrError, match=f"{n} that can be used, but 2 to 10"):
+    with pytest.raises(FasrError, match=f"{n} usable, but 2 to 10"):
         person(n) if n else References(
             (), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512)
         )
 
 
-def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path) -> None:
+def test_an_identity_loads_with_its_own_weights_only(tmp_path: Path) -> None:
     file, vector = tmp_path / "person.id", torch.randn(512)
     save_identity(Identity(vector, ABOUT), file)
     back = load_identity(file, "a" * 64)
@@ -550,19 +569,19 @@ def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path
         load_identity(file, "f" * 64)
 
 
-def test_a_file_that_is_no_identity_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_no_identity_gives_a_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "person.id"
     save_identity(Identity(torch.randn(512), ABOUT), file)
-    whole = file.read_bytes()
+    content = file.read_bytes()
     poisoned, short = (
         Identity(torch.full((512,), float("nan")), ABOUT),
         Identity(torch.zeros(8), ABOUT),
     )
     for write in (
         lambda: file.unlink(),
-        lambda: file.write_bytes(whole[:700]),
+        lambda: file.write_bytes(content[:700]),
         lambda: file.write_bytes(b"no identity"),
-        lambda: file.write_bytes(whole.replace(b"loss_after", b"loss_other")),
+        lambda: file.write_bytes(content.replace(b"loss_after", b"loss_other")),
         lambda: file.write_bytes(bundled("sr.safetensors").read_bytes()),
         lambda: save_identity(poisoned, file),
         lambda: save_identity(short, file),

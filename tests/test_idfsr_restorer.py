@@ -68,7 +68,7 @@ PROBE = FaceInput(shot(0), (shot(1, 128), shot(2, 100)))
 DARK = 0.1
 
 
-def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for() -> None:
+def test_references_change_the_picture_and_a_warning_limits_its_use() -> None:
     answer = restore(restorer(), PROBE, 2, seed=3)
     assert (
         answer.picture.shape == (128, 128, 3)
@@ -83,35 +83,37 @@ def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for()
     assert not np.array_equal(other.picture, answer.picture)
 
 
-def test_without_references_the_face_speaks_for_itself_and_that_is_said() -> None:
+def test_without_references_the_face_is_its_own_with_a_warning() -> None:
     answer = restore(restorer(), FaceInput(PROBE.lr0), 1, seed=3)
     assert answer.feature == "own" and len(answer.warnings) == 1
     assert answer.warnings[0].startswith("reference-free") and "not used" not in answer.warnings[0]
 
 
-def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
+def test_without_landmarks_references_are_not_used_with_a_warning() -> None:
     dark = FaceInput(shot(0, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dark, 1, seed=3)
-    told_all = " ".join(answer.warnings)
-    assert answer.feature == "own" and "no usable landmarks on the LR face" in told_all
-    assert "references given were not used" in told_all
+    all_warnings = " ".join(answer.warnings)
+    assert answer.feature == "own" and "no usable landmarks on the LR face" in all_warnings
+    assert "references given were not used" in all_warnings
     assert np.array_equal(
         answer.picture, restore(restorer(), FaceInput(dark.lr0), 1, seed=3).picture
     )
 
 
-def test_at_4_px_where_nobody_finds_landmarks_the_usual_ones_bend_the_references() -> None:
+def test_at_4_px_references_are_warped_to_the_usual_landmarks() -> None:
     dot = FaceInput(shot(0, 4, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dot, 1, seed=3)
-    told_all = " ".join(answer.warnings)
-    assert answer.feature == "mean" and "the usual ones of its frame stand in" in told_all
-    assert "conditioned on its references" in told_all and "not used" not in told_all
+    all_warnings = " ".join(answer.warnings)
+    assert (
+        answer.feature == "mean" and "the usual ones of its frame take their place" in all_warnings
+    )
+    assert "conditioned on its references" in all_warnings and "not used" not in all_warnings
     assert not np.array_equal(
         answer.picture, restore(restorer(), FaceInput(dot.lr0), 1, seed=3).picture
     )
 
 
-def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_one() -> None:
+def test_conditioned_on_names_the_subject_only_if_its_photographs_were_used() -> None:
     named = replace(PROBE, subject="somebody")
     answer = restore(restorer(), named, 1, seed=3)
     assert answer.conditioned_on == "somebody"
@@ -132,7 +134,7 @@ def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
     )
 
 
-def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
+def test_a_fitted_identity_takes_precedence_over_the_references_features() -> None:
     identity = Identity(3 * torch.randn(512, generator=torch.Generator().manual_seed(0)), ABOUT)
     plain, fitted = (restore(r, PROBE, 1, seed=3) for r in (restorer(), restorer(identity)))
     assert fitted.feature == "fitted" and not np.array_equal(plain.picture, fitted.picture)
@@ -166,7 +168,7 @@ def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
     assert not np.array_equal(restore(restorer(), PROBE, 2, seed=4).picture, alone.picture)
 
 
-def test_facts_name_all_that_the_answer_depends_on() -> None:
+def test_provenance_names_all_that_the_picture_depends_on() -> None:
     told_facts = restorer(Identity(torch.zeros(512), ABOUT)).provenance()
     assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {
         "aa",
@@ -216,7 +218,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
+def test_a_person_is_fitted_and_drawn_and_the_provenance_names_the_identity(
     call: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     person_id = tmp_path / "person.id"
@@ -275,7 +277,7 @@ def test_references_of_two_people_are_refused_unless_forced(
     assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
 
 
-def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
+def test_only_this_method_draws_faces_of_four_pixels(
     call: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     with Image.open(album / "one" / "a.png") as picture:
@@ -286,7 +288,7 @@ def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
     assert code == 0 and "reference-free" in err
 
 
-def test_the_network_in_the_box_draws_a_person_from_photographs(
+def test_the_bundled_network_draws_a_person_from_photographs(
     call: Call, album: Path, tmp_path: Path
 ) -> None:
     drawing = (
@@ -309,7 +311,9 @@ def test_the_network_in_the_box_draws_a_person_from_photographs(
     )
 
 
-def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
+def test_impossible_options_give_a_one_line_error(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
     still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
     small = tmp_path / "small"
     small.mkdir()
@@ -317,7 +321,7 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
         with Image.open(album / "one" / f"{name}.png") as picture:
             picture.resize((40, 40)).save(small / f"{name}.png")
     fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
-    for arguments, says in (
+    for arguments, message in (
         (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
         (
@@ -333,4 +337,4 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
         ((*fitting, "--refs", small), "0 that can be used"),
     ):
         code, _, err = call(*arguments)
-        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
+        assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err

@@ -93,9 +93,9 @@ def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
         moves, mirrored = draw_moves(12, 16, g)
-        seen, landmarks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
+        moved, landmarks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
         x, y = landmarks.long().unbind(2)
-        there = (seen[torch.arange(12)[:, None], 0, y, x] * 255).round()
+        there = (moved[torch.arange(12)[:, None], 0, y, x] * 255).round()
         straight, turned = (
             torch.tensor([40.0, 80, 120, 160, 200]),
             torch.tensor([80.0, 40, 120, 200, 160]),
@@ -103,18 +103,18 @@ def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
         assert torch.equal(there, torch.where(mirrored, turned, straight))
 
 
-def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
+def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> None:
     data, g = data_of(people), torch.Generator().manual_seed(0)
 
     def brightness(lr: Tensor) -> Tensor:
         return lr.mean((1, 2, 3))[:, None].expand(-1, 512)
 
-    _, condition = training.shown(
+    _, condition = training.make_batch(
         data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g
     )
     torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
     torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
-    _, condition = training.shown(
+    _, condition = training.make_batch(
         data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g
     )
     assert (
@@ -123,15 +123,15 @@ def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
     )
 
 
-def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
+def test_lr_faces_have_the_detail_of_the_given_sizes(people: Path) -> None:
     data, g = data_of(people), torch.Generator().manual_seed(0)
     recipe = training.Recipe(sides=(4,), alone=0.0)
-    clean, condition = training.shown(data, torch.arange(12), recipe, SIDE, no_feature, g)
+    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_feature, g)
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_trainer_learns_and_leaves_weights_that_load(
+def test_the_trainer_learns_and_writes_weights_that_load(
     people: Path, tmp_path: Path, tiny: None, name: str
 ) -> None:
     # What the larger network shows at first is no face: through the embedder it would learn of nothing else.
@@ -165,16 +165,16 @@ def test_the_trainer_learns_and_leaves_weights_that_load(
     assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
 
 
-def test_landmarks_that_are_not_there_are_named(people: Path, tmp_path: Path) -> None:
+def test_missing_landmarks_are_named(people: Path, tmp_path: Path) -> None:
     opened, _ = read_faces([people / "faces"])
     file, text = tmp_path / "labels.csv", (people / "labels.csv").read_text()
-    for bad, says in (
+    for bad, message in (
         (text.replace("nose_x", "snout_x"), "no column nose_x"),
         (text.replace("p1/2.png", "p9/2.png"), r"no row for 1 of 13 faces \(p1/2\.png"),
         (text.replace("\np0/0.png,", "\np0/0.png,left"), "no number"),
     ):
         file.write_text(bad)
-        with pytest.raises(FasrError, match=says):
+        with pytest.raises(FasrError, match=message):
             training.read_landmarks(file, opened)
     file.write_text(text.replace(",1\n", ",0\n"))  # found nowhere
     with pytest.raises(FasrError, match="nobody has two photos"):

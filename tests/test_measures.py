@@ -47,7 +47,7 @@ def test_roc_rises_and_its_area_is_the_auc(own: list[float], others: list[float]
 
 
 @given(SCORES, SCORES)
-def test_equal_error_rate_depends_on_the_order_of_scores_alone(
+def test_the_equal_error_rate_depends_on_the_order_of_scores_alone(
     own: list[float], others: list[float]
 ) -> None:
     rate = verification.eer(own, others)
@@ -57,23 +57,25 @@ def test_equal_error_rate_depends_on_the_order_of_scores_alone(
 
 
 @given(SCORES, st.floats(0, 1))
-def test_the_lowest_threshold_keeps_to_its_false_matches(others: list[float], fmr: float) -> None:
+def test_the_lowest_threshold_allows_no_more_false_matches_than_given(
+    others: list[float], fmr: float
+) -> None:
     threshold = open_set.lowest_threshold(others, fmr)
     assert (np.array(others) >= threshold).mean() <= fmr + 1e-9
 
 
-def test_scores_apart_have_no_errors() -> None:
+def test_separated_scores_have_no_errors() -> None:
     assert verification.eer([0.8, 0.9], [0.1, 0.2]) == 0
     assert verification.eer([0.1, 0.2], [0.8, 0.9]) == 1
 
 
-def test_each_fold_is_judged_at_the_threshold_of_the_others() -> None:
+def test_each_fold_uses_the_threshold_of_the_others() -> None:
     """In the second fold everything is 0.3 higher: the first one's threshold is wrong there."""
     scores = [0.2, 0.6, 0.2, 0.6, 0.5, 0.9, 0.5, 0.9]
     same, fold = [False, True] * 4, [0] * 4 + [1] * 4
-    found = verification.fold_accuracies(scores, same, fold)
-    assert found.thresholds == (pytest.approx(0.7), pytest.approx(0.4))
-    assert found.accuracies == (0.5, 0.5)
+    folds = verification.fold_accuracies(scores, same, fold)
+    assert folds.thresholds == (pytest.approx(0.7), pytest.approx(0.4))
+    assert folds.accuracies == (0.5, 0.5)
     right = verification.fold_accuracies(scores[:4] * 2, same, fold)
     assert right.accuracies == (1.0, 1.0)
 
@@ -81,9 +83,9 @@ def test_each_fold_is_judged_at_the_threshold_of_the_others() -> None:
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=15))
 def test_no_threshold_is_better_than_the_best_one(rows: list[tuple[int, bool]]) -> None:
     values, same = np.array([r[0] for r in rows], np.float64), np.array([r[1] for r in rows])
-    found = verification._best_threshold(values, same)
+    threshold = verification._best_threshold(values, same)
     best = max(((values >= t) == same).mean() for t in [*(k / 2 for k in range(-8, 9)), math.inf])
-    assert ((values >= found) == same).mean() == best
+    assert ((values >= threshold) == same).mean() == best
 
 
 @pytest.mark.parametrize(
@@ -98,19 +100,19 @@ def test_no_threshold_is_better_than_the_best_one(rows: list[tuple[int, bool]]) 
         lambda: ms_ssim(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)),
     ],
 )
-def test_what_cannot_be_measured_is_one_clear_line(call: object) -> None:
-    with pytest.raises(UsageError) as told:
+def test_impossible_measures_give_a_clear_error(call: object) -> None:
+    with pytest.raises(UsageError) as caught:
         call()  # type: ignore[operator]
-    assert ";" in str(told.value)
+    assert ";" in str(caught.value)
 
 
 def test_cmc_counts_own_subjects_up_to_each_rank() -> None:
     scores = np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.3], [0.9, 0.8, 0.1], [0.1, 0.2, 0.3]])
-    found = open_set.searches(scores, np.array([0, 1, 2, -1]), ["a", "b", "c", "stranger"])
-    assert open_set.cmc(found, 3) == pytest.approx([1 / 3, 2 / 3, 1])
+    searches = open_set.searches(scores, np.array([0, 1, 2, -1]), ["a", "b", "c", "stranger"])
+    assert open_set.cmc(searches, 3) == pytest.approx([1 / 3, 2 / 3, 1])
 
 
-def test_everybody_searched_among_all_has_rank_and_area() -> None:
+def test_a_search_of_everybody_has_rank_and_area() -> None:
     scores = np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.3], [0.0, 0.1, 0.8]])
     assert open_set.rank_and_area(scores) == (pytest.approx(2 / 3), pytest.approx((6 + 5 + 6) / 18))
 
@@ -118,32 +120,32 @@ def test_everybody_searched_among_all_has_rank_and_area() -> None:
 # --------------------------------------------------------------------------------------------------------- significance
 
 
-def test_the_t_test_is_scipys() -> None:
+def test_the_t_test_agrees_with_scipy() -> None:
     generator = np.random.default_rng(0)
     a, b = generator.normal(0.3, 1, 30), generator.normal(0, 1, 30)
-    found = significance.gain(a, b, [str(i) for i in range(30)])
+    gain = significance.gain(a, b, [str(i) for i in range(30)])
     wanted = ttest_rel(a, b)
-    assert (found.t, found.p) == (pytest.approx(wanted.statistic), pytest.approx(wanted.pvalue))
-    assert found.people == 30 and found.mean.value == pytest.approx((a - b).mean())
+    assert (gain.t, gain.p) == (pytest.approx(wanted.statistic), pytest.approx(wanted.pvalue))
+    assert gain.people == 30 and gain.mean.value == pytest.approx((a - b).mean())
 
 
 def test_photographs_of_one_person_count_as_one() -> None:
-    once = significance.gain([1.0, 2.0, 4.0], [0.0, 0.0, 0.0], ["a", "b", "c"])
+    one_each = significance.gain([1.0, 2.0, 4.0], [0.0, 0.0, 0.0], ["a", "b", "c"])
     five_times = significance.gain([1.0, 2.0, 4.0] * 5, [0.0] * 15, ["a", "b", "c"] * 5)
-    assert five_times.t == pytest.approx(once.t) and five_times.people == 3
-    assert (five_times.mean.low, five_times.mean.high) == (once.mean.low, once.mean.high)
+    assert five_times.t == pytest.approx(one_each.t) and five_times.people == 3
+    assert (five_times.mean.low, five_times.mean.high) == (one_each.mean.low, one_each.mean.high)
 
 
 def test_bounds_of_a_mean_are_as_wide_as_the_normal_ones() -> None:
     values = EVEN[::50]
-    found = significance.summarise(values, [str(i) for i in range(len(values))])
-    assert found.std == pytest.approx(values.std(ddof=1))
-    assert found.high - found.low == pytest.approx(
-        2 * 1.96 * found.std / math.sqrt(len(values)), rel=0.1
+    mean = significance.summarise(values, [str(i) for i in range(len(values))])
+    assert mean.std == pytest.approx(values.std(ddof=1))
+    assert mean.high - mean.low == pytest.approx(
+        2 * 1.96 * mean.std / math.sqrt(len(values)), rel=0.1
     )
 
 
-def test_no_difference_is_no_gain() -> None:
+def test_equal_scores_have_no_gain() -> None:
     same = significance.gain([1.0, 2.0], [1.0, 2.0], ["a", "b"])
     assert (same.t, same.p, same.mean.value) == (0, 1, 0)
     constant = significance.gain([2.0, 3.0], [1.0, 2.0], ["a", "b"])
@@ -175,7 +177,7 @@ def test_every_photograph_is_in_one_group(column: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def test_psnr_and_ssim_are_scikit_images() -> None:
+def test_psnr_and_ssim_agree_with_scikit_image() -> None:
     a = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     b = (
         a
@@ -196,7 +198,7 @@ def test_psnr_and_ssim_are_scikit_images() -> None:
         assert float(s) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_ms_ssim_of_a_darker_picture_is_that_of_brightness_alone() -> None:
+def test_ms_ssim_of_a_darker_picture_is_its_brightness_term() -> None:
     """Flat pictures differ in brightness only, which counts at the coarsest scale alone."""
     a, b = torch.full((1, 3, 128, 128), 0.5), torch.full((1, 3, 128, 128), 0.25)
     brightness = (2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4)
@@ -258,7 +260,7 @@ def test_lpips_of_unit_weights_is_the_distance_on_the_sphere(tmp_path: Path) -> 
     assert float(halved(a, b)[0]) == pytest.approx(wanted / 2, rel=1e-4)
 
 
-def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     backbone, linear = save_alexnet(tmp_path)
     for arguments in ((linear, linear), (backbone, backbone), (tmp_path / "none.pth", linear)):
         with pytest.raises(ModelError):
@@ -279,17 +281,17 @@ def test_inception_has_the_published_size_and_names() -> None:
     assert net.Mixed_7a.get_parameter("branch7x7x3_4.conv.weight").shape == (192, 192, 3, 3)
 
 
-def test_inception_sees_pictures_of_any_size(tmp_path: Path) -> None:
+def test_inception_takes_pictures_of_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(
         InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth"
     )
-    seen = Inception(tmp_path / "inception.pth")(torch.rand(2, 3, 128, 128))
-    assert seen.shape == (2, 2048) and np.isfinite(seen).all()
-    assert frechet(seen, seen) == pytest.approx(0, abs=1e-6)
+    features = Inception(tmp_path / "inception.pth")(torch.rand(2, 3, 128, 128))
+    assert features.shape == (2, 2048) and np.isfinite(features).all()
+    assert frechet(features, features) == pytest.approx(0, abs=1e-6)
 
 
-def test_frechet_distance_of_gaussians_is_the_closed_one() -> None:
+def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
     """Independent directions: Σ (m₁ − m₂)² + (s₁ − s₂)²."""
     corners = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * math.sqrt(
         7 / 8

@@ -60,7 +60,7 @@ def network() -> Denoiser:
     return denoiser.eval()
 
 
-class Told:
+class FixedEmbedder:
     """An embedder whose feature of a face is where its brightness lies: cheap, and different for different faces."""
 
     name, sha256, length, device = "told", "bb", LENGTH, CPU
@@ -74,7 +74,7 @@ class Told:
 
 def feature_models() -> FeatureModels:
     torch.manual_seed(1)
-    return FeatureModels(Told(), FeatureCombiner(LENGTH, 0.5).eval(), "cc")
+    return FeatureModels(FixedEmbedder(), FeatureCombiner(LENGTH, 0.5).eval(), "cc")
 
 
 def models() -> Models:
@@ -114,9 +114,9 @@ def flow() -> RectifiedFlow:
     for parameter in net.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)
-    made = RectifiedFlow(net)
-    made.band = (8, 64)
-    return made.eval()
+    network = RectifiedFlow(net)
+    network.band = (8, 64)
+    return network.eval()
 
 
 def pmrf(sampler: str = "euler-3", precision: str = "float32") -> Pmrf:
@@ -142,14 +142,14 @@ def make(name: str) -> Restorer:
     return OTHERS[name]() if name in OTHERS else short(name)
 
 
-def test_every_registered_method_is_held_to_the_contract() -> None:
+def test_every_registered_method_has_a_contract_test() -> None:
     """All but those that need attributes, and networks of other people."""
     free = {name for name, method in METHODS.items() if Need.ATTRIBUTES not in method.needs}
     assert free - {"spandrel:"} == {*UNGUIDED, *OTHERS}
 
 
 @ALL
-def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
+def test_a_restorer_returns_pictures_and_their_spread(name: str) -> None:
     answer, supports = restore(make(name), PROBE, 2, seed=3), METHODS[name].supports
     assert answer.picture.shape == (128, 128, 3) and answer.picture.dtype == np.uint8
     assert answer.spread.shape == (128, 128) and np.isfinite(answer.spread).all()
@@ -170,7 +170,7 @@ def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
 
 
 @ALL
-def test_facts_and_answer_name_the_same_weights(name: str) -> None:
+def test_provenance_and_restoration_name_the_same_weights(name: str) -> None:
     restorer = make(name)
     facts, answer = restorer.provenance(), restore(restorer, PROBE, 1, seed=3)
     assert facts["method"] == name and facts.get("network", "") == answer.model
@@ -189,13 +189,13 @@ def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) 
 
 
 @pytest.mark.parametrize("name", [*UNGUIDED, "idfsr", "pmrf"])
-def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
+def test_drawing_more_samples_does_not_change_the_first_ones(name: str) -> None:
     two, three = (restore(make(name), PROBE, k, 3).samples for k in (2, 3))
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, three, strict=False))
 
 
 @pytest.mark.parametrize("name", [*UNGUIDED, "mean", "pmrf", "bicubic"])
-def test_the_feature_is_heard_where_the_method_takes_one(name: str) -> None:
+def test_the_feature_changes_the_picture_if_the_method_takes_one(name: str) -> None:
     stranger = FaceInput(PROBE.lr0, (255 - face(1, 16),))
     a, b = (restore(make(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
     assert (np.abs(a - b).max() > 0) == METHODS[name].supports.feature
@@ -209,7 +209,7 @@ BANDS = {**dict.fromkeys(UNGUIDED, (12, 32)), "mean": (8, 64), "pmrf": (8, 64), 
 
 
 @pytest.mark.parametrize("name", BANDS)
-def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
+def test_faces_outside_the_trained_sizes_are_not_drawn(name: str) -> None:
     low, high = BANDS[name]
     sides = (high + 1, low, low - 1, high)
     probes = [FaceInput(face(k, side), PROBE.auxiliaries) for k, side in enumerate(sides)]
@@ -224,7 +224,7 @@ def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
     assert small.warnings == (f"nothing is reconstructed: the face has {low - 1} px, {trained}",)
 
 
-def test_where_nothing_is_inside_the_band_no_network_is_asked() -> None:
+def test_without_a_face_inside_the_band_the_network_is_not_called() -> None:
     answers = short("fasr++").restore_all(
         [FaceInput(face(0, 90)), FaceInput(face(1, 8))], 2, [0, 1]
     )
@@ -232,7 +232,7 @@ def test_where_nothing_is_inside_the_band_no_network_is_asked() -> None:
 
 
 @pytest.mark.parametrize("side", [16, 24])
-def test_a_published_network_that_names_no_sizes_draws_all_with_a_warning(side: int) -> None:
+def test_a_published_network_without_sizes_draws_all_faces_with_a_warning(side: int) -> None:
     torch.manual_seed(0)
     net = NCSNpp(128, 16, (1, 1, 1, 1), attention_at=16, feature=False)
     published = Models(Published(net, "ema", 0.01, 348.0), "aa", FeatureModels())
@@ -242,20 +242,20 @@ def test_a_published_network_that_names_no_sizes_draws_all_with_a_warning(side: 
     assert any("24 px" in w and "trained on 16 px" in w for w in answer.warnings) == (side == 24)
 
 
-def test_a_picture_from_the_feature_alone_knows_no_band() -> None:
+def test_the_band_does_not_apply_to_drawing_from_the_feature_alone() -> None:
     probe = FaceInput(face(0, 90), PROBE.auxiliaries, lr_known=False)
     assert outside((12, 32), probe) is None
     assert restore(short("fasr++"), probe, 1, 0).calls > 0
 
 
-def test_feature_only_does_not_look_at_the_lr_face() -> None:
+def test_feature_only_does_not_use_the_lr_face() -> None:
     a, b = (FaceInput(face(s, 16), PROBE.auxiliaries, lr_known=False) for s in (0, 9))
     assert np.array_equal(
         restore(short("fasr++"), a, 1, 0).picture, restore(short("fasr++"), b, 1, 0).picture
     )
 
 
-def test_a_given_feature_stands_before_the_auxiliaries() -> None:
+def test_a_given_feature_takes_precedence_over_the_auxiliaries() -> None:
     feature = np.zeros(LENGTH, np.float32)
     feature[3] = 1
     answer = restore(short("fasr++"), FaceInput(PROBE.lr0, PROBE.auxiliaries, feature), 1, 0)
@@ -264,21 +264,21 @@ def test_a_given_feature_stands_before_the_auxiliaries() -> None:
         restore(short("fasr++"), FaceInput(PROBE.lr0, (), feature[:100]), 1, 0)
 
 
-def test_without_auxiliaries_the_answer_says_whose_feature_it_is() -> None:
+def test_without_auxiliaries_a_warning_says_whose_feature_is_used() -> None:
     assert any(
         "no auxiliary faces" in w
         for w in restore(short("fasr++"), FaceInput(PROBE.lr0), 1, 0).warnings
     )
 
 
-def test_what_a_method_does_not_use_is_said() -> None:
+def test_a_warning_names_inputs_that_a_method_does_not_use() -> None:
     assert any("were not used" in w for w in restore(short("sde-sr-vp"), PROBE, 1, 0).warnings)
     assert any(
         "not known" in w for w in restore(short("fasr"), PROBE, 1, 0).warnings
     )  # the network names no embedder
 
 
-def test_facts_name_all_that_the_answer_depends_on() -> None:
+def test_provenance_names_all_that_the_picture_depends_on() -> None:
     assert short("fasr++").provenance() == {
         "method": "fasr++",
         "sampler": "dpmpp-sde-3",
@@ -296,19 +296,19 @@ def test_facts_name_all_that_the_answer_depends_on() -> None:
 
 
 @pytest.mark.parametrize("size", [(7, 7), (16, 24), (100, 40), (6, 30)])
-def test_what_is_no_face_crop_is_refused(size: tuple[int, int]) -> None:
+def test_a_picture_that_is_no_face_crop_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(FasrError, match=r"still\.png"):
         square_face("still.png", np.zeros((*size, 3), np.uint8))
 
 
-def test_a_nearly_square_crop_is_cut_to_its_middle() -> None:
+def test_a_nearly_square_crop_is_cropped_to_the_middle() -> None:
     image = face(0, 20)[:18]
     square, warnings = square_face("still.png", image)
     assert np.array_equal(square, image[:, 1:19]) and "20×18" in warnings[0]
     assert square_face("x", face(0, 16))[1] == ()
 
 
-def test_seeds_of_samples_do_not_meet() -> None:
+def test_samples_have_different_seeds() -> None:
     assert len({sample_seed(s, k) for s in range(100) for k in range(64)}) == 6400
 
 
@@ -322,27 +322,32 @@ def test_unknown_methods_and_missing_packages_are_named() -> None:
         open_restorer(find_method("spandrel:model.pth"), Options(CPU))
 
 
-def test_methods_that_need_a_part_say_which() -> None:
+def test_a_method_names_the_part_that_it_lacks() -> None:
     denoiser, options = network(), Options(CPU, sampler="dpmpp-3")
-    told = FeatureModels(Told())
+    features = FeatureModels(FixedEmbedder())
     with pytest.raises(FasrError, match="Feature Combiner"):
-        Diffusion(METHODS["fasr++"], Models(denoiser, "", told), options)
+        Diffusion(METHODS["fasr++"], Models(denoiser, "", features), options)
     with pytest.raises(FasrError, match="embedder"):
         restore(
             Diffusion(METHODS["fasr"], Models(denoiser, "", FeatureModels()), options), PROBE, 1, 0
         )
     bare = ScoreDenoiser(NCSNpp(16, 16, (1, 1), attention_at=8, feature=False), 0.01, 348.0)
     with pytest.raises(FasrError, match="no feature path"):
-        Diffusion(METHODS["fasr"], Models(bare, "", told), options)
+        Diffusion(METHODS["fasr"], Models(bare, "", features), options)
 
 
 # ---------------------------------------------------------------------------------------------------------------- mean
 
 
-def test_the_mean_is_one_call_and_says_what_it_is_made_of() -> None:
-    answer = restore(mean(), PROBE, 2, seed=3)
-    assert (answer.method, answer.sampler, answer.calls, answer.model) == ("mean", "", 1, "mm")
-    assert answer.feature == "combiner" and len(answer.samples) == 1
+def test_the_mean_takes_one_call_and_names_its_models() -> None:
+    without_feature = restore(mean(), PROBE, 2, seed=3)
+    assert (
+        without_feature.method,
+        without_feature.sampler,
+        without_feature.calls,
+        without_feature.model,
+    ) == ("mean", "", 1, "mm")
+    assert without_feature.feature == "combiner" and len(without_feature.samples) == 1
     assert mean().provenance() == {
         "method": "mean",
         "network": "mm",
@@ -351,32 +356,34 @@ def test_the_mean_is_one_call_and_says_what_it_is_made_of() -> None:
         "combiner": "cc",
     }
     assert restore(mean(), FaceInput(PROBE.lr0), 1, 0).warnings[0].startswith("no auxiliary faces")
-    given = restore(
+    with_feature = restore(
         mean(), FaceInput(PROBE.lr0, feature=np.eye(1, LENGTH, 3, dtype=np.float32)[0]), 1, 0
     )
-    assert given.feature == "given" and not np.array_equal(given.picture, answer.picture)
+    assert with_feature.feature == "given" and not np.array_equal(
+        with_feature.picture, without_feature.picture
+    )
 
 
-def test_the_mean_is_what_its_network_says_of_the_face_at_its_own_size() -> None:
+def test_the_mean_method_draws_the_output_of_its_network() -> None:
     feature = np.eye(1, LENGTH, 3, dtype=np.float32)[0]
     probes = [FaceInput(face(k, side), feature=feature) for k, side in enumerate((8, 16, 24, 64))]
     for probe, answer in zip(probes, mean().restore_all(probes, 1, range(4)), strict=True):
         lr = enlarge(as_tensor([probe.lr0]), 128)
-        said = mean_network()(
+        output = mean_network()(
             lr, torch.tensor([float(len(probe.lr0))]), torch.from_numpy(feature)[None]
         )
-        assert np.abs(as_image(said[0]).astype(int) - answer.picture).max() <= 1
+        assert np.abs(as_image(output[0]).astype(int) - answer.picture).max() <= 1
 
 
-def test_the_mean_computes_in_half_precision_only_where_that_is_asked_for() -> None:
-    whole, half = (
+def test_the_mean_computes_in_half_precision_on_request_only() -> None:
+    full, half = (
         restore(mean(p), PROBE, 1, 0).picture.astype(int) for p in ("float32", "bfloat16")
     )
-    assert 0 < np.abs(whole - half).max() < 40
+    assert 0 < np.abs(full - half).max() < 40
     assert mean("bfloat16").provenance()["precision"] == "bfloat16"
 
 
-def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
+def test_the_mean_is_refused_with_another_embedder(tmp_path: Path) -> None:
     strange = mean_network()
     strange.embedder = "0" * 64
     save_mean(strange, tmp_path / "mean.safetensors")
@@ -386,7 +393,7 @@ def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
         )
 
 
-def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
+def test_weights_that_are_not_bundled_give_a_one_line_error_with_a_remedy() -> None:
     reason = r"method pmrf: flow\.safetensors does not come with this version; .*`train flow`"
     with pytest.raises(FasrError, match=reason):
         open_restorer(METHODS["pmrf"], Options(CPU))
@@ -395,7 +402,7 @@ def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
 # ---------------------------------------------------------------------------------------------------------------- pmrf
 
 
-def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
+def test_the_flow_starts_from_the_mean_and_takes_the_given_steps() -> None:
     answer = restore(pmrf("euler-5"), PROBE, 1, seed=3)
     assert (answer.method, answer.sampler, answer.calls, answer.model) == (
         "pmrf",
@@ -410,7 +417,7 @@ def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
         "mean": "mm",
     }
     begun = enlarge(as_tensor([PROBE.lr0]), 128)
-    feature, _ = Told().embed(begun)
+    feature, _ = FixedEmbedder().embed(begun)
     middle = mean_network()(begun, torch.tensor([16.0]), feature)
     noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(sample_seed(3, 0)))
     sharp = flow().draw(middle.detach(), torch.tensor([16.0]), noise, 5)
@@ -419,27 +426,27 @@ def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
     assert np.abs(drawn.picture.astype(int) - as_image(middle[0])).max() > 1
 
 
-def test_the_flow_has_its_own_sampler_and_nobody_else_has_it() -> None:
+def test_only_the_flow_takes_the_flows_sampler() -> None:
     with pytest.raises(FasrError, match="KIND is one of euler; for instance euler-10"):
         pmrf("dpmpp-4")
     with pytest.raises(FasrError, match="sampler euler-8: not KIND-STEPS"):
         diffusion("fasr", "euler-8")
 
 
-def test_a_flow_is_opened_with_the_mean_beside_it(tmp_path: Path) -> None:
-    file, made = tmp_path / "flow.safetensors", flow()
+def test_a_flow_is_opened_with_the_mean_in_its_folder(tmp_path: Path) -> None:
+    file, network = tmp_path / "flow.safetensors", flow()
     options = Options(CPU, ModelFiles(network=file))
     save_mean(mean_network(), tmp_path / "mean.safetensors")
-    made.mean = sha256_file(tmp_path / "mean.safetensors")
-    save_flow(made, file)
+    network.mean = sha256_file(tmp_path / "mean.safetensors")
+    save_flow(network, file)
     opened = open_restorer(METHODS["pmrf"], options)
-    assert opened.provenance()["mean"] == made.mean and opened.provenance()[
+    assert opened.provenance()["mean"] == network.mean and opened.provenance()[
         "network"
     ] == sha256_file(file)
     assert opened.provenance()["sampler"] == "euler-8"
-    made.mean = "0" * 64
-    save_flow(made, file)
-    with pytest.raises(FasrError, match="goes on from the mean 000000000000…"):
+    network.mean = "0" * 64
+    save_flow(network, file)
+    with pytest.raises(FasrError, match="starts from the mean 000000000000…"):
         open_restorer(METHODS["pmrf"], options)
 
 
@@ -479,15 +486,17 @@ def still(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_still_becomes_pictures_a_sheet_and_facts(sr: Run, still: Path, tmp_path: Path) -> None:
+def test_a_still_becomes_pictures_a_sheet_and_provenance(
+    sr: Run, still: Path, tmp_path: Path
+) -> None:
     aux = tmp_path / "aux"
     aux.mkdir()
     for k in range(3):
         Pictures.fromarray(face(k + 1, 16)).save(aux / f"{k}.png")
     (aux / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"
-    code, told, err = sr(still, "--aux", aux, "--out", out, "--seed", 5)
-    assert code == 0 and ".sheet.png" in told and "auxiliary left out" in err
+    code, out_text, err = sr(still, "--aux", aux, "--out", out, "--seed", 5)
+    assert code == 0 and ".sheet.png" in out_text and "auxiliary left out" in err
     kinds = ("mean.png", "sample1.png", "sample2.png", "sheet.png", "json")
     assert sorted(p.name.partition(".")[2] for p in out.iterdir()) == sorted(kinds)
     mean, one, two, sheet, facts_file = (next(out.glob(f"still-????????.{kind}")) for kind in kinds)
@@ -508,9 +517,7 @@ def test_a_still_becomes_pictures_a_sheet_and_facts(sr: Run, still: Path, tmp_pa
     assert "it is a reconstruction" in sr(mean, "--out", out)[2]
 
 
-def test_a_second_call_draws_nothing_that_is_there_already(
-    sr: Run, still: Path, tmp_path: Path
-) -> None:
+def test_a_second_call_draws_no_existing_picture(sr: Run, still: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "drawn" in sr(still, "--out", out)[1]
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
@@ -527,7 +534,7 @@ def test_a_second_call_draws_nothing_that_is_there_already(
 @pytest.mark.parametrize(
     "damage", ["picture gone", "picture changed", "facts cut", "facts of another kind"]
 )
-def test_a_result_with_missing_files_is_drawn_again(
+def test_an_incomplete_result_is_drawn_again(
     sr: Run, still: Path, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "out"
@@ -544,7 +551,7 @@ def test_a_result_with_missing_files_is_drawn_again(
     assert picture.read_bytes() == good
 
 
-def test_evidence_is_never_written_over(
+def test_evidence_is_never_overwritten(
     sr: Run, still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -562,10 +569,10 @@ def test_one_bad_still_does_not_stop_the_others(sr: Run, still: Path, tmp_path: 
     Pictures.new("RGB", (20, 20)).save(flat)
     bad.write_bytes(b"no picture")
     Pictures.fromarray(face(0, 30)[:10]).save(thin)
-    code, told, err = sr(
+    code, out_text, err = sr(
         bad, thin, still, tmp_path / "none.png", tmp_path, flat, "--out", tmp_path / "out", "--json"
     )
-    lines = [json.loads(line) for line in told.splitlines()]
+    lines = [json.loads(line) for line in out_text.splitlines()]
     assert code == 3 and [line["state"] for line in lines] == [
         "refused",
         "refused",
@@ -597,7 +604,7 @@ def damaged(tmp_path: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("nan", "NaN"),
         ("cut", "damaged.safetensors"),
@@ -605,17 +612,17 @@ def damaged(tmp_path: Path, how: str) -> Path:
         ("strange", "embedder 000000000000…"),
     ],
 )
-def test_damaged_weights_are_reported_in_one_line(
-    sr: Run, still: Path, tmp_path: Path, how: str, told: str
+def test_damaged_weights_give_a_one_line_error(
+    sr: Run, still: Path, tmp_path: Path, how: str, message: str
 ) -> None:
     code, _, err = sr(
         still, "--out", tmp_path / "out", "--method", "fasr", "--model", damaged(tmp_path, how)
     )
-    assert code == 2 and told in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and message in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--method", "gan"), "use one of"),
         (("--method", "spandrel:x.pth"), "does not sample"),
@@ -623,8 +630,8 @@ def test_damaged_weights_are_reported_in_one_line(
         (("--aux", "/nowhere"), "no such folder"),
         (("--sampler", "dpmpp-4@inf"), "outside"),
         (("--sampler", "dpmpp-sde-4@0.001"), "outside"),
-        (("--feature-only", "--sampler", "dpmpp-4@2"), "draw from nothing"),
-        (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "draw from nothing"),
+        (("--feature-only", "--sampler", "dpmpp-4@2"), "without the LR face"),
+        (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "without the LR face"),
         (("--method", "bicubic", "--sampler", "dpmpp-4"), "does not sample"),
         (
             ("--method", "bicubic", "--feature-only"),
@@ -643,20 +650,20 @@ def test_damaged_weights_are_reported_in_one_line(
         (("--embedder", "/nowhere.safetensors"), "no such file"),
     ],
 )
-def test_a_wrong_option_is_reported_in_one_line(
-    sr: Run, still: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+def test_a_wrong_option_gives_a_one_line_error(
+    sr: Run, still: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     code, _, err = sr(still, "--out", tmp_path / "out", *arguments)
-    assert code == 2 and told in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_method_without_features_says_that_the_auxiliaries_were_not_used(
+def test_a_method_without_a_feature_warns_of_unused_auxiliaries(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], still: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "aux").mkdir()
     Pictures.fromarray(face(1, 16)).save(tmp_path / "aux" / "1.png")
-    given = (
+    options = (
         "--method",
         "bicubic",
         "--samples",
@@ -666,7 +673,7 @@ def test_a_method_without_features_says_that_the_auxiliaries_were_not_used(
         "--out",
         str(tmp_path / "out"),
     )
-    monkeypatch.setattr("sys.argv", ["fasr-video", "sr", str(still), *given])
+    monkeypatch.setattr("sys.argv", ["fasr-video", "sr", str(still), *options])
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
@@ -678,7 +685,7 @@ def test_a_method_without_features_says_that_the_auxiliaries_were_not_used(
     assert json.loads(facts.read_text())["asked"]["samples"] == 1
 
 
-def test_the_mean_of_a_still_is_one_picture_with_its_facts(
+def test_the_mean_of_a_still_is_one_picture_with_provenance(
     still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_mean(mean_network(), tmp_path / "mean.safetensors")
@@ -696,13 +703,13 @@ def test_the_mean_of_a_still_is_one_picture_with_its_facts(
     (file,) = (tmp_path / "out").glob("*.json")
     facts = json.loads(file.read_text())
     assert facts["asked"]["restorer"]["method"] == "mean" and facts["network_calls"] == 1
-    for wrong, said in (
+    for wrong, message in (
         ((*drawing, "--samples", 2), "--samples 2: method mean draws no samples"),
         ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),
-        ((*drawing, "--attr", "glasses=yes"), "method mean cannot be drawn towards any"),
+        ((*drawing, "--attr", "glasses=yes"), "method mean cannot be guided by any"),
     ):
         code, _, err = called(capsys, *wrong)
-        assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+        assert code == 2 and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> None:
@@ -710,9 +717,9 @@ def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> No
     picture = sorted(p for p in photo.rglob("*") if p.suffix.lower() in {".jpg", ".png", ".webp"})[
         0
     ]
-    code, told, err = sr(picture, "--align", "--out", tmp_path / "out", "--method", "fasr")
+    code, out_text, err = sr(picture, "--align", "--out", tmp_path / "out", "--method", "fasr")
     assert code == 0, err
-    assert "drawn" in told
+    assert "drawn" in out_text
     code, _, err = sr(picture, "--out", tmp_path / "other")
     assert code == 3 and "--align" in err
 
@@ -741,13 +748,13 @@ def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(f["face"] for f in facts) == [1, 2]
 
 
-def test_the_bundled_embedder_gives_unit_vectors() -> None:
+def test_the_bundled_embedder_returns_unit_vectors() -> None:
     features, norms = BuiltinEmbedder().embed(torch.rand(3, 3, 128, 128))
     assert features.shape == (3, 512) and norms.shape == (3,)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
 
 
-def test_langevin_steps_are_as_long_as_r_says() -> None:
+def test_r_sets_the_length_of_langevin_steps() -> None:
     """The papers' r; where it is not named it is theirs, 0.16."""
     pictures = [
         restore(diffusion("sde-sr-ve", f"ve-3{r}"), PROBE, 1, 3) for r in ("", ",r=0.16", ",r=0.4")

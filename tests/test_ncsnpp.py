@@ -51,10 +51,10 @@ def golden(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def score(net: NCSNpp, given: dict[str, Tensor], **changes: Tensor) -> Tensor:
-    given = given | changes
+def score(net: NCSNpp, inputs: dict[str, Tensor], **changes: Tensor) -> Tensor:
+    inputs = inputs | changes
     result = net(
-        given["x"], given["y"], given["sigma"], given["feat"] if net.feature_length else None
+        inputs["x"], inputs["y"], inputs["sigma"], inputs["feat"] if net.feature_length else None
     )
     assert isinstance(result, Tensor)
     return result
@@ -120,14 +120,14 @@ def test_channels_last_changes_nothing() -> None:
     assert difference(score(net, golden()), golden()["score"]) < 5e-6
 
 
-def test_under_bfloat16_conditions_and_result_stay_float32() -> None:
+def test_with_bfloat16_conditions_and_output_stay_float32() -> None:
     net, data = twin(), golden()
-    seen: list[Tensor] = []
-    net.all_modules[2].register_forward_hook(lambda module, args, output: seen.append(output))
+    outputs: list[Tensor] = []
+    net.all_modules[2].register_forward_hook(lambda module, args, output: outputs.append(output))
     score(net, data)
     with torch.autocast("cpu", torch.bfloat16):
         result = score(net, data)
-    time, face, low_time, low_face = seen
+    time, face, low_time, low_face = outputs
     assert torch.equal(low_time, time) and torch.equal(low_face, face)
     assert result.dtype == torch.float32
     assert 1e-3 < difference(result, data["score"]) < 0.03  # the rest was bfloat16 indeed
@@ -136,15 +136,15 @@ def test_under_bfloat16_conditions_and_result_stay_float32() -> None:
 # --- the function ------------------------------------------------------------------------------------------------
 
 
-def test_items_of_a_batch_do_not_see_each_other() -> None:
+def test_items_of_a_batch_are_independent() -> None:
     net, data = twin().double(), golden(torch.float64)
-    whole = score(net, data)
+    together = score(net, data)
     for i in range(2):
         alone = score(net, {name: value[i : i + 1] for name, value in data.items()})
-        assert torch.allclose(alone[0], whole[i], rtol=1e-9, atol=1e-12)
+        assert torch.allclose(alone[0], together[i], rtol=1e-9, atol=1e-12)
 
 
-def test_the_scale_of_a_feature_does_not_matter_but_its_shape_does() -> None:
+def test_a_features_direction_matters_but_not_its_scale() -> None:
     net, data = twin().double(), golden(torch.float64)
     same = score(net, data, feat=3 * data["feat"] - 7)
     assert torch.allclose(same, score(net, data), rtol=1e-9, atol=1e-12)
@@ -162,7 +162,7 @@ def test_a_feature_of_equal_values_counts_as_none() -> None:
     assert torch.equal(score(net, data, feat=feature), without)
 
 
-def test_a_feature_is_needed_exactly_where_the_network_takes_one() -> None:
+def test_a_feature_is_required_if_and_only_if_the_network_takes_one() -> None:
     data = golden()
     with pytest.raises(AssertionError, match="exactly where"):
         twin()(data["x"], data["y"], data["sigma"], None)
@@ -170,13 +170,13 @@ def test_a_feature_is_needed_exactly_where_the_network_takes_one() -> None:
         twin(feature=False)(data["x"], data["y"], data["sigma"], data["feat"])
 
 
-def test_a_new_network_says_almost_nothing() -> None:
+def test_a_new_network_has_an_output_near_zero() -> None:
     torch.manual_seed(0)
     net, data = NCSNpp(64, 16, (1, 1, 2, 2)).eval(), golden()
     assert float((score(net, data) * data["sigma"][:, None, None, None]).abs().max()) < 1e-3
 
 
-def test_everything_but_the_frequencies_learns() -> None:
+def test_all_weights_but_the_frequencies_are_trained() -> None:
     net, data = twin(dropout=0.0), golden()
     net(data["x"], data["y"], data["sigma"], data["feat"]).square().mean().backward()
     without = [name for name, parameter in net.named_parameters() if parameter.grad is None]
@@ -256,8 +256,8 @@ def naive_attention(x: Array, w: dict[str, Array]) -> Array:
     cells = naive_norm(x, w, "GroupNorm_0").reshape(len(x), -1).T
     query, key, value = (cells @ w[f"NIN_{i}.W"] + w[f"NIN_{i}.b"] for i in range(3))
     weights = np.exp(query @ key.T / np.sqrt(len(x)))
-    seen = (weights / weights.sum(1, keepdims=True)) @ value
-    return (x + (seen @ w["NIN_3.W"] + w["NIN_3.b"]).T.reshape(x.shape)) / np.sqrt(2)
+    attended = (weights / weights.sum(1, keepdims=True)) @ value
+    return (x + (attended @ w["NIN_3.W"] + w["NIN_3.b"]).T.reshape(x.shape)) / np.sqrt(2)
 
 
 def weights_of(module: nn.Module) -> dict[str, Array]:

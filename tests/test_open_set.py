@@ -18,7 +18,9 @@ N = 100_000
 SHIFT = 2.0
 
 
-def made(right: list[float], stranger: list[float], rank: list[int] | None = None) -> Searches:
+def make_searches(
+    right: list[float], stranger: list[float], rank: list[int] | None = None
+) -> Searches:
     """Mated searches whose nearest other subject is far away, then non-mated ones."""
     m, s = len(right), len(stranger)
     return Searches(
@@ -33,7 +35,7 @@ def made(right: list[float], stranger: list[float], rank: list[int] | None = Non
 def gaussian() -> Searches:
     """Non-mated scores N(0, 1), mated ones N(2, 1), as evenly spread as can be."""
     even = norm.ppf((np.arange(N) + 0.5) / N)
-    return made((even + SHIFT).tolist(), even.tolist())
+    return make_searches((even + SHIFT).tolist(), even.tolist())
 
 
 def test_gaussian_scores_have_the_known_trade_off(gaussian: Searches) -> None:
@@ -51,46 +53,52 @@ def test_gaussian_scores_have_the_known_area(gaussian: Searches) -> None:
 
 
 def test_a_score_at_the_threshold_counts_as_over_it() -> None:
-    found = made([0.5, 0.6], [0.5, 0.4])
-    assert open_set.fpir(found, 0.5) == 0.5
-    assert open_set.fnir(found, 0.5) == 0
-    assert open_set.fnir(found, 0.6) == 0.5
+    searches = make_searches([0.5, 0.6], [0.5, 0.4])
+    assert open_set.fpir(searches, 0.5) == 0.5
+    assert open_set.fnir(searches, 0.5) == 0
+    assert open_set.fnir(searches, 0.6) == 0.5
 
 
-def test_a_threshold_never_lets_through_more_than_was_asked_for_even_with_ties() -> None:
-    found = made([0.9, 0.5, 0.1], [0.5, 0.5, 0.5, 0.2])
-    assert open_set.fpir(found, open_set.threshold_at(found, 0.5)) == 0
-    assert open_set.fnir_at(found, 0.5) == pytest.approx(2 / 3)
-    assert open_set.threshold_at(found, 1.0) == -np.inf
-    assert open_set.fnir_at(found, 1.0) == 0
+def test_a_threshold_never_exceeds_its_rate_even_with_ties() -> None:
+    searches = make_searches([0.9, 0.5, 0.1], [0.5, 0.5, 0.5, 0.2])
+    assert open_set.fpir(searches, open_set.threshold_at(searches, 0.5)) == 0
+    assert open_set.fnir_at(searches, 0.5) == pytest.approx(2 / 3)
+    assert open_set.threshold_at(searches, 1.0) == -np.inf
+    assert open_set.fnir_at(searches, 1.0) == 0
 
 
-def test_rates_that_too_few_searches_can_show_are_told() -> None:
-    found = made([0.9], [0.1] * 100)
-    assert [open_set.resolves(found, r) for r in open_set.FPIRS] == [True, True, True, True, False]
+def test_rates_that_too_few_searches_resolve_are_known() -> None:
+    searches = make_searches([0.9], [0.1] * 100)
+    assert [open_set.resolves(searches, r) for r in open_set.FPIRS] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
-def test_from_all_scores() -> None:
+def test_searches_are_made_from_all_scores() -> None:
     scores = np.array([[0.9, 0.2, 0.3], [0.8, 0.7, 0.75], [0.1, 0.2, 0.6]])
-    found = open_set.searches(scores, np.array([0, 1, -1]), ["a", "b", "stranger"])
-    assert found.right[:2].tolist() == [0.9, 0.7] and np.isnan(found.right[2])
-    assert found.wrong.tolist() == [0.3, 0.8, 0.6]
-    assert found.rank.tolist() == [1, 3, 0]
-    assert open_set.rank_rate(found, 1) == 0.5
-    assert open_set.rank_rate(found, 10) == 1
-    assert open_set.fnir(found, 0.0, k=1) == 0.5
-    assert open_set.fnir(found, 0.0) == 0
+    searches = open_set.searches(scores, np.array([0, 1, -1]), ["a", "b", "stranger"])
+    assert searches.right[:2].tolist() == [0.9, 0.7] and np.isnan(searches.right[2])
+    assert searches.wrong.tolist() == [0.3, 0.8, 0.6]
+    assert searches.rank.tolist() == [1, 3, 0]
+    assert open_set.rank_rate(searches, 1) == 0.5
+    assert open_set.rank_rate(searches, 10) == 1
+    assert open_set.fnir(searches, 0.0, k=1) == 0.5
+    assert open_set.fnir(searches, 0.0) == 0
 
 
 def test_of_equal_scores_the_wrong_subject_comes_first() -> None:
-    found = open_set.searches(np.array([[0.5, 0.5, 0.5]]), np.array([1]), ["a"])
-    assert found.rank.tolist() == [3]
+    searches = open_set.searches(np.array([[0.5, 0.5, 0.5]]), np.array([1]), ["a"])
+    assert searches.rank.tolist() == [3]
 
 
 def test_a_gallery_of_one_has_no_wrong_subject() -> None:
-    found = open_set.searches(np.array([[0.5], [0.2]]), np.array([0, -1]), ["a", "b"])
-    assert found.wrong.tolist() == [-np.inf, 0.2]
-    assert open_set.fnir_at(found, 0.5) == 0
+    searches = open_set.searches(np.array([[0.5], [0.2]]), np.array([0, -1]), ["a", "b"])
+    assert searches.wrong.tolist() == [-np.inf, 0.2]
+    assert open_set.fnir_at(searches, 0.5) == 0
 
 
 @given(st.data())
@@ -98,7 +106,7 @@ def test_det_falls_and_agrees_with_counting(data: st.DataObject) -> None:
     score = st.integers(-5, 5).map(lambda i: i / 5)
     right = data.draw(st.lists(score, min_size=1, max_size=20))
     stranger = data.draw(st.lists(score, min_size=1, max_size=20))
-    levels, fpir, fnir = open_set.det(made(right, stranger))
+    levels, fpir, fnir = open_set.det(make_searches(right, stranger))
     assert (np.diff(fpir) <= 0).all() and (np.diff(fnir) >= 0).all()
     assert fpir[-1] == 0 and fnir[-1] == 1
     for t, false_positive, false_negative in zip(levels, fpir, fnir, strict=True):
@@ -110,50 +118,51 @@ def test_det_falls_and_agrees_with_counting(data: st.DataObject) -> None:
 
 
 def test_bands_are_as_wide_as_the_binomial_ones() -> None:
-    found = made([1.0] * 80 + [0.0] * 320, [0.0] * 400)
-    low, high = open_set.bootstrap(found, lambda s: open_set.fnir(s, 0.5), repeats=2000)
+    searches = make_searches([1.0] * 80 + [0.0] * 320, [0.0] * 400)
+    low, high = open_set.bootstrap(searches, lambda s: open_set.fnir(s, 0.5), repeats=2000)
     width = 1.96 * math.sqrt(0.8 * 0.2 / 400)
     assert low == pytest.approx(0.8 - width, abs=0.008)
     assert high == pytest.approx(0.8 + width, abs=0.008)
 
 
-def test_searches_of_one_person_are_drawn_together() -> None:
+def test_searches_of_one_person_are_resampled_together() -> None:
     """Ten searches a person, all alike: the band is that of 40 people, not of 400 searches."""
     people = np.repeat(np.arange(40), 10)
     right = np.where(people < 20, 1.0, 0.0)
-    found = Searches(right, np.full(400, -1.0), np.ones(400, np.intp), people.astype(np.str_))
-    low, high = open_set.bootstrap(found, lambda s: open_set.fnir(s, 0.5), repeats=2000)
+    searches = Searches(right, np.full(400, -1.0), np.ones(400, np.intp), people.astype(np.str_))
+    low, high = open_set.bootstrap(searches, lambda s: open_set.fnir(s, 0.5), repeats=2000)
     width = 1.96 * math.sqrt(0.25 / 40)
     assert low == pytest.approx(0.5 - width, abs=0.03)
     assert high == pytest.approx(0.5 + width, abs=0.03)
 
 
 def test_the_same_seed_gives_the_same_bands() -> None:
-    found = made([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])
-    first, again = (
-        open_set.bootstrap(found, lambda s: open_set.fnir_at(s, 0.5), 50, seed=3) for _ in range(2)
+    searches = make_searches([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])
+    first, second = (
+        open_set.bootstrap(searches, lambda s: open_set.fnir_at(s, 0.5), 50, seed=3)
+        for _ in range(2)
     )
-    assert first == again
+    assert first == second
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: open_set.fpir(made([0.5], []), 0.1),
-        lambda: open_set.fnir(made([], [0.5]), 0.1),
-        lambda: open_set.rank_rate(made([], [0.5]), 1),
-        lambda: open_set.threshold_at(made([0.5], []), 0.1),
-        lambda: open_set.det(made([], [])),
+        lambda: open_set.fpir(make_searches([0.5], []), 0.1),
+        lambda: open_set.fnir(make_searches([], [0.5]), 0.1),
+        lambda: open_set.rank_rate(make_searches([], [0.5]), 1),
+        lambda: open_set.threshold_at(make_searches([0.5], []), 0.1),
+        lambda: open_set.det(make_searches([], [])),
         lambda: open_set.auc([], [0.5]),
         lambda: open_set.auc([0.5], []),
         lambda: open_set.searches(np.zeros((0, 3)), np.zeros(0, np.intp), []),
         lambda: open_set.searches(np.zeros((3, 0)), np.full(3, -1), ["a", "b", "c"]),
         lambda: open_set.searches(np.zeros((3, 2)), np.full(2, -1), ["a", "b"]),
-        lambda: made([np.nan], [0.5]),
-        lambda: made([0.5], [np.nan]),
-        lambda: made([0.5], [0.5], rank=[1, 1]),
+        lambda: make_searches([np.nan], [0.5]),
+        lambda: make_searches([0.5], [np.nan]),
+        lambda: make_searches([0.5], [0.5], rank=[1, 1]),
     ],
 )
-def test_what_cannot_be_measured_is_one_clear_error(call: object) -> None:
+def test_impossible_measures_give_a_clear_error(call: object) -> None:
     with pytest.raises(UsageError, match=r"^[^\n]+: [^\n]+; [^\n]+$"):
         call()  # type: ignore[operator]

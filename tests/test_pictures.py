@@ -17,18 +17,18 @@ def pair() -> tuple[Tensor, Tensor]:
     return a, (a + 0.05 * torch.randn(a.shape, generator=g)).clamp(0, 1)
 
 
-def test_psnr_is_scikit_images() -> None:
+def test_psnr_agrees_with_scikit_image() -> None:
     a, b = pair()
-    theirs = [
+    scikit_image = [
         peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1.0)
         for x, y in zip(a, b, strict=True)
     ]
     torch.testing.assert_close(
-        psnr(a, b), torch.tensor(theirs, dtype=a.dtype), rtol=1e-5, atol=1e-4
+        psnr(a, b), torch.tensor(scikit_image, dtype=a.dtype), rtol=1e-5, atol=1e-4
     )
 
 
-def test_ssim_is_scikit_images() -> None:
+def test_ssim_agrees_with_scikit_image() -> None:
     """With Wang's Gaussian window; theirs looks at the border too, so the inner part is compared."""
     a, b = pair()
     for x, y in zip(a, b, strict=True):
@@ -47,13 +47,13 @@ def test_ssim_is_scikit_images() -> None:
         )
 
 
-def test_a_picture_is_like_itself_and_unlike_its_negative() -> None:
+def test_a_picture_is_similar_to_itself_but_not_to_its_negative() -> None:
     a, _ = pair()
     assert torch.allclose(ssim(a, a), torch.ones(3)) and (psnr(a, a) > 100).all()
     assert (ssim(a, 1 - a) < 0.1).all()
 
 
-def test_consistency_is_the_error_after_bringing_down() -> None:
+def test_consistency_is_the_error_of_the_shrunk_picture() -> None:
     a, _ = pair()
     small = shrink(a, 8)
     assert consistency(a, small).max() < 1e-6

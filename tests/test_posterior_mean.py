@@ -28,7 +28,7 @@ def small_net() -> MeanNet:
     return MeanNet(width=16, blocks=1, feature_length=512, condition=32)
 
 
-def test_without_linear_maps_and_training_it_is_the_enlarged_face() -> None:
+def test_an_untrained_network_without_linear_maps_returns_the_enlarged_face() -> None:
     mean = PosteriorMean(small_net())
     lr = torch.rand(2, 3, 128, 128)
     out = mean(lr, torch.tensor([16.0, 24.0]), torch.zeros(2, 512))
@@ -47,7 +47,7 @@ def test_size_and_feature_both_change_the_picture() -> None:
     assert not torch.allclose(plain, mean(lr, torch.tensor([16.0]), someone))
 
 
-def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
+def test_the_weights_file_describes_its_network(tmp_path: Path) -> None:
     mean = PosteriorMean(small_net())
     mean.band, mean.embedder = (8, 64), "a" * 64
     file = tmp_path / "mean.safetensors"
@@ -58,7 +58,7 @@ def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
         assert torch.allclose(back.state_dict()[name], tensor, atol=1e-3)
 
 
-def test_another_kind_of_weights_is_refused_by_name(tmp_path: Path) -> None:
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(FasrError, match="posterior-mean"):
@@ -73,9 +73,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         load_mean(file)
 
 
-def test_training_brings_it_nearer_to_the_truth_than_bicubic(
-    job: trainer.Job, tmp_path: Path
-) -> None:
+def test_training_beats_bicubic(job: trainer.Job, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=5e-3, warmup=5, bf16=False, muon=True, log_every=30, ema=0.9)
     assert trainer.run(job, out, plan, CPU, quiet) == 60
@@ -84,7 +82,7 @@ def test_training_brings_it_nearer_to_the_truth_than_bicubic(
     assert '"gain at 16 px, dB"' in (out / "manifest.json").read_text()
 
 
-def test_it_begins_with_a_linear_map_that_is_nearer_than_bicubic() -> None:
+def test_the_initial_linear_map_beats_bicubic() -> None:
     net = small_net()
     trainer.fit_maps(net, ovals(64).pictures)
     mean = PosteriorMean(net)
@@ -92,25 +90,25 @@ def test_it_begins_with_a_linear_map_that_is_nearer_than_bicubic() -> None:
         assert trainer.gain(mean, ovals(8).pictures, side) > 0.3, side
 
 
-def test_at_twice_the_largest_fitted_size_the_linear_maps_say_nothing() -> None:
+def test_the_linear_maps_fade_out_at_twice_the_largest_fitted_size() -> None:
     net = small_net()
     trainer.fit_maps(net, ovals(16).pictures)
     lr = torch.rand(2, 3, 128, 128)
     assert not net.base(lr, torch.tensor([32.0, 64.0])).any()
 
 
-def test_the_linear_map_sees_the_lr_face_itself() -> None:
+def test_the_linear_map_recovers_the_lr_face_itself() -> None:
     low = torch.rand(2, 3, 16, 16)
     assert torch.allclose(reduce(enlarge(0.25 + 0.5 * low, 128), 16), 0.25 + 0.5 * low, atol=1e-5)
 
 
-def test_cameras_leave_tone_and_alignment_as_they_are() -> None:
+def test_cameras_do_not_change_tone_and_alignment() -> None:
     kind = trainer.in_tone(camera(32))
     face = torch.full((2, 3, 128, 128), 0.5)
     assert torch.allclose(kind(face, [1, 2]).mean(), torch.tensor(0.5), atol=0.01)
 
 
-def test_misaligned_faces_are_the_same_faces_a_little_elsewhere() -> None:
+def test_misaligned_faces_are_slightly_moved() -> None:
     faces = ovals(4)
     moved = trainer.misaligned(faces.pictures, 128, torch.Generator().manual_seed(0))
     straight = faces.pictures[..., 8:136, 8:136].float() / 255
@@ -118,7 +116,7 @@ def test_misaligned_faces_are_the_same_faces_a_little_elsewhere() -> None:
     assert 0 < (moved - straight).abs().mean() < 0.1
 
 
-def test_a_resumed_run_keeps_the_linear_maps_that_it_was_begun_with(
+def test_a_resumed_run_keeps_its_linear_maps(
     job: trainer.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(steps=2, lr=1e-3, warmup=1, bf16=False, log_every=1)

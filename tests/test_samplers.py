@@ -136,7 +136,7 @@ def test_mean_and_spread_of_gaussian_data_are_right_within_five_percent(name: st
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_both_peaks_of_a_mixture_are_drawn_in_their_share(name: str) -> None:
+def test_both_peaks_of_a_mixture_are_drawn_in_proportion(name: str) -> None:
     drawn = SAMPLERS[name](mixture, 100).flatten()
     left = drawn < 0
     assert float(left.double().mean()) == pytest.approx(WEIGHTS[0], abs=0.03)
@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_picture(name: str) -> None:
     assert torch.equal(SAMPLERS[name](mixture, 2), SAMPLERS[name](mixture, 2))
 
 
-def test_state_stays_float32_when_the_network_computes_in_less() -> None:
+def test_state_stays_float32_if_the_network_has_lower_precision() -> None:
     fine: list[bool] = []
 
     def coarse(x: Tensor, sigma: Tensor) -> Tensor:

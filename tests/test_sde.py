@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from fasr_video.sr.sde import SDE, VE, VP, SubVP, matching_loss, score
+from fasr_video.sr.sde import SDE, VE, VP, SubVP, score
+from tests.score_matching import matching_loss
 
 SDES = [VE(0.01, 348.0), VE(0.001, 348.0), VP(), SubVP()]
 T = torch.linspace(0.01, 1, 40, dtype=torch.float64)

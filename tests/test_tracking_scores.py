@@ -19,12 +19,12 @@ from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores, score
 Sighting = tuple[int, float]
 
 
-def frame(true: Sequence[Sighting], found: Sequence[Sighting]) -> LabelledFrame:
+def frame(true: Sequence[Sighting], predicted: Sequence[Sighting]) -> LabelledFrame:
     def part(sightings: Sequence[Sighting]) -> tuple[Any, Any]:
         ids = np.array([i for i, _ in sightings], np.int64)
         return ids, np.array([[x, 0.0, x + 10, 10] for _, x in sightings]).reshape(-1, 4)
 
-    return LabelledFrame(*part(true), *part(found))
+    return LabelledFrame(*part(true), *part(predicted))
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------
@@ -36,20 +36,20 @@ def test_perfect_tracking_scores_1() -> None:
     assert dataclasses.astuple(score(frames)) == pytest.approx((1, 1, 1, 1, 1, 0))
 
 
-def test_finding_nothing_scores_0() -> None:
+def test_no_detections_score_0() -> None:
     assert dataclasses.astuple(score([frame([(1, 0)], [])] * 4)) == pytest.approx(
         (0, 0, 0, 0, 0, 0)
     )
 
 
-def test_finding_elsewhere_scores_below_0() -> None:
+def test_wrong_detections_have_a_negative_mota() -> None:
     """Each frame brings one miss and one false face for one true face: MOTA is 1 - 2."""
     assert dataclasses.astuple(score([frame([(1, 0)], [(1, 50)])] * 4)) == pytest.approx(
         (0, 0, 0, 0, -1, 0)
     )
 
 
-def test_one_switch_half_way() -> None:
+def test_one_switch_half_way_lowers_idf1_and_mota() -> None:
     """Eight sightings, four under each name. Every true sighting shares its name with 4 of the 8."""
     frames = [frame([(1, 0)], [(1 if k < 4 else 2, 0)]) for k in range(8)]
     expected = TrackingScores(
@@ -58,7 +58,7 @@ def test_one_switch_half_way() -> None:
     assert dataclasses.astuple(score(frames)) == pytest.approx(dataclasses.astuple(expected))
 
 
-def test_missed_and_false_faces() -> None:
+def test_missed_and_false_faces_lower_mota() -> None:
     """10 true, 9 found, 8 of them right: DetA 8 / 11, and each right one shares 8 of 11 with its partner."""
     frames = [frame([(1, 0)], [(1, 0)])] * 8 + [frame([(1, 0)], [(1, 50)]), frame([(1, 0)], [])]
     expected = TrackingScores(
@@ -83,7 +83,7 @@ def test_crossed_names_are_two_switches() -> None:
     )
 
 
-def test_partner_of_the_frame_before_is_kept_while_it_fits() -> None:
+def test_the_partner_of_the_frame_before_stays_while_it_fits() -> None:
     """Found face 2 lies better on the true one, but 1 was its partner and still overlaps by half."""
     frames = [frame([(1, 0)], [(1, 0)]), frame([(1, 0)], [(1, 3), (2, 0)])]
     assert score(frames).switches == 0
@@ -130,16 +130,18 @@ def judge() -> Any:
 
 def as_trackeval(frames: list[LabelledFrame]) -> dict[str, Any]:
     true = sorted({int(i) for f in frames for i in f.true_ids})
-    found = sorted({int(i) for f in frames for i in f.found_ids})
+    predicted_ids = sorted({int(i) for f in frames for i in f.predicted_ids})
     return {
         "num_timesteps": len(frames),
         "num_gt_ids": len(true),
-        "num_tracker_ids": len(found),
+        "num_tracker_ids": len(predicted_ids),
         "num_gt_dets": sum(len(f.true_ids) for f in frames),
-        "num_tracker_dets": sum(len(f.found_ids) for f in frames),
+        "num_tracker_dets": sum(len(f.predicted_ids) for f in frames),
         "gt_ids": [np.array([true.index(i) for i in f.true_ids], int) for f in frames],
-        "tracker_ids": [np.array([found.index(i) for i in f.found_ids], int) for f in frames],
-        "similarity_scores": [iou_matrix(f.true_boxes, f.found_boxes) for f in frames],
+        "tracker_ids": [
+            np.array([predicted_ids.index(i) for i in f.predicted_ids], int) for f in frames
+        ],
+        "similarity_scores": [iou_matrix(f.true_boxes, f.predicted_boxes) for f in frames],
     }
 
 
@@ -180,8 +182,8 @@ def sequence(seed: int, empty: bool) -> list[LabelledFrame]:
     return frames
 
 
-def agree(ours: TrackingScores, theirs: TrackingScores) -> None:
-    for name, value in dataclasses.asdict(theirs).items():
+def agree(ours: TrackingScores, trackevals: TrackingScores) -> None:
+    for name, value in dataclasses.asdict(trackevals).items():
         assert getattr(ours, name) == pytest.approx(value, abs=1e-9), name
 
 
@@ -192,7 +194,7 @@ many = settings(
 
 @given(seed=st.integers(0, 2**32 - 1))
 @many
-def test_scores_are_those_of_trackeval(judge: Any, seed: int) -> None:
+def test_scores_agree_with_trackeval(judge: Any, seed: int) -> None:
     frames = sequence(seed, empty=False)
     agree(score(frames), judge(frames))
 
@@ -200,7 +202,7 @@ def test_scores_are_those_of_trackeval(judge: Any, seed: int) -> None:
 @example(seed=92480011)
 @given(seed=st.integers(0, 2**32 - 1))
 @many
-def test_scores_are_those_of_trackeval_with_empty_frames(judge: Any, seed: int) -> None:
+def test_scores_with_empty_frames_agree_with_trackeval(judge: Any, seed: int) -> None:
     frames = sequence(seed, empty=True)
     agree(score(frames), judge(frames))
 
@@ -232,17 +234,15 @@ def test_scores_are_those_of_trackeval_with_empty_frames(judge: Any, seed: int) 
         pytest.param([frame([], [])] * 3, id="nothing at all"),
     ],
 )
-def test_scores_of_edge_cases_are_those_of_trackeval(
-    judge: Any, frames: list[LabelledFrame]
-) -> None:
+def test_scores_of_edge_cases_agree_with_trackeval(judge: Any, frames: list[LabelledFrame]) -> None:
     agree(score(frames), judge(frames))
 
 
-def test_random_sequences_hold_what_is_to_be_judged() -> None:
+def test_random_sequences_have_all_kinds_of_errors() -> None:
     """Switches, misses and false faces occur, and the scores are spread."""
     results = [score(sequence(seed, empty=True)) for seed in range(60)]
     assert sum(r.switches > 0 for r in results) > 30
     assert np.ptp([r.hota for r in results]) > 0.4
     assert np.ptp([r.mota for r in results]) > 0.5
     assert any(len(f.true_ids) == 0 for seed in range(60) for f in sequence(seed, empty=True))
-    assert any(len(f.found_ids) == 0 for seed in range(60) for f in sequence(seed, empty=True))
+    assert any(len(f.predicted_ids) == 0 for seed in range(60) for f in sequence(seed, empty=True))

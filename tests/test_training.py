@@ -27,11 +27,12 @@ from fasr_video.recognition.combiner import save as save_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
-from fasr_video.sr.sde import matching_loss, score
+from fasr_video.sr.sde import score
 from fasr_video.training import sr
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
 from fasr_video.training.muon import Muon, orthogonal
+from tests.score_matching import matching_loss
 
 CPU = torch.device("cpu")
 
@@ -88,7 +89,7 @@ def test_folders_and_tar_shards_hold_the_same_faces(folder: Path, tmp_path: Path
     assert a.identities[:5] == ["p0"] * 4 + ["p1"]
 
 
-def test_what_is_no_aligned_face_is_left_out_and_said(tmp_path: Path) -> None:
+def test_pictures_that_are_no_aligned_face_are_left_out_and_reported(tmp_path: Path) -> None:
     Image.fromarray(face(0)).save(tmp_path / "a.png")
     Image.fromarray(face(1)[:100]).save(tmp_path / "b.png")
     Image.fromarray(face(1, 160)).save(tmp_path / "c.png")
@@ -134,7 +135,7 @@ def test_two_people_under_one_name_are_refused(folder: Path) -> None:
         read_faces([folder, folder])
 
 
-def test_rows_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_rows_without_finite_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
     faces, _ = read_faces([folder])
     for bad in (np.full((24, 4), np.nan), np.ones((23, 4)), np.ones((24, 4), int)):
         np.savez(tmp_path / "bad.npz", path=np.array(faces.paths), hr=bad)
@@ -142,13 +143,17 @@ def test_rows_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> N
             rows_of(tmp_path / "bad.npz", faces, ("hr",))
 
 
-def test_features_go_on_from_the_last_part(
+def test_making_features_resumes_after_the_last_part(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faces, _ = read_faces([folder])
     monkeypatch.setattr("fasr_video.training.features.PART", 10)
-    embedder, whole, broken = BuiltinEmbedder(), tmp_path / "whole.npz", tmp_path / "broken.npz"
-    make_features(faces, embedder, 16, whole, lambda done: None)
+    embedder, uninterrupted, broken = (
+        BuiltinEmbedder(),
+        tmp_path / "whole.npz",
+        tmp_path / "broken.npz",
+    )
+    make_features(faces, embedder, 16, uninterrupted, lambda done: None)
 
     def stop(done: int) -> None:
         if done > 10:
@@ -157,15 +162,15 @@ def test_features_go_on_from_the_last_part(
     with pytest.raises(KeyboardInterrupt):
         make_features(faces, embedder, 16, broken, stop)
     assert not broken.exists()
-    told: list[int] = []
-    make_features(faces, embedder, 16, broken, told.append)
-    assert told[0] == 10  # the first part was not made again
-    with np.load(whole) as a, np.load(broken) as b:
+    progress: list[int] = []
+    make_features(faces, embedder, 16, broken, progress.append)
+    assert progress[0] == 10  # the first part was not made again
+    with np.load(uninterrupted) as a, np.load(broken) as b:
         assert all(np.array_equal(a[k], b[k]) for k in a.files) and a["hr"].shape == (24, 512)
     assert {p.name for p in tmp_path.iterdir()} == {"whole.npz", "broken.npz"}
 
 
-def test_nothing_to_train_on_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_folder_without_faces_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(FasrError, match="no aligned face"):
         read_faces([tmp_path])
     (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
@@ -173,7 +178,7 @@ def test_nothing_to_train_on_is_one_clear_error(tmp_path: Path) -> None:
         read_faces([tmp_path / "bad.tar"])
 
 
-def test_the_identity_is_the_folder() -> None:
+def test_the_identity_is_the_name_of_the_folder() -> None:
     assert identity_of("a/0012/photo.webp") == "0012" and identity_of("photo.webp") == "photo"
 
 
@@ -236,24 +241,24 @@ def line_loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tens
 
 def run_line(out: Path, plan: Plan) -> dict[str, Tensor]:
     out.mkdir(exist_ok=True)
-    kept: dict[str, Tensor] = {}
-    train(Line(), line_loss, out, plan, CPU, lambda state, _: kept.update(state), quiet)
-    return kept
+    weights: dict[str, Tensor] = {}
+    train(Line(), line_loss, out, plan, CPU, lambda state, _: weights.update(state), quiet)
+    return weights
 
 
 PLAN = Plan(steps=300, lr=0.1, warmup=10, ema=0.9, weight_decay=0.0, bf16=False, log_every=50)
 
 
-def test_it_learns(tmp_path: Path) -> None:
-    kept = run_line(tmp_path, PLAN)
-    assert (kept["layer.weight"][0] - TRUTH).abs().max() < 0.05
+def test_the_loss_falls(tmp_path: Path) -> None:
+    weights = run_line(tmp_path, PLAN)
+    assert (weights["layer.weight"][0] - TRUTH).abs().max() < 0.05
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [int(r["step"]) for r in rows] == [50, 100, 150, 200, 250, 300]
     assert float(rows[-1]["loss"]) < 0.01 < float(rows[0]["loss"])
 
 
-def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
-    whole = run_line(tmp_path / "whole", PLAN)
+def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    uninterrupted = run_line(tmp_path / "whole", PLAN)
 
     class Killed(Exception):
         pass
@@ -267,7 +272,7 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) 
     with pytest.raises(Killed):
         train(Line(), line_loss, tmp_path / "broken", often, CPU, lambda state, _: None, kill)
     resumed = run_line(tmp_path / "broken", PLAN)
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert all(torch.equal(uninterrupted[k], resumed[k]) for k in uninterrupted)
 
 
 def test_the_rate_rises_falls_and_ends_at_its_floor() -> None:
@@ -322,7 +327,7 @@ def changed(**fields: object) -> Plan:
     return Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | fields)  # type: ignore[arg-type]
 
 
-def test_a_friendly_kill_finishes_the_step_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+def test_sigterm_finishes_the_step_and_writes_a_checkpoint(tmp_path: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.step == 100:
             os.kill(os.getpid(), signal.SIGINT)
@@ -344,7 +349,7 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
     ends = []
     for name, stops in (("whole", ()), ("broken", (7,))):
         (tmp_path / name).mkdir()
-        kept: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
 
         def stop(progress: Progress, stops: tuple[int, ...] = stops) -> None:
             if progress.step in stops:
@@ -361,14 +366,14 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             tmp_path / name,
             plan,
             CPU,
-            lambda s, _, kept=kept: kept.update(s),
+            lambda s, _, weights=weights: weights.update(s),
             quiet,
         )
-        ends.append(kept["layer.weight"])
+        ends.append(weights["layer.weight"])
     assert torch.equal(*ends)
 
 
-def test_numbers_that_are_none_stop_a_run_and_spare_its_checkpoint(tmp_path: Path) -> None:
+def test_nan_or_infinite_terms_stop_a_run_and_keep_its_checkpoint(tmp_path: Path) -> None:
     run_line(tmp_path, changed(seconds=0.2, steps=10_000))
     good = (tmp_path / "state.pt").read_bytes()
 
@@ -380,7 +385,7 @@ def test_numbers_that_are_none_stop_a_run_and_spare_its_checkpoint(tmp_path: Pat
     assert (tmp_path / "state.pt").read_bytes() == good
 
 
-def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path) -> None:
     run_line(tmp_path, changed(seconds=0.1))
     with pytest.raises(FasrError, match="seed 0, not 1"):
         run_line(tmp_path, changed(seed=1))
@@ -390,7 +395,7 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
             run_line(tmp_path, PLAN)
 
 
-def test_the_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+def test_the_log_continues_from_the_checkpoint(tmp_path: Path) -> None:
     run_line(tmp_path, changed(seconds=0.0))  # a checkpoint at step 0
     (tmp_path / "log.csv").write_text(
         "step,loss,slope,batches_per_second\n50,1.0,1.0,9.0\n100,0.5,"
@@ -403,7 +408,7 @@ def test_the_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- models
 
 
-def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
+def test_the_sr_trainer_writes_weights_that_load_and_a_manifest(
     folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
@@ -424,7 +429,7 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
         assert Image.open(tmp_path / picture).size[0] > 100
 
 
-def test_with_an_identity_term_it_learns_to_look_like_the_person(
+def test_the_identity_term_makes_the_output_more_like_the_person(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
@@ -440,7 +445,9 @@ def test_with_an_identity_term_it_learns_to_look_like_the_person(
     assert float(last["identity"]) < float(first["identity"])
 
 
-def test_a_judge_that_did_not_make_the_features_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_embedder_that_did_not_make_the_features_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     faces, _ = read_faces([folder])
     vectors = np.ones((len(faces), 512), np.float32)
     own = {"embedder": np.array("builtin"), "embedder_sha256": np.array("f" * 64)}
@@ -458,7 +465,7 @@ def test_a_judge_that_did_not_make_the_features_is_refused(folder: Path, tmp_pat
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 
-def test_the_papers_network_trains_their_way(
+def test_the_papers_network_trains_with_the_papers_noise(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NCSN++ on a VE process, with surveillance pictures, small enough for a test."""
@@ -485,7 +492,7 @@ def test_the_papers_network_trains_their_way(
     assert denoiser.feature_length == 64 and denoiser.band == (12, 40)
 
 
-def test_features_and_combiner_of_two_embedders_are_not_mixed(
+def test_features_and_combiner_of_two_embedders_are_refused(
     folder: Path, features: Path, tmp_path: Path
 ) -> None:
     combiner = FeatureCombiner(source=Source("another", "f" * 64))
@@ -503,7 +510,7 @@ def test_features_and_combiner_of_two_embedders_are_not_mixed(
 
 
 @pytest.mark.parametrize("noise", ["edm", "ve", "vp", "subvp"])
-def test_noise_levels_are_those_of_the_process(noise: str) -> None:
+def test_noise_levels_follow_the_process(noise: str) -> None:
     denoiser = sr.ScoreDenoiser(sr.NCSNpp(16, 16, (1, 1), 8), 0.001, 348.0)
     known = torch.ones(20_000, dtype=torch.bool)
     sigma = sr.levels(sr.Recipe(noise=noise), denoiser, known, torch.Generator().manual_seed(0))
@@ -517,7 +524,7 @@ def test_noise_levels_are_those_of_the_process(noise: str) -> None:
     assert float(sigma.median()) == pytest.approx(expected, rel=0.1)
 
 
-def test_faces_without_lr_get_levels_as_much_higher_as_more_is_unknown_of_them() -> None:
+def test_faces_without_an_lr_picture_get_higher_noise_levels() -> None:
     denoiser = sr.ResidualDenoiser(sr.CompactNet())
     known = torch.arange(20_000) % 2 == 0
     sigma = sr.levels(sr.Recipe(), denoiser, known, torch.Generator().manual_seed(0))
@@ -525,7 +532,7 @@ def test_faces_without_lr_get_levels_as_much_higher_as_more_is_unknown_of_them()
     assert ratio == pytest.approx(denoiser.WITHOUT_LR / denoiser.WITH_LR, rel=0.1)
 
 
-def test_sr_training_begins_with_given_weights(
+def test_sr_training_starts_from_given_weights(
     folder: Path, features: Path, tmp_path: Path
 ) -> None:
     faces = read_faces([folder])[0]
@@ -539,7 +546,7 @@ def test_sr_training_begins_with_given_weights(
 
 
 @pytest.mark.parametrize("noise", ["ve", "vp", "subvp"])
-def test_with_an_sde_the_loss_is_the_papers_matching_loss(noise: str) -> None:
+def test_with_an_sde_the_loss_is_the_papers_score_matching(noise: str) -> None:
     """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the process sees."""
     process, t = sr.SDES[noise], torch.tensor([0.2, 0.6])
     g = torch.Generator().manual_seed(0)
@@ -550,13 +557,13 @@ def test_with_an_sde_the_loss_is_the_papers_matching_loss(noise: str) -> None:
         return guess
 
     scale, shift = (1, 0) if noise == "ve" else (2, -1)  # VP and subVP see pictures in [−1, 1]
-    seen = denoiser if noise == "ve" else centred(denoiser)
-    theirs = matching_loss(
-        lambda x, t: score(seen, process, x, t), process, scale * clean + shift, t, noisy
+    model = denoiser if noise == "ve" else centred(denoiser)
+    papers = matching_loss(
+        lambda x, t: score(model, process, x, t), process, scale * clean + shift, t, noisy
     )
     sigma = process.std(t) / process.alpha(t) / scale
     ours = (guess - clean).square().flatten(1).mean(1) / sigma**2
-    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(papers, ours, rtol=1e-3, atol=1e-5)
 
 
 def test_merged_features_leave_the_face_itself_out() -> None:

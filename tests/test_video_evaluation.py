@@ -18,7 +18,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError
 from fasr_video.evaluation import detection, open_set, video
 from fasr_video.evaluation.open_set import UNLISTED
-from fasr_video.evaluation.video import Truth, _Answer
+from fasr_video.evaluation.video import Truth, _TrackResult
 from fasr_video.pipeline.run import run
 from tests.conftest import PORTRAITS
 
@@ -34,10 +34,10 @@ def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> None:
     """One person in view; the mugshot is the photograph that the clip was made from."""
-    found = video.evaluate([case], PORTRAITS / "ground_truth.json", tmp_path / "out")
+    evaluation = video.evaluate([case], PORTRAITS / "ground_truth.json", tmp_path / "out")
     values = {
         t.title: {c.title: t.rows[-1].cells[k].value for k, c in enumerate(t.columns)}
-        for t in found.tables
+        for t in evaluation.tables
     }
     assert values["Detection"]["faces"] > 5 and values["Detection"]["recall"] > 0.7
     assert values["Tracking"]["IDF1"] > 80 and values["Tracking"]["switches"] == 0
@@ -47,10 +47,10 @@ def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> No
         "people": 1,
         "people without a track": 0,
     }
-    searched = {r.name: r.cells[2].value for r in found.tables[-1].rows}
-    assert not found.warnings and (tmp_path / "out" / "plots" / "cmc.csv").exists()
+    searched = {r.name: r.cells[2].value for r in evaluation.tables[-1].rows}
+    assert not evaluation.warnings and (tmp_path / "out" / "plots" / "cmc.csv").exists()
     assert searched["pooled"] == 1 and set(searched) == {"best", "pooled", "sr", "joined"}
-    assert not found.left_out and "HOTA" in found.report.read_text()
+    assert not evaluation.left_out and "HOTA" in evaluation.report.read_text()
     assert len(list((tmp_path / "out" / "tables").glob("*.tex"))) == 4
 
 
@@ -75,7 +75,7 @@ def test_clips_without_truth_are_listed(
     assert ended.value.code == 2 and "none of the cases' files" in capsys.readouterr().err
 
 
-def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(
+def test_a_case_given_twice_counts_once_and_unknown_people_give_a_warning(
     case: Path, tmp_path: Path
 ) -> None:
     truth = json.loads((PORTRAITS / "ground_truth.json").read_text())
@@ -85,16 +85,20 @@ def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(
         .replace("eileen_collins", "e. collins")
     )
     (tmp_path / "truth.json").write_text(renamed)
-    found = video.evaluate([case, case / ".." / "case"], tmp_path / "truth.json", tmp_path / "out")
-    assert [line.reason for line in found.left_out] == ["the same case twice"] and len(
-        found.tables[0].rows
+    evaluation = video.evaluate(
+        [case, case / ".." / "case"], tmp_path / "truth.json", tmp_path / "out"
+    )
+    assert [line.reason for line in evaluation.left_out] == ["the same case twice"] and len(
+        evaluation.tables[0].rows
     ) == 1
-    assert len(found.warnings) == 1 and "are no subjects of the gallery" in found.warnings[0]
-    assert found.warnings[0] in found.report.read_text()
+    assert (
+        len(evaluation.warnings) == 1 and "are no subjects of the gallery" in evaluation.warnings[0]
+    )
+    assert evaluation.warnings[0] in evaluation.report.read_text()
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"fps": 0}, "0 frames a second"),
         ({"fps": -25}, "-25 frames a second"),
@@ -103,19 +107,19 @@ def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(
         ({"frames": {"0": {"a": {"box": [9, 0, 3, 5]}}}}, "is no box"),
     ],
 )
-def test_truth_that_cannot_be_is_refused(
-    change: dict[str, object], says: str, tmp_path: Path
+def test_impossible_truth_is_refused(
+    change: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     clip = {"fps": 25, "people": ["a"], "frames": {"0": {"a": {"box": [0, 0, 3, 5]}}}}
     (tmp_path / "truth.json").write_text(json.dumps({"clip.mp4": {**clip, **change}}))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         video.read_truth(tmp_path / "truth.json")
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"a": {}}', '{"a": {"fps": 0, "people": [], "frames": {"x": {}}}}']
 )
-def test_a_file_that_is_no_ground_truth_is_one_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_ground_truth_gives_a_one_line_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "truth.json").write_text(text)
     with pytest.raises(InputError, match="no ground truth"):
         video.read_truth(tmp_path / "truth.json")
@@ -124,125 +128,135 @@ def test_a_file_that_is_no_ground_truth_is_one_line(text: str, tmp_path: Path) -
 def test_frames_without_faces_count_too() -> None:
     """At 3 looks a second of 25 fps: the first frame of each third of a second."""
     truth = Truth(Fraction(25), ("a",), {k: {} for k in range(50)})
-    looked_at = list(video._looked_at(truth, configs.load("cpu", ("sampling.fps=3",))))
+    looked_at = list(video._processed_frames(truth, configs.load("cpu", ("sampling.fps=3",))))
     assert looked_at == [0, 9, 17, 25, 34, 42]
-    assert list(video._looked_at(truth, configs.load("cpu", ("sampling.every=20",)))) == [0, 20, 40]
+    assert list(video._processed_frames(truth, configs.load("cpu", ("sampling.every=20",)))) == [
+        0,
+        20,
+        40,
+    ]
 
 
 Listed = list[tuple[str, float]]
 
 
 def answer(
-    person: str, enrolled: bool, listed: Listed, named: bool, gallery: int = 30, asked: int = 10
-) -> _Answer:
-    return _Answer(person, enrolled, {"joined": listed}, gallery, asked, named)
+    person: str,
+    enrolled: bool,
+    listed: Listed,
+    named: bool,
+    gallery: int = 30,
+    most_candidates: int = 10,
+) -> _TrackResult:
+    return _TrackResult(person, enrolled, {"joined": listed}, gallery, most_candidates, named)
 
 
-def searched(answers: list[_Answer]) -> dict[str, float]:
+def searched(answers: list[_TrackResult]) -> dict[str, float]:
     """The numbers of the joined list by column."""
     table = video._search_table(answers)
     (row,) = table.rows
     return {column.title: cell.value for column, cell in zip(table.columns, row.cells, strict=True)}
 
 
-def test_somebody_who_is_not_on_the_list_is_on_no_rank_and_over_no_threshold() -> None:
+def test_a_person_who_is_not_on_the_list_has_no_rank_and_passes_no_threshold() -> None:
     lists: dict[str, Listed] = {"pooled": [("a", 0.9), ("b", 0.4)]}
-    answers = [
-        _Answer("a", True, lists, 5, 2, True),
-        _Answer("c", True, lists, 5, 2, True),
-        _Answer("x", False, lists, 5, 2, False),
-        _Answer("a", True, {"pooled": []}, 5, 2, False),
+    results = [
+        _TrackResult("a", True, lists, 5, 2, True),
+        _TrackResult("c", True, lists, 5, 2, True),
+        _TrackResult("x", False, lists, 5, 2, False),
+        _TrackResult("a", True, {"pooled": []}, 5, 2, False),
     ]
-    found = video._searches(answers, "pooled")
-    assert found is not None and found.rank.tolist() == [1, UNLISTED, 0, UNLISTED]
+    searches = video._searches(results, "pooled")
+    assert searches is not None and searches.rank.tolist() == [1, UNLISTED, 0, UNLISTED]
     assert (
-        found.right[0] == 0.9
-        and np.isneginf(found.right[[1, 3]]).all()
-        and np.isnan(found.right[2])
+        searches.right[0] == 0.9
+        and np.isneginf(searches.right[[1, 3]]).all()
+        and np.isnan(searches.right[2])
     )
-    assert found.wrong.tolist() == [0.4, 0.9, 0.9, -np.inf]
-    assert open_set.fnir(found, [-np.inf, 0.9, 1.0]) == pytest.approx([2 / 3, 2 / 3, 1])
-    assert video._searches(answers, "sr") is None
+    assert searches.wrong.tolist() == [0.4, 0.9, 0.9, -np.inf]
+    assert open_set.fnir(searches, [-np.inf, 0.9, 1.0]) == pytest.approx([2 / 3, 2 / 3, 1])
+    assert video._searches(results, "sr") is None
 
 
-def test_tracks_that_nobody_passes_count_as_they_do_with_whole_lists() -> None:
+def test_empty_lists_count_like_full_lists_where_nobody_passes() -> None:
     """Ten enrolled people, five of them found; ten strangers, one of whom somebody passes for."""
-    found = [answer(f"p{k}", True, [(f"p{k}", 0.9), ("o", 0.3)], True) for k in range(5)]
+    identified = [answer(f"p{k}", True, [(f"p{k}", 0.9), ("o", 0.3)], True) for k in range(5)]
     named = [answer("s0", False, [("o", 0.8)], True)]
     missed = [answer(f"p{k}", True, [("o", 0.3), (f"p{k}", 0.2)], False) for k in range(5, 10)]
     strangers = [answer(f"s{k}", False, [("o", 0.3)], False) for k in range(1, 10)]
-    whole = searched([*found, *named, *missed, *strangers])
-    cut = searched(
-        [*found, *named, *(replace(a, lists={"joined": []}) for a in (*missed, *strangers))]
+    full = searched([*identified, *named, *missed, *strangers])
+    short = searched(
+        [*identified, *named, *(replace(a, lists={"joined": []}) for a in (*missed, *strangers))]
     )
-    for values in (whole, cut):
+    for values in (full, short):
         assert values["tracks of enrolled people"] == values["of others"] == 10
         assert values["Rank-1"] == values["FNIR at FPIR 0.1"] == values["FNIR as decided"] == 0.5
         assert values["FPIR as decided"] == 0.1
-    assert whole["Rank-5"] == 1 and cut["Rank-5"] == 0.5
+    assert full["Rank-5"] == 1 and short["Rank-5"] == 0.5
 
 
-def test_a_list_tells_no_rank_beyond_its_length_and_no_score_of_who_is_not_on_it(
+def test_a_list_has_no_rank_beyond_its_length(
     tmp_path: Path,
 ) -> None:
     """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers leave."""
     near: Listed = [("o", 0.7), ("q", 0.6), ("r", 0.5)]
-    found = [answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, asked=3) for k in range(2)]
-    unlisted = [answer(f"p{k}", True, near, True, asked=3) for k in range(2, 4)]
-    strangers = [answer(f"s{k}", False, [("o", 0.4)], False, asked=3) for k in range(10)]
-    values = searched([*found, *unlisted, *strangers])
+    identified = [
+        answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, most_candidates=3)
+        for k in range(2)
+    ]
+    unlisted = [answer(f"p{k}", True, near, True, most_candidates=3) for k in range(2, 4)]
+    strangers = [answer(f"s{k}", False, [("o", 0.4)], False, most_candidates=3) for k in range(10)]
+    values = searched([*identified, *unlisted, *strangers])
     assert values["FNIR at FPIR 0.1"] == 0.5 and values["Rank-1"] == 0.5 and "Rank-5" not in values
-    asked_for_five = [replace(a, asked=5) for a in (*found, *unlisted, *strangers)]
-    assert searched(asked_for_five)["Rank-5"] == 0.5
-    assert not video._plot([*found, *unlisted, *strangers], tmp_path)
+    longer_lists = [replace(a, most_candidates=5) for a in (*identified, *unlisted, *strangers)]
+    assert searched(longer_lists)["Rank-5"] == 0.5
+    assert not video._plot([*identified, *unlisted, *strangers], tmp_path)
     assert [
         line.split(",")[1] for line in (tmp_path / "cmc.csv").read_text().split()[1:] if "," in line
     ] == [*"123"]
 
 
-def test_a_case_tells_lists_with_nobody_on_them_from_probes_that_there_are_not(
-    case: Path, tmp_path: Path
-) -> None:
+def test_empty_lists_differ_from_missing_probes(case: Path, tmp_path: Path) -> None:
     """As a search for identification leaves it when nobody passes, and no reconstruction was searched with."""
     shutil.copytree(case, tmp_path / "case")
     with Case.open(tmp_path / "case") as opened, opened.transaction():
         opened.db.execute("DELETE FROM candidate")
         opened.db.execute("DELETE FROM probe WHERE kind = 'sr'")
         opened.db.execute("UPDATE answer SET verdict = 'unknown'")
-    found = video.evaluate(
+    table = video.evaluate(
         [tmp_path / "case"], PORTRAITS / "ground_truth.json", tmp_path / "out"
     ).tables[-1]
-    assert [c.title for c in found.columns] == [
+    assert [c.title for c in table.columns] == [
         "tracks of enrolled people",
         "of others",
         "Rank-1",
         "FNIR as decided",
     ]
-    rows = {row.name: [cell.value for cell in row.cells] for row in found.rows}
+    rows = {row.name: [cell.value for cell in row.cells] for row in table.rows}
     assert rows.keys() == {"best", "pooled", "joined"} and rows["joined"] == [1, 0, 0, 1]
 
 
-def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:
+def test_average_precision_is_the_area_under_monotonic_precision() -> None:
     """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) / 2."""
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 70]], np.float32)
     boxes = np.array(
         [[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32
     )
     rows = detection.assign(boxes[:3], np.array([0.9, 0.8, 0.7], np.float32), faces)
-    found = detection.judged(rows, detection.heights(faces))
-    assert detection.average_precision(found) == pytest.approx((1 + 2 / 3) / 2)
-    assert detection.recall(found) == 1 and detection.recall(found, 0.8) == 0.5
-    assert detection.threshold(found, 0.9) == pytest.approx(0.9)
+    detections = detection.rank_detections(rows, detection.heights(faces))
+    assert detection.average_precision(detections) == pytest.approx((1 + 2 / 3) / 2)
+    assert detection.recall(detections) == 1 and detection.recall(detections, 0.8) == 0.5
+    assert detection.threshold(detections, 0.9) == pytest.approx(0.9)
     doubled = detection.assign(boxes[[0, 3]], np.array([0.9, 0.8], np.float32), faces)
     assert [true for _, true, _ in doubled] == [True, False]
-    assert found.within(15, 100).faces.tolist() == [20]
+    assert detections.within(15, 100).faces.tolist() == [20]
     ignored = detection.assign(
         boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), faces, smallest=15
     )
     assert [true for _, true, _ in ignored] == [True]
 
 
-def test_an_unsure_face_need_not_be_found_and_is_no_false_alarm() -> None:
+def test_an_unsure_face_is_neither_a_miss_nor_a_false_alarm() -> None:
     """The second face is unsure: its detection counts for nothing, and a second one of the first face is wrong."""
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
     boxes = np.array(
@@ -267,7 +281,7 @@ def test_an_unsure_face_need_not_be_found_and_is_no_false_alarm() -> None:
     ]
 
 
-def test_the_window_without_a_face_is_the_largest_that_touches_none() -> None:
+def test_the_largest_window_without_a_face_is_returned() -> None:
     """A face in the upper left third of 300x200: the right of the picture is larger than what lies below."""
     face = np.array([[10, 10, 90, 80]], np.float32)
     rows, columns = detection.window_between((200, 300), face, 96) or (slice(0), slice(0))

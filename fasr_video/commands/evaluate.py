@@ -569,7 +569,7 @@ def _show(tables: Sequence[Table]) -> None:
             screen.add_column(escape(column.title), justify="right")
         for i, row in enumerate(table.rows):
             styles = [
-                ("", "bold", "underline")[table.place(i, k)] for k in range(len(table.columns))
+                ("", "bold", "underline")[table.rank(i, k)] for k in range(len(table.columns))
             ]
             texts = [
                 f"[{s}]{t}[/]" if s else t for s, t in zip(styles, table.values(row), strict=True)

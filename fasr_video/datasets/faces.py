@@ -1,4 +1,4 @@
-"""Aligned faces with identities, from folders or tar shards, as one block of bytes that fits in memory (or a GPU's)."""
+"""Aligned faces with identities, read from folders or tar shards into one uint8 tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.sr.degradation import enlarge, shrink
 
 CELEBA = (218, 178)
-# The rows and columns whose middle 128×128 are the canonical frame.
+# Rows and columns of CelebA's pictures; the middle 128×128 of them is the canonical frame.
 CELEBA_FACE = (slice(42, 186), slice(17, 161))
 
 
@@ -30,7 +30,7 @@ class Faces:
     """N aligned faces; `paths` are IDENTITY/PHOTO, as in the tar or below the folder."""
 
     pictures: Tensor
-    """N×3×S×S uint8 RGB, the canonical frame and perhaps a rim around it."""
+    """N×3×S×S uint8 RGB: the canonical frame, perhaps with a rim around it."""
     paths: tuple[str, ...]
 
     @property
@@ -39,7 +39,7 @@ class Faces:
 
     @property
     def people(self) -> dict[str, list[int]]:
-        """The rows of each person."""
+        """The rows of each person, by identity."""
         rows: dict[str, list[int]] = {}
         for i, identity in enumerate(self.identities):
             rows.setdefault(identity, []).append(i)
@@ -61,16 +61,16 @@ class Member:
 
 
 def identity_of(path: str) -> str:
-    """The folder that holds the photo; a photo in no folder is its own person."""
+    """Return the name of the photo's folder; a photo without a folder is a person of its own."""
     parts = PurePosixPath(path).parts
     return parts[-2] if len(parts) > 1 else PurePosixPath(path).stem
 
 
 def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[str]]:
-    """All faces of the folders and tar files, and a line for each that was left out and why.
+    """Return all faces of the folders and tar files, and why each of the other files was left out.
 
-    The first readable picture sets the size; it must be square and at least `side`. CelebA's own aligned pictures are
-    cut to the canonical frame and a rim.
+    The first readable picture sets the size; it must be square and at least `side`. CelebA's own
+    aligned pictures are cropped to the canonical frame and a rim.
     """
     pictures: list[np.ndarray] = []
     paths: list[str] = []
@@ -100,15 +100,15 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
             pictures.append(array)
             paths.append(name)
     if not pictures:
-        why = left_out[0] if left_out else f"no picture ({', '.join(sorted(PICTURES))}) in it"
+        problem = left_out[0] if left_out else f"no picture ({', '.join(sorted(PICTURES))}) in it"
         raise UsageError(
             ", ".join(map(str, sources)),
-            f"no aligned face in it ({why})",
+            f"no aligned face in it ({problem})",
             "give folders or tar shards",
         )
-    double = [path for path, count in Counter(paths).items() if count > 1]
-    if double:
-        reason = f"{double[0]} is in it more than once: two people would become one"
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        reason = f"{repeated[0]} is in it more than once: two people would become one"
         raise UsageError(
             ", ".join(map(str, sources)), reason, "give sources whose IDENTITY/PHOTO paths differ"
         )
@@ -117,18 +117,18 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
 
 
 def members(sources: Sequence[Path]) -> Iterator[Member]:
-    """Yield all files of folders and tar files, and the folders in them that cannot be read."""
+    """Yield all files of folders and tar files, and the subfolders that cannot be read."""
     for source in sources:
         yield from _folder_members(source) if source.is_dir() else _tar_members(source)
 
 
 def _folder_members(source: Path) -> Iterator[Member]:
-    closed: list[OSError] = []
+    errors: list[OSError] = []
     paths: list[Path] = []
-    for folder, below, names in os.walk(source, onerror=closed.append):
+    for folder, below, names in os.walk(source, onerror=errors.append):
         links = [name for name in below if Path(folder, name).is_symlink()]
         paths += [Path(folder, name) for name in (*names, *links)]
-    for error in closed:
+    for error in errors:
         name = readable_name(Path(error.filename).relative_to(source).as_posix())
         yield Member(name, problem=f"a folder that cannot be read ({error.strerror})")
     for path in sorted(paths):
@@ -161,19 +161,17 @@ def _tar_members(source: Path) -> Iterator[Member]:
 
 
 def _unwanted(name: str) -> str:
-    """Say why a file of this name is not read; nothing where it is."""
+    """Return why a file of this name is not read; empty if it is."""
     if not is_utf8(name):
         return "its name is not UTF-8: rename it"
     ending = PurePosixPath(name).suffix
-    return (
-        ""
-        if ending.lower() in PICTURES
-        else f"its name does not end as a picture's does ({ending or 'no ending'})"
-    )
+    if ending.lower() in PICTURES:
+        return ""
+    return f"its name does not end as a picture's does ({ending or 'no ending'})"
 
 
 def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]:
-    """Arrays of an .npz file whose `path` array says which face each row belongs to, in the order of `faces`."""
+    """Return arrays of an .npz file in the order of `faces`, by its array `path`."""
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in ("path", *names)}
@@ -202,7 +200,7 @@ def csv_rows_of(file: Path, faces: Faces, names: Sequence[str]) -> list[dict[str
 
 
 def _all_known(file: Path, faces: Faces, rows: Collection[str], remedy: str) -> tuple[str, ...]:
-    """Return the paths of the faces; raises where there is no row for one."""
+    """Return the paths of the faces; raise InputError if one has no row."""
     missing = [path for path in faces.paths if path not in rows]
     if missing:
         reason = (
@@ -213,7 +211,11 @@ def _all_known(file: Path, faces: Faces, rows: Collection[str], remedy: str) -> 
 
 
 def views(pictures: Tensor, side: int, jitter: bool, generator: torch.Generator) -> Tensor:
-    """uint8 faces as N×3×side×side in [0,1]: the middle, or moved by up to the rim and mirrored at random."""
+    """Return uint8 faces as N×3×side×side in [0, 1].
+
+    Without `jitter` this is their middle; with it, they move by up to the rim and are mirrored at
+    random.
+    """
     rim = pictures.shape[-1] - side
     if not jitter:
         low = rim // 2
@@ -222,13 +224,16 @@ def views(pictures: Tensor, side: int, jitter: bool, generator: torch.Generator)
 
 
 def draw_moves(n: int, rim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For n faces: rows and columns to leave out before the cut (2×n×1, up to the rim), and who is mirrored (n×1)."""
+    """Return random moves of n faces, and which are mirrored (n×1).
+
+    Moves (2×n×1) are the rows and columns to skip, up to the rim.
+    """
     moves = torch.randint(0, rim + 1, (2, n, 1), generator=generator, device=generator.device)
     return moves, torch.rand(n, 1, generator=generator, device=generator.device) < 0.5
 
 
 def cut(pictures: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> Tensor:
-    """uint8 faces as N×3×side×side in [0,1], moved and mirrored so."""
+    """Return uint8 faces as N×3×side×side in [0, 1], moved and mirrored."""
     n, device = len(pictures), pictures.device
     line = torch.arange(side, device=device)
     rows, columns = moves[0] + line, moves[1] + torch.where(mirrored, side - 1 - line, line)
@@ -238,7 +243,7 @@ def cut(pictures: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def degrade(x: Tensor, generator: torch.Generator, groups: int = 4) -> Tensor:
-    """Down to 12-32 pixels and back, half of the groups to 16: the size that the papers and the tables speak of."""
+    """Return faces shrunk to 12-32 pixels (half of the groups to 16) and enlarged again."""
     sides = [
         16
         if i % 2

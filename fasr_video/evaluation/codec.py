@@ -1,7 +1,7 @@
-"""Pictures through real codecs and back, to see what a method makes of what recorders leave.
+"""Pictures through real codecs and back, for tests of methods on recorded faces.
 
-H.264 gets colours by BT.601 in full range, rounded. libswscale's default conversion and Pillow's shift them by 1/255,
-and by that alone hide what the codec does at a low QP.
+H.264 gets colours by BT.601 in full range, rounded. The default conversions of libswscale and
+Pillow shift them by 1/255, which hides the codec's own effect at a low QP.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418
 
 
 def through_jpeg(image: Image, quality: int) -> Image:
-    """As JPEG leaves it at quality 1-95, colours at half the size."""
+    """Return the picture after JPEG at quality 1-95, with colours at half size."""
     if not 1 <= quality <= 95:
         raise ValueError(f"JPEG quality is from 1 to 95, not {quality}")
     file = io.BytesIO()
@@ -31,7 +31,10 @@ def through_jpeg(image: Image, quality: int) -> Image:
 
 
 def through_h264(images: Sequence[Image], qp: int) -> list[Image]:
-    """As H.264 (x264) leaves them, as the frames of one video, all of one even size; the first is an intra frame."""
+    """Return the pictures after H.264 (x264), as the frames of one video.
+
+    They have one size with even sides. The first is an intra frame.
+    """
     if not 0 <= qp <= 51:
         raise ValueError(f"QP is from 0 to 51, not {qp}")
     if not images:
@@ -42,7 +45,7 @@ def through_h264(images: Sequence[Image], qp: int) -> list[Image]:
     encoder = av.VideoCodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
     encoder.framerate, encoder.thread_count = Fraction(25), 1
-    # x264 gives intra frames a QP lower by three (ipratio 1.4) unless told otherwise.
+    # By default, x264 lowers the QP of intra frames by three (ipratio 1.4).
     encoder.options = {"qp": str(qp), "bf": "0", "x264-params": "ipratio=1.0:log-level=none"}
     decoder = av.VideoCodecContext.create("h264", "r")
     decoder.thread_type = "NONE"
@@ -55,7 +58,7 @@ def through_h264(images: Sequence[Image], qp: int) -> list[Image]:
 
 
 def _planes(image: Image) -> NDArray[np.uint8]:
-    """Brightness, then two colours of half the size, 3H/2×W as PyAV lays them out."""
+    """Return brightness, then two colours at half size: 3H/2×W, as in PyAV."""
     height, width = image.shape[:2]
     y, *colours = np.moveaxis(image @ YCC.T, -1, 0)
     halves = [
@@ -66,6 +69,7 @@ def _planes(image: Image) -> NDArray[np.uint8]:
 
 
 def _picture(planes: NDArray[np.uint8]) -> Image:
+    """Return the RGB picture of such planes."""
     width, height = planes.shape[1], planes.shape[0] * 2 // 3
     halves = planes[height:].reshape(2, height // 2, width // 2).astype(np.float32) - 128
     full = [

@@ -1,4 +1,4 @@
-"""A comparison: every system on the same items and seeds, scored by each recogniser, written as tables and plots."""
+"""A comparison of systems on the same items and seeds, by each recogniser, as tables and plots."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from fasr_video.errors import MissingExtra, ModelError, UsageError
 from fasr_video.evaluation import plots, report
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name
 from fasr_video.evaluation.open_set import Scores
-from fasr_video.evaluation.perceptual import FID_WORD, LPIPS_WORD
+from fasr_video.evaluation.perceptual import FID_MISSING, LPIPS_MISSING
 from fasr_video.evaluation.photos import check_names, plain_name
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.evaluation.scoring import (
     Judges,
-    Looked,
+    PictureScores,
     Scored,
     Scorer,
-    look,
+    measure_pictures,
     probe_parts,
     score,
     true_features,
 )
 from fasr_video.evaluation.systems import (
+    ObservedItem,
     Pooler,
-    Shown,
     System,
     Tools,
     check_systems,
@@ -48,13 +48,13 @@ from fasr_video.types import Image
 
 GRID_ROWS = 8
 COUNTS = ("items", "people", "gallery", "strangers", "pairs", "skipped", "left_out")
-# Hears which system, how many of its items are done, and of how many.
-Tell = Callable[[str, int, int], None]
+# Called with a system's name, the number of its finished items, and of all its items.
+ReportProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is compared, and by whom it is judged."""
+    """The systems to compare, and the models that score them."""
 
     systems: Sequence[System]
     scorers: Sequence[Embedder]
@@ -72,90 +72,112 @@ class Outcome:
     report: Path
 
 
-def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
+def compare(trial: Trial, plan: Plan, tools: Tools, report_progress: ReportProgress) -> Outcome:
+    """Compare systems on a trial, and write tables, plots and a report."""
     names = labels(plan.systems)
-    over = _baselines(plan.systems, names, plan.baseline)
+    baselines = _baselines(plan.systems, names, plan.baseline)
     _check_columns(trial, plan.by)
     _check_truth(trial, plan)
     tools.store.bind(trial)
     check_systems(plan.systems, tools, trial.items)
-    shown = {d: as_shown(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
+    observed = {d: observe(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
     entries = []
     truths = true_features(trial, plan.judges)
     for system, name in zip(plan.systems, names, strict=True):
         entries.append(
-            _draw(trial, system, name, shown[system.degradation], plan, tools, truths, tell)
+            _draw(
+                trial,
+                system,
+                name,
+                observed[system.degradation],
+                plan,
+                tools,
+                truths,
+                report_progress,
+            )
         )
     warnings = [*tools.warnings, *_circular(plan, tools), *_guided_and_judged(plan, tools)]
     tables: list[Table] = []
-    shows = {e.name: _shows(e) for e in entries}
+    infos = {e.name: _system_info(e) for e in entries}
     folder = emptied(tools.store.folder / "plots")
     for embedder in plan.scorers:
-        found = {e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries}
+        scores = {
+            e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries
+        }
         if not tables:
             tables.append(
-                report.picture_table(found, trial, shows, _unmeasured(trial, plan.judges))
+                report.picture_table(scores, trial, infos, _unmeasured(trial, plan.judges))
             )
-        tables += _tables(found, trial, plan.by, over, shows, _named(embedder))
-        warnings += _plot(found, trial, entries, embedder, folder)
-    _grid(trial, shown, entries, folder)
+        tables += _tables(scores, trial, plan.by, baselines, infos, _named(embedder))
+        warnings += _plot(scores, trial, entries, embedder, folder)
+    _grid(trial, observed, entries, folder)
     warnings = list(dict.fromkeys(warnings))
-    told = [t for t in tables if t.rows and t.columns]
-    path = _write(trial, plan, tools, told, warnings)
-    return Outcome(tuple(told), tuple(warnings), path)
+    written = [t for t in tables if t.rows and t.columns]
+    path = _write(trial, plan, tools, written, warnings)
+    return Outcome(tuple(written), tuple(warnings), path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """A system with what it drew."""
+    """A system with its pictures."""
 
     name: str
     system: System
-    shown: Sequence[Shown]
+    observed: Sequence[ObservedItem]
     pictures: Sequence[Image] | None
-    looked: Looked
+    picture_scores: PictureScores
 
 
 def _draw(
     trial: Trial,
     system: System,
     name: str,
-    shown: Sequence[Shown],
+    observed: Sequence[ObservedItem],
     plan: Plan,
     tools: Tools,
     truths: Scores | None,
-    tell: Tell,
+    report_progress: ReportProgress,
 ) -> _Entry:
     if not system.draws:
-        return _Entry(name, system, shown, None, Looked())
+        return _Entry(name, system, observed, None, PictureScores())
     pictures = draw_all(
-        system, name, shown, tools, plan.batch, lambda done: tell(name, done, len(shown))
+        system,
+        name,
+        observed,
+        tools,
+        plan.batch,
+        lambda done: report_progress(name, done, len(observed)),
     )
-    if system.method == report.TRUTH:  # it is what the others are held against
-        return _Entry(name, system, shown, pictures, Looked())
-    return _Entry(name, system, shown, pictures, look(trial, shown, pictures, plan.judges, truths))
+    if system.method == report.TRUTH:  # the other systems are compared with it
+        return _Entry(name, system, observed, pictures, PictureScores())
+    return _Entry(
+        name,
+        system,
+        observed,
+        pictures,
+        measure_pictures(trial, observed, pictures, plan.judges, truths),
+    )
 
 
 def _score(trial: Trial, entry: _Entry, scorer: Scorer, warnings: list[str]) -> Scored:
-    own, told = _own_pooler(entry.system, scorer.embedder)
-    warnings += [w for w in told if w not in warnings]
-    parts = probe_parts(entry.system, entry.shown, entry.pictures, scorer, own)
-    return score(trial, parts, entry.looked, scorer)
+    own_pooler, pooler_warnings = _own_pooler(entry.system, scorer.embedder)
+    warnings += [w for w in pooler_warnings if w not in warnings]
+    parts = probe_parts(entry.system, entry.observed, entry.pictures, scorer, own_pooler)
+    return score(trial, parts, entry.picture_scores, scorer)
 
 
 def _baselines(
     systems: Sequence[System], names: Sequence[str], wanted: str | None
 ) -> dict[str, str]:
-    """For each system the one that its gains are over: of the same degradation, where there is one.
+    """Return the baseline of each system, if possible with the same degradation.
 
-    `wanted` is a system's name or method; by default the first one but the true picture.
+    `wanted` is the baseline's name or method; the default is the first system but the true picture.
     """
     known = dict(zip(names, systems, strict=True))
-    named = [
-        n
-        for n, s in known.items()
-        if (wanted in (n, s.method) if wanted else s.method != report.TRUTH)
-    ]
+    if wanted:
+        named = [n for n, s in known.items() if wanted in (n, s.method)]
+    else:
+        named = [n for n, s in known.items() if s.method != report.TRUTH]
     if wanted and not named:
         raise UsageError(
             f"baseline {wanted}", "no such system here", f"give one of: {', '.join(names)}"
@@ -170,83 +192,88 @@ def _baselines(
 
 
 def _tables(
-    found: Mapping[str, Scored],
+    scores: Mapping[str, Scored],
     trial: Trial,
     by: Sequence[str],
-    over: Mapping[str, str],
-    shows: Mapping[str, report.Shows],
-    who: str,
+    baselines: Mapping[str, str],
+    infos: Mapping[str, report.SystemInfo],
+    scorer: str,
 ) -> list[Table]:
-    tables = [report.recognition_table(found, trial, shows, who)]
-    tables += [report.split_table(found, trial, shows, column, who) for column in by]
-    return [*tables, report.gain_table(found, trial, over, who)]
+    tables = [report.recognition_table(scores, trial, infos, scorer)]
+    tables += [report.split_table(scores, trial, infos, column, scorer) for column in by]
+    return [*tables, report.gain_table(scores, trial, baselines, scorer)]
 
 
-def _shows(entry: _Entry) -> report.Shows:
-    sides = [len(s.lr0) for s in entry.shown]
-    return report.Shows(
-        str(entry.system.degradation or ""), entry.system.method != report.TRUTH, sides
+def _system_info(entry: _Entry) -> report.SystemInfo:
+    return report.SystemInfo(
+        among=str(entry.system.degradation or ""),
+        compared=entry.system.method != report.TRUTH,
+        sides=[len(s.lr0) for s in entry.observed],
     )
 
 
-def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
-    """Each item's faces as the camera sees them; every photograph by a seed of its own."""
+def observe(trial: Trial, degradation: Degradation | None) -> list[ObservedItem]:
+    """Return each item's faces as the camera sees them; each photograph has its own seed."""
     if degradation is None:
         return [
-            Shown(i, i.probe.picture, tuple(a.picture for a in i.auxiliaries)) for i in trial.items
+            ObservedItem(i, i.probe.picture, tuple(a.picture for a in i.auxiliaries))
+            for i in trial.items
         ]
-    found = []
+    observed = []
     for item in trial.items:
         faces = [item.probe, *item.auxiliaries]
         small = degradation(
             [f.picture for f in faces], [(item.seed + k) % 2**31 for k in range(len(faces))]
         )
-        found.append(Shown(item, small[0], tuple(small[1:])))
-    return found
+        observed.append(ObservedItem(item, small[0], tuple(small[1:])))
+    return observed
 
 
 def write_inputs(trial: Trial, degradations: Sequence[Degradation | None], folder: Path) -> None:
-    """The LR faces as PNG files, for programs that are compared through `images:DIR`."""
+    """Write the LR faces as PNG files, for programs that `images:DIR` compares."""
     check_names([item.name for item in trial.items])
     for degradation in degradations:
-        for shown in as_shown(trial, degradation):
-            path = folder / folder_name(degradation) / f"{plain_name(shown.item.name)}.png"
+        for observed in observe(trial, degradation):
+            path = folder / folder_name(degradation) / f"{plain_name(observed.item.name)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Pictures.fromarray(shown.lr0).save(path)
+            Pictures.fromarray(observed.lr0).save(path)
 
 
 def _own_pooler(system: System, embedder: Embedder) -> tuple[Pooler | None, list[str]]:
-    """What pools for the search, in the scoring recogniser's own features; and a warning where that is another rule."""
+    """Return the pooler for the search, by features of the scoring recogniser, and warnings.
+
+    A warning says if it pools by another rule.
+    """
     if system.draws and "pooled" not in (system.fuse or ""):
         return None, []
     try:
         return pooler(system, embedder), []
     except ModelError as error:
-        told = f"pooled for the search by {_named(embedder)} with the mean: {error.reason}"
-        return pooler(replace(system, merge="mean"), embedder), [told]
+        warning = f"pooled for the search by {_named(embedder)} with the mean: {error.reason}"
+        return pooler(replace(system, merge="mean"), embedder), [warning]
 
 
 def _circular(plan: Plan, tools: Tools) -> list[str]:
-    """The embedder that a picture was told is a friendly judge of it."""
-    told = [s.method for s in plan.systems if s.draws and uses_identity(s.method)]
-    if not told or all(e.sha256 != tools.embedder.sha256 for e in plan.scorers):
+    """Return a warning if the embedder that conditions pictures also scores them."""
+    methods = [s.method for s in plan.systems if s.draws and uses_identity(s.method)]
+    if not methods or all(e.sha256 != tools.embedder.sha256 for e in plan.scorers):
         return []
-    who = f"{', '.join(dict.fromkeys(told))}: {_named(tools.embedder)} conditions the pictures and scores them"
-    return [f"{who}, which is circular; give another recogniser with --scorer"]
+    names = ", ".join(dict.fromkeys(methods))
+    conflict = f"{names}: {_named(tools.embedder)} conditions the pictures and scores them"
+    return [f"{conflict}, which is circular; give another recogniser with --scorer"]
 
 
 def _guided_and_judged(plan: Plan, tools: Tools) -> list[str]:
-    """What drew a picture towards attributes is a friendly judge of them, too."""
+    """Return a warning if the classifier that guides pictures also judges their attributes."""
     guided = [s.method for s in plan.systems if is_guided(s.method)]
     if not guided or plan.judges.attributes is None:
         return []
-    if (
-        plan.judges.attributes_sha256
-        not in open_guidance((), STRENGTH, tools.device).classifiers.sha256
-    ):
+    classifiers = open_guidance((), STRENGTH, tools.device).classifiers
+    if plan.judges.attributes_sha256 not in classifiers.sha256:
         return []
-    who = f"{', '.join(dict.fromkeys(guided))}: one classifier draws the pictures towards attributes and judges them"
-    return [f"{who}, which is circular; give another one with --attributes"]
+    names = ", ".join(dict.fromkeys(guided))
+    conflict = f"{names}: one classifier guides the pictures and judges their attributes"
+    return [f"{conflict}, which is circular; give another one with --attributes"]
 
 
 def _named(embedder: Embedder) -> str:
@@ -254,7 +281,7 @@ def _named(embedder: Embedder) -> str:
 
 
 def _check_truth(trial: Trial, plan: Plan) -> None:
-    """What would come to nothing, told before hours are spent on drawing."""
+    """Raise UsageError for systems and measures that cannot work, before hours of drawing."""
     if trial.native and any(s.method == report.TRUTH for s in plan.systems):
         raise UsageError(
             f"method {report.TRUTH}", "the probes are as the camera saw them", "leave it out here"
@@ -262,7 +289,7 @@ def _check_truth(trial: Trial, plan: Plan) -> None:
     if plan.judges.inception is not None and len(trial.items) < 2 and not trial.native:
         raise UsageError(
             "--fid",
-            "one picture has no spread to compare",
+            "one picture has no covariance to compare",
             "leave it out, or search for more people",
         )
 
@@ -279,49 +306,50 @@ def _check_columns(trial: Trial, columns: Sequence[str]) -> None:
 
 
 def _unmeasured(trial: Trial, judges: Judges) -> list[str]:
-    """A clear word for what is not in the table."""
+    """Return notes on the measures that are not in the table."""
     if trial.native:
         return [
             "The probes are as the camera saw them: there is no true picture to measure against."
         ]
     return [
         w
-        for w, judge in ((LPIPS_WORD, judges.lpips), (FID_WORD, judges.inception))
+        for w, judge in ((LPIPS_MISSING, judges.lpips), (FID_MISSING, judges.inception))
         if judge is None
     ]
 
 
 def _plot(
-    found: Mapping[str, Scored],
+    scores: Mapping[str, Scored],
     trial: Trial,
     entries: Sequence[_Entry],
     embedder: Embedder,
     folder: Path,
 ) -> list[str]:
-    """A set of plots for each degradation, and what is not in them."""
-    told = []
+    """Write plots for each degradation, and return notes on what they leave out."""
+    notes = []
     degradations = dict.fromkeys(e.system.degradation for e in entries)
     try:
         for degradation in degradations:
-            some = {e.name: found[e.name] for e in entries if e.system.degradation == degradation}
-            size = f"{folder_name(degradation)}-" if len(degradations) > 1 else ""
-            mark = f"{size}{embedder.sha256[:8]}.png"
+            group = {e.name: scores[e.name] for e in entries if e.system.degradation == degradation}
+            prefix = f"{folder_name(degradation)}-" if len(degradations) > 1 else ""
+            file_name = f"{prefix}{embedder.sha256[:8]}.png"
             if not trial.pairs:
-                plots.cmc(some, folder / f"cmc-{mark}")
-            plots.roc(some, folder / f"roc-{mark}")
-            plots.det(some, folder / f"det-{mark}")
-            plots.histograms(some, folder / f"scores-{mark}")
-            if len(some) > plots.MOST_PANELS:
-                told.append(
-                    f"scores-{mark}: histograms of the first {plots.MOST_PANELS} of {len(some)} systems"
+                plots.cmc(group, folder / f"cmc-{file_name}")
+            plots.roc(group, folder / f"roc-{file_name}")
+            plots.det(group, folder / f"det-{file_name}")
+            plots.histograms(group, folder / f"scores-{file_name}")
+            if len(group) > plots.MOST_PANELS:
+                notes.append(
+                    f"scores-{file_name}: histograms of the first {plots.MOST_PANELS} "
+                    f"of {len(group)} systems"
                 )
     except MissingExtra as error:
         return [f"no plots: {error}"]
-    return told
+    return notes
 
 
 def emptied(folder: Path) -> Path:
-    """Without what an earlier comparison drew: it is of other systems."""
+    """Return the folder, without the plots of an earlier comparison."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.png"), *folder.glob("*.csv")):
         old.unlink()
@@ -330,19 +358,21 @@ def emptied(folder: Path) -> Path:
 
 def _grid(
     trial: Trial,
-    shown: Mapping[Degradation | None, Sequence[Shown]],
+    observed: Mapping[Degradation | None, Sequence[ObservedItem]],
     entries: Sequence[_Entry],
     folder: Path,
 ) -> None:
-    """The first items: the LR faces, what each system makes of them, the true pictures. For eyes: they show people."""
+    """Write the first items as a grid: the LR faces, each system's pictures, the true pictures."""
     columns: dict[str, Sequence[Image]] = {}
-    for degradation, faces in shown.items():
-        head = "LR" if len(shown) == 1 else f"LR {degradation}"
+    for degradation, faces in observed.items():
+        head = "LR" if len(observed) == 1 else f"LR {degradation}"
         columns[head] = enlarged([s.lr0 for s in faces[:GRID_ROWS]])
-    once = {replace(e.system, fuse=None): e for e in reversed(entries)}  # fusing changes no picture
+    unfused = {
+        replace(e.system, fuse=None): e for e in reversed(entries)
+    }  # fusing changes no picture
     for entry in entries:
-        if entry.looked.pictures is not None and entry in once.values():
-            columns[entry.name] = entry.looked.pictures[:GRID_ROWS]
+        if entry.picture_scores.pictures is not None and entry in unfused.values():
+            columns[entry.name] = entry.picture_scores.pictures[:GRID_ROWS]
     if not trial.native:
         columns["truth"] = [item.probe.picture for item in trial.items[:GRID_ROWS]]
     plots.grid(list(zip(*columns.values(), strict=True)), list(columns), folder / "grid.png")
@@ -354,16 +384,16 @@ def _write(
     folder = tools.store.folder
     write_tables(tables, folder / "tables")
     provenance = trial.provenance()
-    told = ", ".join(f"{provenance[k]} {k.replace('_', ' ')}" for k in COUNTS if provenance[k])
+    counts = ", ".join(f"{provenance[k]} {k.replace('_', ' ')}" for k in COUNTS if provenance[k])
+    scorers = ", ".join(map(_named, plan.scorers))
+    models = f"Conditioned by {_named(tools.embedder)}; scored by {scorers}."
+    if plan.judges.attributes_sha256:
+        models += f" Attributes are judged by {plan.judges.attributes_sha256[:8]}."
     heads = [
         f"# Evaluation: {trial.protocol}",
-        f"Made by fasr-video {__version__} on {datetime.now(UTC):%Y-%m-%d}; seed {trial.seed}; {told}.",
-        f"Conditioned by {_named(tools.embedder)}; scored by {', '.join(map(_named, plan.scorers))}."
-        + (
-            f" Attributes are judged by {judge[:8]}."
-            if (judge := plan.judges.attributes_sha256)
-            else ""
-        ),
+        f"Made by fasr-video {__version__} on {datetime.now(UTC):%Y-%m-%d}; "
+        f"seed {trial.seed}; {counts}.",
+        models,
         *plan.notes,
         *(f"**Warning:** {w}." for w in warnings),
     ]
@@ -374,7 +404,7 @@ def _write(
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
-    """Each as CSV and LaTeX, in place of those of an earlier comparison."""
+    """Write each table as CSV and LaTeX, and remove those of an earlier comparison."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.csv"), *folder.glob("*.tex")):
         old.unlink()
@@ -385,4 +415,5 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
     atomic_write_text(path, text)

@@ -1,4 +1,4 @@
-"""How the photographs of a trial become faces as a camera sees them, by name: `16`, `16:camera`, `16:jpeg-30`, …"""
+"""Degradations of a trial's photographs by name: `16`, `16:camera`, `16:jpeg-30`, …"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fasr_video.sr.surveillance import Surveillance
 from fasr_video.types import Image
 
 SMALLEST, LARGEST = 4, 64
-# What may follow them: the quality, the QP.
+# Codecs with the range of their strength: the quality, the QP.
 CODECS = {"jpeg": (1, 95), "h264": (0, 51)}
 REMEDY = "write SIDE, SIDE:camera, SIDE:jpeg-QUALITY or SIDE:h264-QP, as 16:jpeg-30"
 
@@ -25,9 +25,9 @@ REMEDY = "write SIDE, SIDE:camera, SIDE:jpeg-QUALITY or SIDE:h264-QP, as 16:jpeg
 @dataclass(frozen=True, slots=True)
 class Degradation:
     side: int
-    """Pixels of the face, 4 to 64; the papers' ×8 is 16, their ×16 is 8."""
+    """Side of the face in pixels, 4 to 64; the papers' ×8 is 16, their ×16 is 8."""
     kind: str = ""
-    """Empty for the papers' own (antialiased bilinear), camera, jpeg or h264."""
+    """camera, jpeg or h264; empty for the papers' own (antialiased bilinear)."""
     strength: int = 0
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Degradation:
         return f"{self.side}:{self.kind}" + (f"-{self.strength}" if self.kind in CODECS else "")
 
     def __call__(self, pictures: Sequence[Image], seeds: Sequence[int]) -> list[Image]:
-        """128×128 pictures as faces of `side` px; each depends on its own seed alone."""
+        """Return 128×128 pictures as faces of `side` px; each depends on its own seed alone."""
         faces = as_tensor(pictures)
         if self.kind == "camera":
             return [
@@ -52,13 +52,14 @@ class Degradation:
 
 
 def parse(text: str) -> Degradation:
+    """Return the degradation of that name."""
     side, _, rest = text.partition(":")
     kind, dash, strength = rest.partition("-")
     try:
-        found = Degradation(int(side), kind, int(strength) if dash else 0)
+        degradation = Degradation(int(side), kind, int(strength) if dash else 0)
     except ValueError as error:
         raise UsageError(f"degradation {text}", "a number is missing", REMEDY) from error
-    if not SMALLEST <= found.side <= LARGEST:
+    if not SMALLEST <= degradation.side <= LARGEST:
         raise UsageError(
             f"degradation {text}",
             f"a face has {SMALLEST} to {LARGEST} px here",
@@ -68,27 +69,27 @@ def parse(text: str) -> Degradation:
     if (
         kind not in ("", "camera", *CODECS)
         or bool(dash) != (kind in CODECS)
-        or not low <= found.strength <= high
+        or not low <= degradation.strength <= high
     ):
-        raise UsageError(f"degradation {text}", "there is no such one", REMEDY)
-    if kind == "h264" and (found.side % 2 or found.side < 16):
+        raise UsageError(f"degradation {text}", "no such degradation", REMEDY)
+    if kind == "h264" and (degradation.side % 2 or degradation.side < 16):
         raise UsageError(
             f"degradation {text}", "H.264 takes even sides from 16 px", "give such a side"
         )
-    return found
+    return degradation
 
 
 def folder_name(degradation: Degradation | None) -> str:
-    """Of the folder that its faces are written to, and outputs made of them are looked for in."""
+    """Return the name of the folder for its faces, and for outputs made of them."""
     return "native" if degradation is None else str(degradation).replace(":", "-")
 
 
 def enlarged(small: Sequence[Image]) -> list[Image]:
-    """Faces of any sizes as 128×128 pictures, bicubic: what a recogniser is shown of them."""
+    """Return faces of any sizes as 128×128 pictures (bicubic), as recognisers take them."""
     return [as_image(enlarge(as_tensor([face]), CANONICAL_SIDE)[0]) for face in small]
 
 
 def repeated(small: Image) -> Image:
-    """128×128: the face's own pixels, each as large as it comes."""
+    """Return the face at 128×128, with enlarged pixels and no interpolation."""
     rows = np.arange(CANONICAL_SIDE) * len(small) // CANONICAL_SIDE
     return np.asarray(small[rows[:, None], rows[None]], np.uint8)

@@ -1,7 +1,7 @@
-"""How a search over a gallery does when some of the people searched for are not in it (NIST FRTE 1:N's measures).
+"""Measures of a gallery search when some people are not in the gallery (as NIST FRTE 1:N).
 
-FPIR: share of non-mated searches (the person is not enrolled) with at least one candidate at or over the threshold.
-FNIR: share of mated searches whose own subject is not at or over it.
+FPIR: share of non-mated searches (the person is not enrolled) with a candidate at or over the
+threshold. FNIR: share of mated searches whose own subject is below the threshold.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from fasr_video.errors import UsageError
 
 FPIRS = (0.3, 0.1, 0.03, 0.01, 0.003)
 RANKS = (1, 10, 50)
-# Rank of a subject that a list of limited length does not hold.
+# Rank of a subject that is not on a list of limited length.
 UNLISTED = np.iinfo(np.intp).max
 Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Searches:
-    """One row a search."""
+    """The results of several searches, a row each."""
 
     right: Scores
-    """Score of the person's own subject; NaN where the person is not in the gallery, -inf where it is on no list."""
+    """Score of the person's own subject; NaN if not in the gallery, -inf if not on the list."""
     wrong: Scores
-    """Highest score among all other subjects; -inf where there is none."""
+    """Highest score of all other subjects; -inf if there is none."""
     rank: NDArray[np.intp]
-    """Of the own subject, from 1; 0 where it is not in the gallery, UNLISTED where it is on no list."""
+    """Rank of the own subject, from 1; 0 if not in the gallery, UNLISTED if not on the list."""
     person: NDArray[np.str_]
-    """Who is searched for: searches of one person are not independent."""
+    """The person searched for: searches of one person are not independent."""
 
     def __post_init__(self) -> None:
         if len({len(self.right), len(self.wrong), len(self.rank), len(self.person)}) != 1:
@@ -48,24 +48,27 @@ class Searches:
             raise UsageError(
                 "searches",
                 reason,
-                "leave out searches that could not be done, and count them apart",
+                "leave out searches that failed, and count them separately",
             )
 
     @property
     def mated(self) -> NDArray[np.bool_]:
+        """Whether the person of each search is in the gallery."""
         return self.rank > 0
 
     def __len__(self) -> int:
         return len(self.right)
 
     def take(self, rows: NDArray[np.intp]) -> Searches:
+        """Return the searches of these rows."""
         return Searches(self.right[rows], self.wrong[rows], self.rank[rows], self.person[rows])
 
 
 def searches(scores: Scores, own: NDArray[np.intp], person: Sequence[str]) -> Searches:
-    """From all scores, searches × gallery; `own` is the column of each search's own subject, or -1.
+    """Return the results for scores, searches × gallery.
 
-    Where another subject has the same score as the own one, the other one counts as before it.
+    `own` is the column of each search's own subject, or -1. Another subject with the same score as
+    the own one ranks before it.
     """
     if scores.ndim != 2 or scores.shape[0] != len(own):
         raise UsageError(
@@ -83,69 +86,71 @@ def searches(scores: Scores, own: NDArray[np.intp], person: Sequence[str]) -> Se
     return Searches(right, others.max(1), rank, np.asarray(person, np.str_))
 
 
-def fpir(found: Searches, thresholds: ArrayLike) -> Scores:
-    strangers = _strangers(found)
+def fpir(results: Searches, thresholds: ArrayLike) -> Scores:
+    """Return the FPIR at each threshold."""
+    strangers = _strangers(results)
     return _at_or_over(strangers, thresholds) / len(strangers)
 
 
-def fnir(found: Searches, thresholds: ArrayLike, k: int | None = None) -> Scores:
-    """With `k`, the own subject also has to be among the first k candidates."""
-    right, rank = _own(found)
+def fnir(results: Searches, thresholds: ArrayLike, k: int | None = None) -> Scores:
+    """Return the FNIR at each threshold.
+
+    With `k`, the own subject must also be among the first k candidates.
+    """
+    right, rank = _own(results)
     listed = right if k is None else right[rank <= k]
     return (len(right) - _at_or_over(listed, thresholds)) / len(right)
 
 
-def rank_rate(found: Searches, k: int) -> float:
-    """Share of mated searches with their own subject among the first k candidates, whatever its score."""
-    return float((_own(found)[1] <= k).mean())
+def rank_rate(results: Searches, k: int) -> float:
+    """Return the share of mated searches with their own subject among the first k candidates."""
+    return float((_own(results)[1] <= k).mean())
 
 
-def cmc(found: Searches, ranks: int) -> Scores:
-    """Cumulative match characteristic: `rank_rate` for each rank from 1."""
-    place = _own(found)[1]
-    return np.asarray((place[:, None] <= np.arange(1, ranks + 1)).mean(0), np.float64)
+def cmc(results: Searches, ranks: int) -> Scores:
+    """Return the cumulative match characteristic: `rank_rate` for each rank from 1."""
+    rank = _own(results)[1]
+    return np.asarray((rank[:, None] <= np.arange(1, ranks + 1)).mean(0), np.float64)
 
 
-def threshold_at(found: Searches, rate: float) -> float:
-    """The lowest threshold with an FPIR of at most `rate`, measured on these very searches."""
-    return lowest_threshold(_strangers(found), rate)
+def threshold_at(results: Searches, rate: float) -> float:
+    """Return the lowest threshold with an FPIR of at most `rate` on these searches."""
+    return lowest_threshold(_strangers(results), rate)
 
 
 def lowest_threshold(scores: ArrayLike, rate: float) -> float:
-    """The lowest one that at most this share of the scores is at or over."""
+    """Return the lowest threshold that at most this share of the scores reaches."""
     highest = np.sort(np.asarray(scores, np.float64), axis=None)[::-1]
     allowed = int(np.floor(rate * len(highest) + 1e-9))
     return -np.inf if allowed >= len(highest) else float(np.nextafter(highest[allowed], np.inf))
 
 
-def fnir_at(found: Searches, rate: float) -> float:
-    """FNIR where FPIR is at most `rate`."""
-    return float(fnir(found, threshold_at(found, rate)))
+def fnir_at(results: Searches, rate: float) -> float:
+    """Return the FNIR at the threshold where FPIR is at most `rate`."""
+    return float(fnir(results, threshold_at(results, rate)))
 
 
-def resolves(found: Searches, rate: float) -> bool:
-    """Whether there are enough non-mated searches for one of them to be an FPIR of `rate`."""
-    return rate * len(_strangers(found)) >= 1 - 1e-9
+def resolves(results: Searches, rate: float) -> bool:
+    """Return whether one of the non-mated searches is at most a share `rate` of them."""
+    return rate * len(_strangers(results)) >= 1 - 1e-9
 
 
-def mated_and_strangers(found: Searches, rows: NDArray[np.intp]) -> Searches:
-    """Of the enrolled people those of some rows alone, with every stranger: thresholds stay everybody's."""
-    return found.take(np.union1d(rows[found.mated[rows]], np.flatnonzero(~found.mated)))
+def mated_and_strangers(results: Searches, rows: NDArray[np.intp]) -> Searches:
+    """Return the mated searches of these rows and all non-mated ones, so that thresholds stay."""
+    return results.take(np.union1d(rows[results.mated[rows]], np.flatnonzero(~results.mated)))
 
 
-def det(found: Searches) -> tuple[Scores, Scores, Scores]:
-    """The detection error trade-off: thresholds rising, FPIR, FNIR."""
-    levels = np.unique(np.concatenate((_own(found)[0], _strangers(found))))
+def det(results: Searches) -> tuple[Scores, Scores, Scores]:
+    """Return the detection error trade-off: rising thresholds, FPIR, FNIR."""
+    levels = np.unique(np.concatenate((_own(results)[0], _strangers(results))))
     levels = np.append(levels, np.inf)
-    return levels, fpir(found, levels), fnir(found, levels)
+    return levels, fpir(results, levels), fnir(results, levels)
 
 
 def auc(own: ArrayLike, others: ArrayLike) -> float:
-    """How often a score of the first kind is above one of the second; equal ones count half."""
-    first, second = (
-        np.asarray(own, np.float64).ravel(),
-        np.sort(np.asarray(others, np.float64), axis=None),
-    )
+    """Return how often a score of the first kind is above one of the second; ties count half."""
+    first = np.asarray(own, np.float64).ravel()
+    second = np.sort(np.asarray(others, np.float64), axis=None)
     if not len(first) or not len(second):
         raise UsageError("area under the curve", "no scores of one of the two kinds", "give both")
     below = np.searchsorted(second, first, "left") + np.searchsorted(second, first, "right")
@@ -153,58 +158,61 @@ def auc(own: ArrayLike, others: ArrayLike) -> float:
 
 
 def rank_and_area(scores: Scores) -> tuple[float, float]:
-    """Rank-1 and AUC of scores, searches × gallery, where each search's own subject stands in its own column."""
+    """Return Rank-1 and AUC of square scores; own subjects are on the diagonal."""
     own = np.arange(len(scores))
-    found = searches(scores, own, [str(k) for k in own])
-    return rank_rate(found, 1), auc(found.right, scores[~np.eye(len(scores), dtype=bool)])
+    results = searches(scores, own, [str(k) for k in own])
+    return rank_rate(results, 1), auc(results.right, scores[~np.eye(len(scores), dtype=bool)])
 
 
 def bootstrap(
-    found: Searches,
+    results: Searches,
     statistic: Callable[[Searches], ArrayLike],
     repeats: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[Scores, Scores]:
-    """Between what bounds the statistic lies when people are drawn anew, with all their searches.
+    """Return the bootstrap bounds of a statistic by resampling people.
 
-    Enrolled people and strangers are drawn apart, as many of each as there are. The gallery stays as it is.
+    Enrolled people and strangers are resampled separately. The gallery stays the same.
     """
-    drawn = [
-        np.asarray(statistic(found.take(rows)), np.float64)
-        for rows in drawn_anew(found, repeats, seed)
+    samples = [
+        np.asarray(statistic(results.take(rows)), np.float64)
+        for rows in resampled(results, repeats, seed)
     ]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.asarray(low), np.asarray(high)
 
 
-def drawn_anew(found: Searches, repeats: int, seed: int = 0) -> Iterator[NDArray[np.intp]]:
-    """Rows of people drawn with all their searches: the same ones for two systems that searched for the same faces."""
+def resampled(results: Searches, repeats: int, seed: int = 0) -> Iterator[NDArray[np.intp]]:
+    """Yield rows of resampled people, with all their searches.
+
+    The rows are the same for two systems that searched for the same faces.
+    """
     generator = np.random.default_rng(seed)
-    groups = [_rows_by_person(found, found.mated), _rows_by_person(found, ~found.mated)]
+    groups = [_rows_by_person(results, results.mated), _rows_by_person(results, ~results.mated)]
     for _ in range(repeats):
         yield np.concatenate(
             [g[i] for g in groups if g for i in generator.integers(0, len(g), len(g))]
         )
 
 
-def _rows_by_person(found: Searches, which: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+def _rows_by_person(results: Searches, which: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     rows = np.flatnonzero(which)
     if not len(rows):
         return []
-    order = rows[np.argsort(found.person[rows], kind="stable")]
-    names = found.person[order]
+    order = rows[np.argsort(results.person[rows], kind="stable")]
+    names = results.person[order]
     return np.split(order, np.flatnonzero(names[1:] != names[:-1]) + 1)
 
 
 def _at_or_over(values: Scores, thresholds: ArrayLike) -> Scores:
-    """How many; what is on no list (-inf) is at no threshold, however low."""
+    """Return how many values reach each threshold; -inf (not on the list) reaches none."""
     listed = np.sort(values[values > -np.inf])
     return np.asarray(len(listed) - np.searchsorted(listed, thresholds, "left"), np.float64)
 
 
-def _strangers(found: Searches) -> Scores:
-    values = found.wrong[~found.mated]
+def _strangers(results: Searches) -> Scores:
+    values = results.wrong[~results.mated]
     if not len(values):
         raise UsageError(
             "non-mated searches", "none", "search for people who are not in the gallery too"
@@ -212,7 +220,7 @@ def _strangers(found: Searches) -> Scores:
     return values
 
 
-def _own(found: Searches) -> tuple[Scores, NDArray[np.intp]]:
-    if not found.mated.any():
+def _own(results: Searches) -> tuple[Scores, NDArray[np.intp]]:
+    if not results.mated.any():
         raise UsageError("mated searches", "none", "search for people who are in the gallery too")
-    return found.right[found.mated], found.rank[found.mated]
+    return results.right[results.mated], results.rank[results.mated]

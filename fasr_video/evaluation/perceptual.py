@@ -1,7 +1,8 @@
-"""LPIPS and FID. Their backbones come from others, under terms of their own: the user gives the weights.
+"""LPIPS and FID; the user gives the weights, which have licences of their own.
 
-LPIPS (Zhang et al. 2018, version 0.1): torchvision's AlexNet or VGG16, and the linear weights of the authors.
-FID (Heusel et al. 2017): the Inception network of 2015, in the layout that pytorch-fid publishes.
+LPIPS (Zhang et al. 2018, version 0.1): torchvision's AlexNet or VGG16, and the linear weights of
+the authors. FID (Heusel et al. 2017): the Inception network of 2015, in the layout that pytorch-fid
+publishes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from fasr_video.errors import ModelError, UsageError
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.files import sha256_file
 
-LPIPS_WORD = "LPIPS: not measured; give its weights with --lpips BACKBONE LINEAR"
-FID_WORD = "FID: not measured; give Inception's weights with --fid FILE"
+LPIPS_MISSING = "LPIPS: not measured; give its weights with --lpips BACKBONE LINEAR"
+FID_MISSING = "FID: not measured; give Inception's weights with --fid FILE"
 BATCH = 16
 
-# --------------------------------------------------------------------------------------------------------------- LPIPS
+# -------------------------------------------------------------------------------------------- LPIPS
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-# Widths of its convolutions; 0 is a pooling.
+# Widths of VGG16's convolutions; 0 is a pooling.
 _VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 
 
@@ -54,19 +55,19 @@ def _vgg16() -> tuple[nn.Sequential, tuple[int, ...]]:
 
 
 class Lpips:
-    """Distance of pictures as people see it; 0 for equal ones."""
+    """Perceptual distance of pictures; 0 for equal ones."""
 
     def __init__(self, backbone: Path, linear: Path, device: torch.device | str = "cpu") -> None:
-        given = {
+        features = {
             k.removeprefix("features."): v
             for k, v in read_state(backbone).items()
             if k.startswith("features.")
         }
         remedy = "give torchvision's weights of AlexNet or VGG16"
-        if "0.weight" not in given:
+        if "0.weight" not in features:
             raise ModelError(backbone, "it has no tensor features.0.weight", remedy)
-        net, self._ends = _alexnet() if given["0.weight"].shape[-1] == 11 else _vgg16()
-        fill(net, given, backbone, remedy)
+        net, self._ends = _alexnet() if features["0.weight"].shape[-1] == 11 else _vgg16()
+        fill(net, features, backbone, remedy)
         self._net = net.eval().requires_grad_(False).to(device)
         widths = [len(net.get_parameter(f"{k - 1}.bias")) for k in self._ends]
         self._weights = [w.to(device) for w in _read_linear(linear, widths)]
@@ -75,7 +76,7 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """N distances of N×3×H×W pictures in [0, 1]."""
+        """Return N distances of N×3×H×W pictures in [0, 1]."""
         parts = [
             self._distance(a[i : i + BATCH], b[i : i + BATCH]) for i in range(0, len(a), BATCH)
         ]
@@ -90,23 +91,23 @@ class Lpips:
         return total.cpu()
 
     def _layers(self, x: Tensor) -> list[Tensor]:
-        """Each layer's map, every place of it of unit length."""
+        """Return each layer's map, with unit length at every position."""
         shift, scale = (x.new_tensor(v)[:, None, None] for v in (_SHIFT, _SCALE))
         x = ((x * 2 - 1 - shift) / scale).to(self._device)
-        found = []
+        maps = []
         for start, end in pairwise((-1, *self._ends)):
             x = self._net[start + 1 : end + 1](x)
-            found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
-        return found
+            maps.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return maps
 
 
 def _read_linear(path: Path, widths: list[int]) -> list[Tensor]:
     state = read_state(path)
     names = [f"lin{k}.model.1.weight" for k in range(len(widths))]
-    good = set(names) == set(state) and all(
+    fits = set(names) == set(state) and all(
         state[n].shape == (1, w, 1, 1) for n, w in zip(names, widths, strict=True)
     )
-    if not good:
+    if not fits:
         reason = (
             f"not LPIPS's linear weights for this backbone ({', '.join(map(str, widths))} channels)"
         )
@@ -116,7 +117,7 @@ def _read_linear(path: Path, widths: list[int]) -> list[Tensor]:
     return [state[n].float().flatten() for n in names]
 
 
-# ----------------------------------------------------------------------------------------------------------------- FID
+# ---------------------------------------------------------------------------------------------- FID
 
 
 class _Conv(nn.Module):
@@ -133,13 +134,12 @@ class _Conv(nn.Module):
 
 
 _One, _Three, _Five, _Across, _Down = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
-# Convolutions one after another: name, channels, kernel. Two last ones named …a and …b stand side
-# by side.
+# Successive convolutions: name, channels, kernel. The last two, if named …a and …b, are parallel.
 Branch = tuple[tuple[str, int, tuple[int, int]], ...]
 
 
 class _Block(nn.Module):
-    """Branches side by side, the last of them a pooling; when it halves the map, each branch's last step does."""
+    """Parallel branches, the last of them a pooling; a block halves in each branch's last step."""
 
     def __init__(
         self, inputs: int, branches: tuple[Branch, ...], pool: str, halves: bool = False
@@ -155,14 +155,14 @@ class _Block(nn.Module):
                 before = before if name.endswith("a") else outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        found = []
+        outputs = []
         for names in self._names:
             y = self._pooled(x) if names == ["branch_pool"] else x
             fork = names[-2:] if names[-1].endswith("b") else names[-1:]
             for name in names[: -len(fork)]:
                 y = self.get_submodule(name)(y)
-            found += [self.get_submodule(name)(y) for name in fork]
-        return torch.cat([*found, F.max_pool2d(x, 3, 2)] if self._halves else found, 1)
+            outputs += [self.get_submodule(name)(y) for name in fork]
+        return torch.cat([*outputs, F.max_pool2d(x, 3, 2)] if self._halves else outputs, 1)
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self._pool == "max":
@@ -243,10 +243,8 @@ class InceptionNet(nn.Module):
         self.Mixed_6b, self.Mixed_6c, self.Mixed_6d = _c(768, 128), _c(768, 160), _c(768, 160)
         self.Mixed_6e = _c(768, 192)
         self.Mixed_7a = _d(768)
-        self.Mixed_7b, self.Mixed_7c = (
-            _e(1280, "mean"),
-            _e(2048, "max"),
-        )  # the last one's pooling is FID's own
+        self.Mixed_7b = _e(1280, "mean")
+        self.Mixed_7c = _e(2048, "max")  # a peculiarity of FID
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
@@ -258,7 +256,7 @@ class InceptionNet(nn.Module):
 
 
 class Inception:
-    """What FID sees of pictures."""
+    """Features of pictures for FID."""
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         state = {
@@ -272,7 +270,7 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Scores:
-        """N×2048 of N×3×H×W pictures in [0, 1]."""
+        """Return N×2048 features of N×3×H×W pictures in [0, 1]."""
         parts = []
         for start in range(0, len(pictures), BATCH):
             x = F.interpolate(
@@ -283,10 +281,10 @@ class Inception:
 
 
 def frechet(a: Scores, b: Scores) -> float:
-    """Fréchet distance of the Gaussians with the means and covariances of two sets of features, N×D each."""
+    """Return the Fréchet distance of two sets of features, N×D each, as Gaussians."""
     if min(len(a), len(b)) < 2:
         raise UsageError(
-            "FID", "fewer than two pictures", "give more: thousands, if the number is to mean much"
+            "FID", "fewer than two pictures", "give more: a meaningful number needs thousands"
         )
     (ma, ca), (mb, cb) = ((x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))) for x in (a, b))
     # The root of ca·cb has the trace of the root of ca^½·cb·ca^½, which is symmetric.

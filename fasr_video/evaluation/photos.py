@@ -1,4 +1,4 @@
-"""Labelled photographs to test on, from folders, tar shards or CSV manifests, and what was left out of them."""
+"""Labelled photographs for tests, read from folders, tar shards or CSV manifests."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from fasr_video.sr.restoration import SMALLEST, as_image, square_face
 from fasr_video.types import Image
 
 ROLES = ("gallery", "probe", "auxiliary")
-REMEDY = "give a CSV with the columns path, identity and, if wanted, role (gallery, probe or auxiliary) and labels"
-# Side in pixels up to which what goes beyond the canonical frame is a rim; of larger pictures a
-# piece would be cut.
+REMEDY = (
+    "give a CSV with the columns path, identity and, if wanted, "
+    "role (gallery, probe or auxiliary) and labels"
+)
+# Largest side in pixels of an aligned face with a rim; a larger picture would be cropped.
 LARGEST_RIM = 160
-# Side in pixels of a face found by --align, below which it is no full-resolution photograph.
+# Smallest side in pixels of a face, detected by --align, that counts as full resolution.
 SMALLEST_TRUTH = 64
-MARKS = tuple(
+LANDMARK_COLUMNS = tuple(
     f"{m}_{a}" for m in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for a in "xy"
 )
 
@@ -39,20 +41,20 @@ MARKS = tuple(
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
     path: str
-    """IDENTITY/PHOTO, or as in the manifest."""
+    """IDENTITY/PHOTO, or the path in the manifest."""
     person: str
     picture: Image
-    """A square face in the canonical frame: 128 px, or fewer for a face as the camera saw it."""
+    """A square face in the canonical frame: 128 px, or fewer as the camera saw it."""
     digest: str
-    """Of the picture: the same one under two names has one."""
+    """Digest of the picture: equal pictures have equal digests."""
     labels: Mapping[str, str]
     role: str = ""
     source: str = ""
-    """Digest of the pixels that the picture was cut or scaled from: enrolled faces and probes are not cut alike."""
+    """Digest of the original pixels, since enrolled faces and probes are cropped differently."""
 
     @property
     def digests(self) -> set[str]:
-        """Two photographs that share one are the same photograph."""
+        """All digests; two photographs with a common one are the same photograph."""
         return {self.digest, self.source} - {""}
 
 
@@ -73,11 +75,11 @@ class _File:
     labels: Mapping[str, str]
     role: str
     problem: str = ""
-    """Why it was not read."""
+    """Why it was not read; empty if it was."""
 
 
 def digest_of(picture: Image) -> str:
-    """SHA-256 of a picture's size and pixels."""
+    """Return the SHA-256 of a picture's size and pixels."""
     return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
 
 
@@ -87,77 +89,95 @@ def read_photos(
     detector: Detector | None = None,
     small: bool = False,
 ) -> tuple[list[Photo], list[LeftOut]]:
-    """All photographs, and those that cannot be used.
+    """Return all usable photographs, and those left out.
 
-    Full-resolution ones are square, 128 px of canonical frame with perhaps a rim around it, or CelebA's own. `small`
-    ones are faces as the camera saw them, 8 px and more. A detector finds the face in any picture. Of equal pictures
-    the first one is kept.
+    Full-resolution ones are square: the canonical frame at 128 px, perhaps with a rim, or CelebA's
+    own pictures. `small` ones are faces as the camera saw them, from 8 px. With a detector, any
+    picture will do. Of equal pictures, only the first one is used.
     """
-    known = {} if labels is None else read_labels(labels)
+    labels_by_path = {} if labels is None else read_labels(labels)
     photos: list[Photo] = []
     left_out: list[LeftOut] = []
     first: dict[str, str] = {}
     names: set[str] = set()
     for file in _files(sources):
-        if file.problem:
-            left_out.append(LeftOut(file.name, file.problem))
+        photo = _read_photo(file, labels_by_path.get(file.name, {}), detector, small)
+        if isinstance(photo, LeftOut):
+            left_out.append(photo)
             continue
-        try:
-            whole = read_picture(io.BytesIO(file.data))
-            picture = _face(file.name, whole, detector, small)
-        except InputError as error:
-            left_out.append(LeftOut(file.name, error.reason))
-            continue
-        except UNREADABLE:
-            left_out.append(LeftOut(file.name, "not a readable picture"))
-            continue
-        if file.name in names:
+        if photo.path in names:
             raise UsageError(
-                file.name,
+                photo.path,
                 "there are two photographs of that name",
                 "give sources whose paths differ",
             )
-        names.add(file.name)
-        told = _with_measures({**file.labels, **known.get(file.name, {})}, picture)
-        photo = Photo(
-            file.name, file.person, picture, digest_of(picture), told, file.role, digest_of(whole)
-        )
-        twins = [first[d] for d in photo.digests if d in first]
+        names.add(photo.path)
+        twins = [first[digest] for digest in photo.digests if digest in first]
         if twins:
-            left_out.append(LeftOut(file.name, f"the same picture as {min(twins)}"))
+            left_out.append(LeftOut(photo.path, f"the same picture as {min(twins)}"))
             continue
-        first |= dict.fromkeys(photo.digests, file.name)
+        first |= dict.fromkeys(photo.digests, photo.path)
         photos.append(photo)
     if not photos:
-        why = str(left_out[0]) if left_out else "no picture in it"
+        problem = str(left_out[0]) if left_out else "no picture in it"
         raise InputError(
             ", ".join(map(str, sources)),
-            f"no usable face ({why})",
+            f"no usable face ({problem})",
             "give aligned faces, or use --align",
         )
     return photos, left_out
 
 
+def _read_photo(
+    file: _File, labels: Mapping[str, str], detector: Detector | None, small: bool
+) -> Photo | LeftOut:
+    """Return the photograph in a file, or why it is left out."""
+    if file.problem:
+        return LeftOut(file.name, file.problem)
+    try:
+        original = read_picture(io.BytesIO(file.data))
+        picture = _face(file.name, original, detector, small)
+    except InputError as error:
+        return LeftOut(file.name, error.reason)
+    except UNREADABLE:
+        return LeftOut(file.name, "not a readable picture")
+    return Photo(
+        path=file.name,
+        person=file.person,
+        picture=picture,
+        digest=digest_of(picture),
+        labels=_with_measures({**file.labels, **labels}, picture),
+        role=file.role,
+        source=digest_of(original),
+    )
+
+
 def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Photo], list[LeftOut]]:
-    """Those whose picture is none of the others', and the rest: nobody is searched with a gallery's own picture."""
-    taken = {digest: p.path for p in others for digest in p.digests}
+    """Return the photographs that are not among the others, and those left out.
+
+    So nobody is searched for with a picture of the gallery.
+    """
+    paths_by_digest = {digest: p.path for p in others for digest in p.digests}
     twins = {
-        p.path: min(taken[d] for d in p.digests & taken.keys())
+        p.path: min(paths_by_digest[d] for d in p.digests & paths_by_digest.keys())
         for p in photos
-        if p.digests & taken.keys()
+        if p.digests & paths_by_digest.keys()
     }
     left_out = [LeftOut(path, f"the same picture as {other}") for path, other in twins.items()]
     return [p for p in photos if p.path not in twins], left_out
 
 
 def plain_name(path: str) -> str:
-    """A photograph's path without its ending, and without what would lead out of a folder that it is put into."""
+    """Return a photograph's path without its ending and parts that lead out of a folder."""
     parts = PurePosixPath(path).with_suffix("").parts
     return "/".join(part for part in parts if part not in ("/", ".."))
 
 
 def check_names(paths: Sequence[str]) -> None:
-    """What other programs are given and give back is a file a photograph, named without the photograph's ending."""
+    """Raise UsageError if two photographs would share a file name in exchange with other programs.
+
+    Such files are named as the photographs, without the ending.
+    """
     first: dict[str, str] = {}
     for path in paths:
         other = first.setdefault(plain_name(path), path)
@@ -167,7 +187,7 @@ def check_names(paths: Sequence[str]) -> None:
 
 
 def read_labels(file: Path) -> dict[str, dict[str, str]]:
-    """The columns of a CSV by its column `path`."""
+    """Return the rows of a CSV by its column `path`."""
     rows = read_csv(file, ["path"], "give a CSV with the column path and one for each label").rows
     return {row["path"]: {k: v for k, v in row.items() if k != "path"} for row in rows.values()}
 
@@ -177,10 +197,8 @@ def _files(sources: Sequence[Path]) -> Iterator[_File]:
         if source.suffix.lower() == ".csv":
             yield from _manifest(source)
         else:
-            found = members([source])
-            yield from (
-                _File(m.name, identity_of(m.name), m.data, {}, "", m.problem) for m in found
-            )
+            for m in members([source]):
+                yield _File(m.name, identity_of(m.name), m.data, {}, "", m.problem)
 
 
 def _manifest(file: Path) -> Iterator[_File]:
@@ -192,7 +210,7 @@ def _manifest(file: Path) -> Iterator[_File]:
         try:
             data = read_file(file.parent / row["path"])
         except (OSError, ValueError):
-            data = b""  # told as a picture that cannot be read
+            data = b""  # will be reported as an unreadable picture
         labels = {k: v for k, v in row.items() if k not in ("path", "identity", "role")}
         yield _File(row["path"], row["identity"], data, labels, role)
 
@@ -209,8 +227,8 @@ def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> 
     height, width = picture.shape[:2]
     if height != width or not CANONICAL_SIDE <= height <= LARGEST_RIM:
         reason = (
-            f"{width}×{height} px, but an aligned face is a square of {CANONICAL_SIDE} px, with its rim at most "
-            f"{LARGEST_RIM}; --align finds the face in any picture"
+            f"{width}×{height} px, but an aligned face is a square of {CANONICAL_SIDE} px, "
+            f"with its rim at most {LARGEST_RIM}; --align finds the face in any picture"
         )
         raise InputError(name, reason, "use --align")
     low = (height - CANONICAL_SIDE) // 2
@@ -218,19 +236,19 @@ def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> 
 
 
 def _resized(face: Image) -> Image:
-    """As 128×128."""
+    """Return the face at 128×128."""
     resize = shrink if len(face) > CANONICAL_SIDE else enlarge
     return as_image(resize(as_tensor([face]), CANONICAL_SIDE)[0])
 
 
 def _with_measures(labels: dict[str, str], picture: Image) -> dict[str, str]:
-    """The labels, with `size` in pixels and, where landmarks are among them, `pose`: 0 frontal to 1 profile."""
-    found = {k: v for k, v in labels.items() if k not in MARKS}
-    found["size"] = str(len(picture))
-    if set(MARKS) <= labels.keys() and labels.get("found") != "0":
+    """Return the labels with `size` (px) and, given landmarks, `pose` (0 frontal to 1 profile)."""
+    measured = {k: v for k, v in labels.items() if k not in LANDMARK_COLUMNS}
+    measured["size"] = str(len(picture))
+    if set(LANDMARK_COLUMNS) <= labels.keys() and labels.get("found") != "0":
         try:
-            points = np.array([float(labels[m]) for m in MARKS]).reshape(5, 2)
+            points = np.array([float(labels[m]) for m in LANDMARK_COLUMNS]).reshape(5, 2)
         except ValueError:
-            return found
-        found["pose"] = f"{estimate_turn(points):.3f}"
-    return found
+            return measured
+        measured["pose"] = f"{estimate_turn(points):.3f}"
+    return measured

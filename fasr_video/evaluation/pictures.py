@@ -1,4 +1,4 @@
-"""How near a reconstruction is to the true picture, and to the LR picture that it was made from."""
+"""The distance of a reconstruction to the true picture, and to the LR picture it was made from."""
 
 from __future__ import annotations
 
@@ -10,31 +10,26 @@ from fasr_video.errors import UsageError
 from fasr_video.sr.degradation import shrink
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window, as published
-SCALES = (
-    0.0448,
-    0.2856,
-    0.3001,
-    0.2363,
-    0.1333,
-)  # weights of MS-SSIM's scales, the finest first, as published
+# Weights of MS-SSIM's scales, the finest first, as published.
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal to noise ratio in dB of each picture, N×C×H×W in [0, 1]."""
+    """Return the peak signal to noise ratio in dB of each picture, N×C×H×W in [0, 1]."""
     return -10 * (a - b).square().flatten(1).mean(1).clamp_min(1e-12).log10()
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of each picture, the mean over colours and places. (Wang et al. 2004)"""
+    """Return the structural similarity of each picture. (Wang et al. 2004)"""
     brightness, structure = _parts(a, b)
     return (brightness * structure).flatten(1).mean(1)
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Multi-scale structural similarity of each picture. (Wang et al. 2003)
+    """Return the multi-scale structural similarity of each picture. (Wang et al. 2003)
 
-    Five scales need 176 px. Of smaller pictures the scales that the window fits into are used, four at 128 px, their
-    weights scaled to sum to one.
+    Five scales need 176 px. Smaller pictures have fewer scales (four at 128 px), as the window must
+    fit; their weights are scaled to sum to one.
     """
     fitting = [k for k in range(len(SCALES)) if min(a.shape[-2:]) >> k >= WINDOW]
     if not fitting:
@@ -44,15 +39,15 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     product = torch.ones(len(a), dtype=a.dtype, device=a.device)
     for k, share in enumerate(shares / shares.sum()):
         brightness, structure = _parts(a, b)
-        told = brightness * structure if k == fitting[-1] else structure
-        # A negative part has no root; as elsewhere it counts as nothing alike.
-        product = product * told.flatten(1).mean(1).clamp_min(0) ** share
+        part = brightness * structure if k == fitting[-1] else structure
+        # A negative part has no root; as in other implementations, it counts as zero.
+        product = product * part.flatten(1).mean(1).clamp_min(0) ** share
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     return product
 
 
 def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each place: how alike the brightness is, and how alike contrast and structure are."""
+    """Return maps of the similarity of brightness, and of contrast and structure."""
     c = a.shape[1]
     line = torch.exp(-((torch.arange(WINDOW, dtype=a.dtype) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
     line = (line / line.sum()).to(a.device)
@@ -68,8 +63,8 @@ def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def consistency(picture: Tensor, lr: Tensor) -> Tensor:
-    """Mean squared error, ×10⁻⁵, between each picture brought down again and the LR face it was made from; 0 is best.
+    """Return the mean squared error, ×10⁻⁵, of each shrunk picture and its LR face.
 
-    Pictures in [0, 1]; lr N×C×s×s. (SR3, section 4)
+    Pictures are in [0, 1], lr is N×C×s×s. 0 is best.
     """
     return (shrink(picture, lr.shape[-1]) - lr).square().flatten(1).mean(1) * 1e5

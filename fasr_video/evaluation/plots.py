@@ -1,4 +1,4 @@
-"""CMC, ROC, DET and histograms of scores, and grids of pictures."""
+"""Plots of CMC, ROC, DET and score histograms, and grids of pictures."""
 
 from __future__ import annotations
 
@@ -22,43 +22,47 @@ from fasr_video.provenance import png_note
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.types import Image
 
-# Systems that histograms are drawn of.
+# Largest number of systems with a histogram.
 MOST_PANELS = 9
 MOST_POINTS = 2000
 LAST_RANK = 20
 MARGIN, HEAD = 4, 18
 
 
-# Of each system what is drawn: x and y.
+# x and y of each system's curve.
 Curves = dict[str, tuple[Scores, Scores]]
 
 
-def cmc(found: Mapping[str, Scored], png: Path, last: int = LAST_RANK) -> None:
-    """Share of people found among the first k, over k up to `last`."""
-    some = {
-        n: s.searches for n, s in found.items() if s.searches is not None and s.searches.mated.any()
+def cmc(scores: Mapping[str, Scored], png: Path, last: int = LAST_RANK) -> None:
+    """Plot the share of people found among the first k candidates, over k up to `last`."""
+    searches_by_name = {
+        n: s.searches
+        for n, s in scores.items()
+        if s.searches is not None and s.searches.mated.any()
     }
-    places = np.arange(1, last + 1, dtype=np.float64)
-    curves = {name: (places, open_set.cmc(searches, last)) for name, searches in some.items()}
+    ranks = np.arange(1, last + 1, dtype=np.float64)
+    curves = {
+        name: (ranks, open_set.cmc(searches, last)) for name, searches in searches_by_name.items()
+    }
     limits = {"ylim": (0, 1.02), "xlim": (1, max(2, last)), "xticks": (1, *range(5, last + 1, 5))}
     _curves(png, curves, ("rank", "share of people found"), limits, "steps-post")
 
 
-def roc(found: Mapping[str, Scored], png: Path) -> None:
-    """Share of one person's comparisons that pass, over that of two people's."""
+def roc(scores: Mapping[str, Scored], png: Path) -> None:
+    """Plot the share of passing comparisons of one person over that of two people."""
     curves: Curves = {}
-    for name, scored in found.items():
+    for name, scored in scores.items():
         if len(scored.own) and len(scored.others):
             _, x, y = verification.roc(scored.own, scored.others)
             curves[name] = _rising(x, y)
     _curves(png, curves, ("FMR", "1 − FNMR"), {"xscale": "log", "ylim": (0, 1)})
 
 
-def det(found: Mapping[str, Scored], png: Path) -> None:
-    """FNIR over FPIR of searches with strangers; otherwise FNMR over FMR of single comparisons."""
+def det(scores: Mapping[str, Scored], png: Path) -> None:
+    """Plot FNIR over FPIR of searches with strangers, else FNMR over FMR of comparisons."""
     curves: Curves = {}
     searched = False
-    for name, scored in found.items():
+    for name, scored in scores.items():
         searches = scored.searches
         if searches is not None and searches.mated.any() and not searches.mated.all():
             searched = True
@@ -82,7 +86,7 @@ def _curves(
     limits: Mapping[str, Any],
     drawstyle: str = "default",
 ) -> None:
-    """As a figure, and the numbers beside it as CSV."""
+    """Write the curves as a figure, and their numbers as CSV beside it."""
     if not curves:
         return
 
@@ -103,23 +107,23 @@ def _curves(
 
 
 def _rising(x: Scores, y: Scores) -> tuple[Scores, Scores]:
-    """By rising x above 0, thinned."""
-    kept = _thinned(np.flatnonzero(x > 0)[np.argsort(x[x > 0], kind="stable")])
-    return x[kept], y[kept]
+    """Return the points with x above 0, by rising x, thinned out."""
+    points = _thinned(np.flatnonzero(x > 0)[np.argsort(x[x > 0], kind="stable")])
+    return x[points], y[points]
 
 
-def histograms(found: Mapping[str, Scored], png: Path) -> None:
-    """Scores of one person's photographs and of two people's, a panel a system."""
-    shown = dict(list(found.items())[:MOST_PANELS])
-    if not any(len(s.own) + len(s.others) for s in shown.values()):
+def histograms(scores: Mapping[str, Scored], png: Path) -> None:
+    """Plot histograms of the scores of one person and of two people, a panel a system."""
+    drawn = dict(list(scores.items())[:MOST_PANELS])
+    if not any(len(s.own) + len(s.others) for s in drawn.values()):
         return
-    figure = _new_figure((8, 1.6 * len(shown) + 0.6))
-    if len(found) > len(shown):
-        figure.suptitle(f"the first {len(shown)} of {len(found)} systems", fontsize=9)
-    panels = np.atleast_1d(figure.subplots(len(shown), 1, sharex=True))
-    every = np.concatenate([np.concatenate((s.own, s.others)) for s in shown.values()])
+    figure = _new_figure((8, 1.6 * len(drawn) + 0.6))
+    if len(scores) > len(drawn):
+        figure.suptitle(f"the first {len(drawn)} of {len(scores)} systems", fontsize=9)
+    panels = np.atleast_1d(figure.subplots(len(drawn), 1, sharex=True))
+    every = np.concatenate([np.concatenate((s.own, s.others)) for s in drawn.values()])
     edges = np.linspace(every.min(), every.max() + 1e-9, 60)
-    for axes, (name, scored) in zip(panels, shown.items(), strict=True):
+    for axes, (name, scored) in zip(panels, drawn.items(), strict=True):
         for values, what in ((scored.others, "two people"), (scored.own, "one person")):
             axes.hist(values, edges, density=True, alpha=0.55, label=what)
         axes.set_title(name, fontsize=9)
@@ -130,7 +134,7 @@ def histograms(found: Mapping[str, Scored], png: Path) -> None:
 
 
 def grid(rows: Sequence[Sequence[Image]], heads: Sequence[str], png: Path) -> None:
-    """Pictures of 128×128, a row an item, with a head over each column."""
+    """Write pictures of 128×128 as a grid, a row an item, with a title over each column."""
     if not rows or any(len(row) != len(heads) for row in rows):
         raise UsageError("grid", "no pictures, or not one for each head", "give a picture a head")
     cell = CANONICAL_SIDE + MARGIN
@@ -146,11 +150,14 @@ def grid(rows: Sequence[Sequence[Image]], heads: Sequence[str], png: Path) -> No
     atomic_write(png, lambda path: sheet.save(path, "PNG", pnginfo=png_note({"grid": list(heads)})))
 
 
-def _thinned(places: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Fewer points the further on: the axis is logarithmic, and millions of comparisons would take minutes to draw."""
-    if not len(places):
-        return places
-    return places[np.unique(np.geomspace(1, len(places), MOST_POINTS).astype(np.intp)) - 1]
+def _thinned(points: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return fewer points, ever more sparsely.
+
+    The axis is logarithmic, and drawing millions of points would take minutes.
+    """
+    if not len(points):
+        return points
+    return points[np.unique(np.geomspace(1, len(points), MOST_POINTS).astype(np.intp)) - 1]
 
 
 def _shortened(text: str, font: Any) -> str:

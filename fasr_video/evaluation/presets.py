@@ -1,4 +1,4 @@
-"""What the papers varied, by name. Data, weights and numbers of people are the user's."""
+"""The papers' comparisons by name, without data, weights and numbers of people."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ LANGEVIN = tuple(f"ve-100,r={r}" for r in ("0.05", "0.1", "0.16", "0.3", "0.5"))
 class Preset:
     what: str
     axes: Mapping[str, Sequence[str]]
-    """Values of options that are not given on the command line."""
+    """Values of options that the command line leaves out."""
     needs: str = ""
-    """What the user has to bring, in words; empty where the bundled weights are enough."""
+    """What the user must give, in words; empty if everything is bundled."""
     twice: str = ""
-    """The option that has to be given twice or more for that."""
+    """The option that must be given twice or more for that."""
     etas: bool = False
-    """Whether the Feature Combiners given have to differ in the eta that they were trained at."""
+    """Whether the given Feature Combiners must differ in their eta."""
 
 
 PRESETS = {
     "paper-table1": Preset("methods at ×8", {"method": SYSTEMS, "degrade": ("16",)}),
     "paper-table2": Preset(
-        "methods side by side as searches: raw face, pooled feature, pictures, and all three joined",
+        "methods side by side as searches: "
+        "raw face, pooled feature, pictures, and all three joined",
         {
             "method": ("bicubic", "pooled", "fasr", "fasr++"),
             "fuse": ("sr", "pooled+sr", "best+pooled+sr"),

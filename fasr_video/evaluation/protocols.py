@@ -1,6 +1,6 @@
-"""Who is searched for, with what, in which gallery: a protocol turns photographs into a trial.
+"""Protocols turn photographs into a trial: who is searched for, with what, in which gallery.
 
-All that is drawn follows from the seed and the names of people and photographs; a trial says which it was.
+All random choices follow from the seed and the names of people and photographs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Item:
     probe: Photo
     auxiliaries: tuple[Photo, ...]
     seed: int
-    """For super-resolution and degradation."""
+    """Seed of its super-resolution and degradation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two photographs to compare, by their places in a trial."""
+    """Two photographs to compare, by their indices in a trial."""
 
     gallery: int
     item: int
@@ -47,10 +47,10 @@ class Trial:
     protocol: str
     seed: int
     gallery: tuple[Photo, ...]
-    """Full-resolution photographs: one of each enrolled person; with pairs, the first of each."""
+    """Full-resolution photographs, one of each enrolled person; with pairs, the first ones."""
     items: tuple[Item, ...]
     native: bool = False
-    """Whether probes are as the camera saw them: then there is no true picture, and nothing is brought down."""
+    """Whether probes are as the camera saw them: without a true picture or a degradation."""
     pairs: tuple[Pair, ...] = ()
     skipped: tuple[LeftOut, ...] = ()
     """People with too few photographs."""
@@ -63,18 +63,18 @@ class Trial:
 
     @property
     def own(self) -> list[int]:
-        """The place of each item's person in the gallery, or -1."""
-        place = {photo.person: k for k, photo in enumerate(self.gallery)}
-        return [place.get(item.person, -1) for item in self.items]
+        """The gallery index of each item's person, or -1."""
+        index = {photo.person: k for k, photo in enumerate(self.gallery)}
+        return [index.get(item.person, -1) for item in self.items]
 
     def provenance(self) -> dict[str, object]:
-        """All that makes this trial another one than others."""
+        """Return what identifies this trial."""
         digest = hashlib.sha256()
         for photo in self.gallery:
             digest.update(f"{photo.person} {photo.digest} ".encode())
         for item in self.items:
-            shown = " ".join(p.digest for p in (item.probe, *item.auxiliaries))
-            digest.update(f"{item.name} {item.person} {item.seed} {shown} ".encode())
+            photos = " ".join(p.digest for p in (item.probe, *item.auxiliaries))
+            digest.update(f"{item.name} {item.person} {item.seed} {photos} ".encode())
         digest.update(repr(self.pairs).encode())
         return {
             "protocol": self.protocol,
@@ -93,9 +93,10 @@ class Trial:
 def celeba(
     photos: Sequence[Photo], seed: int = 0, people: int | None = None, fewest: int = 3
 ) -> Trial:
-    """Of each person one photograph is the gallery's, one the probe, the others are auxiliaries, as in the papers.
+    """Return the papers' trial: each person has a gallery photograph, a probe, and auxiliaries.
 
-    Which is which is drawn; a manifest's roles stand before that. `people`: at most so many; more keep the ones of few.
+    Roles are random, except those of a manifest. `people` limits the number of people; a larger
+    number includes the people of a smaller one.
     """
     gallery: list[Photo] = []
     items: list[Item] = []
@@ -115,7 +116,7 @@ def celeba(
             gallery.append(enrolled)
             items.append(Item(probe.path, person, probe, others, _number(seed, person) % 2**31))
             left_out += [LeftOut(p.path, f"{enrolled.path} is enrolled already") for p in spare]
-    found = Trial(
+    trial = Trial(
         "celeba",
         seed,
         tuple(gallery),
@@ -123,29 +124,25 @@ def celeba(
         skipped=tuple(skipped),
         left_out=tuple(left_out),
     )
-    return _checked(found)
+    return _checked(trial)
 
 
 def _parts(own: Sequence[Photo]) -> tuple[Photo, Photo, tuple[Photo, ...], list[Photo]] | None:
-    """Of one person's photographs the gallery's, the probe, the auxiliaries, and what is the gallery's beside that one.
+    """Return a person's gallery photograph, probe, auxiliaries, and further gallery photographs.
 
-    A role is kept: what has none fills what no role is given for. Further probes are auxiliaries.
+    Given roles stay; photographs without a role fill the others. Further probes are auxiliaries.
     """
     enrolled = next((p for p in own if p.role in ("gallery", "")), None)
     probe = next((p for p in own if p.role in ("probe", "") and p is not enrolled), None)
     if enrolled is None or probe is None:
         return None
     rest = [p for p in own if p is not enrolled and p is not probe]
-    return (
-        enrolled,
-        probe,
-        tuple(p for p in rest if p.role != "gallery"),
-        [p for p in rest if p.role == "gallery"],
-    )
+    auxiliaries = tuple(p for p in rest if p.role != "gallery")
+    return enrolled, probe, auxiliaries, [p for p in rest if p.role == "gallery"]
 
 
 def first_searches(trial: Trial, count: int | None) -> Trial:
-    """The first so many items alone: slow methods are compared on few faces, in a gallery of everybody."""
+    """Return the trial with its first `count` items and the full gallery, for slow methods."""
     return replace(trial, items=trial.items[:count])
 
 
@@ -156,20 +153,21 @@ def quis_campi(
     people: int | None = None,
     each: int = 5,
 ) -> Trial:
-    """A controlled photograph of each person; faces as the camera saw them, each in turn the probe with the others as
-    its auxiliaries.
+    """Return a trial of controlled photographs and of faces as the camera saw them.
 
-    Roles of a manifest are kept: no probe is enrolled, nothing of the gallery's is searched for, and auxiliaries are
-    only that.
+    Each face is the probe once, with the person's other ones as its auxiliaries. A manifest's roles
+    stay: no probe is enrolled, no gallery photograph is searched for, and auxiliaries are only
+    that.
     """
     gallery = [p for p in gallery if p.role in ("gallery", "")]
     probes, left_out = without([p for p in probes if p.role != "gallery"], gallery)
-    enrolled, seen = _by_person(gallery), _by_person(probes)
+    enrolled = _by_person(gallery)
+    observed = _by_person(probes)
     photos: list[Photo] = []
     items: list[Item] = []
     skipped: list[LeftOut] = []
-    for person, shown in _in_order(seen, seed):
-        own = [p for p in shown if p.role != "auxiliary"]
+    for person, faces in _in_order(observed, seed):
+        own = [p for p in faces if p.role != "auxiliary"]
         if len(own) < each:
             skipped.append(LeftOut(person, f"{len(own)} probes, {each} needed"))
         elif person not in enrolled:
@@ -178,14 +176,14 @@ def quis_campi(
             photos.append(min(enrolled[person], key=lambda p: _number(seed, p.path)))
             drawn = sorted(own, key=lambda p: _number(seed, p.path))[:each]
             beside = sorted(
-                (p for p in shown if p.role == "auxiliary"), key=lambda p: _number(seed, p.path)
+                (p for p in faces if p.role == "auxiliary"), key=lambda p: _number(seed, p.path)
             )
             for probe in drawn:
                 others = tuple(p for p in (*drawn, *beside) if p is not probe)
                 items.append(
                     Item(probe.path, person, probe, others, _number(seed, probe.path) % 2**31)
                 )
-    skipped += [LeftOut(person, "no probes") for person in enrolled if person not in seen]
+    skipped += [LeftOut(person, "no probes") for person in enrolled if person not in observed]
     trial = Trial(
         "quis-campi", seed, tuple(photos), tuple(items), True, (), tuple(skipped), tuple(left_out)
     )
@@ -193,7 +191,7 @@ def quis_campi(
 
 
 def leave_some_out(trial: Trial, share: float) -> Trial:
-    """An open set: this share of the people, drawn by the trial's seed, is searched for and not enrolled."""
+    """Return an open-set trial: a random share of the people is searched for but not enrolled."""
     if trial.pairs or not 0 <= share < 1:
         raise UsageError(
             f"leave out {share:g}",
@@ -214,11 +212,12 @@ def leave_some_out(trial: Trial, share: float) -> Trial:
 
 
 def pairs(photos: Sequence[Photo], file: Path, seed: int = 0) -> Trial:
-    """1:1 comparisons of a list. The first photograph of a pair is taken as it is, the second is the probe."""
-    place, probe = dict[str, int](), dict[str, int]()
+    """Return a trial of the 1:1 comparisons in a list; a pair's second photograph is the probe."""
+    gallery_index: dict[str, int] = {}
+    item_index: dict[str, int] = {}
     gallery: list[Photo] = []
     items: list[Item] = []
-    found: list[Pair] = []
+    listed: list[Pair] = []
     left_out: list[LeftOut] = []
     known = {p.path: p for p in photos} | {str(Path(p.path).with_suffix("")): p for p in photos}
     for line, (a, b, same, fold) in _listed(file):
@@ -234,31 +233,33 @@ def pairs(photos: Sequence[Photo], file: Path, seed: int = 0) -> Trial:
                 LeftOut(f"{file.name} line {line}", f"the same picture twice, {first.path}")
             )
             continue
-        if first.path not in place:
-            place[first.path] = len(gallery)
+        if first.path not in gallery_index:
+            gallery_index[first.path] = len(gallery)
             gallery.append(first)
-        if second.path not in probe:
-            probe[second.path] = len(items)
+        if second.path not in item_index:
+            item_index[second.path] = len(items)
             items.append(
                 Item(second.path, second.person, second, (), _number(seed, second.path) % 2**31)
             )
-        found.append(Pair(place[first.path], probe[second.path], same, fold))
-    if len({p.fold for p in found}) < 2 and found:
+        listed.append(Pair(gallery_index[first.path], item_index[second.path], same, fold))
+    if len({p.fold for p in listed}) < 2 and listed:
         raise InputError(
             file, "all usable pairs are in one fold", "give pairs in two folds or more; LFW has ten"
         )
-    if len({p.same for p in found}) < 2:
-        why = f"; the first of {len(left_out)} left out is {left_out[0]}" if left_out else ""
+    if len({p.same for p in listed}) < 2:
+        example = f"; the first of {len(left_out)} left out is {left_out[0]}" if left_out else ""
         raise InputError(
-            file, f"no usable pairs of both kinds{why}", "give the photographs that the list names"
+            file,
+            f"no usable pairs of both kinds{example}",
+            "give the photographs that the list names",
         )
     return Trial(
-        "pairs", seed, tuple(gallery), tuple(items), pairs=tuple(found), left_out=tuple(left_out)
+        "pairs", seed, tuple(gallery), tuple(items), pairs=tuple(listed), left_out=tuple(left_out)
     )
 
 
 def _listed(file: Path) -> list[tuple[int, tuple[str, str, bool, int]]]:
-    """Line, and two photographs, whether they are of one person, and the fold."""
+    """Return each pair: its line; two photographs, whether they show one person, and the fold."""
     try:
         if file.suffix.lower() == ".csv":
             rows = read_csv(file, ["a", "b", "same", "fold"], PAIRS_REMEDY).rows
@@ -284,7 +285,7 @@ def _of_row(row: Mapping[str, str]) -> tuple[str, str, bool, int]:
 
 
 def _of_lfw(words: list[str], fold: int) -> tuple[str, str, bool, int]:
-    """NAME 1 2, or NAME 1 OTHER 2."""
+    """Return the pair of a line `NAME 1 2` or `NAME 1 OTHER 2`."""
     name, first, *rest = words
     other, second = (name, *rest) if len(rest) == 1 else rest
     return _lfw_path(name, first), _lfw_path(other, second), len(rest) == 1, fold
@@ -295,10 +296,10 @@ def _lfw_path(name: str, number: str) -> str:
 
 
 def _by_person(photos: Sequence[Photo]) -> dict[str, list[Photo]]:
-    found: dict[str, list[Photo]] = {}
+    people: dict[str, list[Photo]] = {}
     for photo in photos:
-        found.setdefault(photo.person, []).append(photo)
-    return found
+        people.setdefault(photo.person, []).append(photo)
+    return people
 
 
 def _in_order(people: Mapping[str, list[Photo]], seed: int) -> list[tuple[str, list[Photo]]]:
@@ -315,12 +316,9 @@ def _number(seed: int, name: str) -> int:
 
 def _checked(trial: Trial) -> Trial:
     if len(trial.gallery) < 2:
-        why = (
-            f"; the first of {len(trial.skipped)} skipped is {trial.skipped[0]}"
-            if trial.skipped
-            else ""
-        )
-        reason = f"{len(trial.gallery)} people can be tested{why}"
+        reason = f"{len(trial.gallery)} people can be tested"
+        if trial.skipped:
+            reason += f"; the first of {len(trial.skipped)} skipped is {trial.skipped[0]}"
         raise UsageError(
             f"protocol {trial.protocol}", reason, "give two people or more with enough photographs"
         )

@@ -16,7 +16,7 @@ from fasr_video.evaluation.scoring import RANKS, VERIFIED_FMR, Scored, recogniti
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 
 TRUTH, SIZE = "hr", "size"
-# What no recogniser has a part in.
+# Measures without a recogniser.
 PICTURES = {
     "psnr": Column("PSNR", 2, "up"),
     "ssim": Column("SSIM", 3, "up"),
@@ -44,169 +44,195 @@ GAINS = {
     "own": Column("own score", 3),
     "hit": RECOGNITION["rank1"],
 }
-# FPIRs at which what is missed less is told.
+# FPIRs at which gains of the FNIR are reported.
 SEARCH_GAINS = (0.1, 0.01)
 REPEATS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Shows:
-    """What a table has to know of a system beside its scores."""
+class SystemInfo:
+    """What a table needs of a system besides its scores."""
 
     among: str
-    """Its degradation: best and second are marked apart at each."""
+    """Its degradation: best and second are marked separately for each."""
     compared: bool
-    """Whether it may be the best; the true picture may not."""
+    """Whether it can be the best; the true picture cannot."""
     sides: Sequence[int]
-    """Of the face that each search begins with, in pixels."""
+    """Side in pixels of each search's LR face."""
 
 
 def picture_table(
-    found: Mapping[str, Scored], trial: Trial, shows: Mapping[str, Shows], notes: Sequence[str] = ()
+    scores: Mapping[str, Scored],
+    trial: Trial,
+    infos: Mapping[str, SystemInfo],
+    notes: Sequence[str] = (),
 ) -> Table:
-    drawn = {name: s for name, s in found.items() if "consistency" in s.items}
+    drawn = {name: s for name, s in scores.items() if "consistency" in s.items}
     rows = [
-        Row(name, _cells(_whole(s, trial), PICTURES), among=shows[name].among)
+        Row(name, _cells(_all_items(s, trial), PICTURES), among=infos[name].among)
         for name, s in drawn.items()
     ]
-    told = (
-        f"{_marked(shows)}Mean ± standard deviation over pictures. Consistency: mean squared error ×10⁻⁵ between the "
-        "picture brought down again and the LR face. Attributes: share of male, glasses and beard that a classifier "
-        "reads as it reads them off the true picture."
+    note = (
+        f"{_marked(infos)}Mean ± standard deviation over pictures. "
+        "Consistency: mean squared error ×10⁻⁵ of the shrunk picture and the LR face. "
+        "Attributes: share of male, glasses and beard that a classifier reads the same "
+        "as on the true picture."
     )
     return Table(
-        "Pictures", "system", tuple(PICTURES.values()), tuple(rows), (told, *notes)
-    ).known()
+        "Pictures", "system", tuple(PICTURES.values()), tuple(rows), (note, *notes)
+    ).without_empty_columns()
 
 
-def _marked(shows: Mapping[str, Shows]) -> str:
+def _marked(infos: Mapping[str, SystemInfo]) -> str:
     return (
-        "Best and second are marked at each degradation apart. "
-        if len({s.among for s in shows.values()}) > 1
+        "Best and second are marked separately for each degradation. "
+        if len({s.among for s in infos.values()}) > 1
         else ""
     )
 
 
 def recognition_table(
-    found: Mapping[str, Scored], trial: Trial, shows: Mapping[str, Shows], scorer: str
+    scores: Mapping[str, Scored], trial: Trial, infos: Mapping[str, SystemInfo], scorer: str
 ) -> Table:
     rows = tuple(
-        Row(name, _cells(_whole(s, trial), RECOGNITION), shows[name].compared, shows[name].among)
-        for name, s in found.items()
+        Row(
+            name, _cells(_all_items(s, trial), RECOGNITION), infos[name].compared, infos[name].among
+        )
+        for name, s in scores.items()
     )
-    told = (
-        f"{_marked(shows)}In brackets: 95 % by drawing people anew (of AUC and EER: those searched for; the others' "
-        "scores stay). CS: cosine of "
-        "the picture's feature and the true picture's; identity distance: of the same two unit vectors. Verified: "
-        "share of searches whose own subject passes the threshold that a share of "
-        f"{VERIFIED_FMR:g} of the gallery's pairs of two people pass. The true picture (`hr`) is not compared."
+    note = (
+        f"{_marked(infos)}In brackets: 95 % by resampling people "
+        "(for AUC and EER: those searched for; the others' scores stay). "
+        "CS: cosine of the picture's feature and the true picture's; "
+        "identity distance: of the same two unit vectors. "
+        "Verified: share of searches whose own subject passes the threshold that a share of "
+        f"{VERIFIED_FMR:g} of the gallery's pairs of two people pass. "
+        "The true picture (`hr`) is not compared."
     )
     if trial.pairs:
-        told += " Accuracy: each fold at the best threshold of the others, ± standard deviation of the folds."
-    if any(s.searches is not None and not s.searches.mated.all() for s in found.values()):
-        told += " An FPIR that not one stranger's search would be is left out."
+        note += (
+            " Accuracy: each fold at the best threshold of the others, "
+            "± standard deviation of the folds."
+        )
+    if any(s.searches is not None and not s.searches.mated.all() for s in scores.values()):
+        note += " An FPIR below one stranger's search is left out."
     return Table(
-        f"Recognition, scored by {scorer}", "system", tuple(RECOGNITION.values()), rows, (told,)
-    ).known()
+        f"Recognition, scored by {scorer}", "system", tuple(RECOGNITION.values()), rows, (note,)
+    ).without_empty_columns()
 
 
 def split_table(
-    found: Mapping[str, Scored], trial: Trial, shows: Mapping[str, Shows], column: str, scorer: str
+    scores: Mapping[str, Scored],
+    trial: Trial,
+    infos: Mapping[str, SystemInfo],
+    column: str,
+    scorer: str,
 ) -> Table:
-    """A row for each system and each group of the probes' label; `size` is that of the face as the camera sees it."""
+    """Return a row for each system and each group of a label of the probes.
+
+    The label `size` is the side of the LR face.
+    """
     columns = {k: (PICTURES | RECOGNITION)[k] for k in SPLIT}
-    rows: dict[str, list[Row]] = {}
-    for name, scored in found.items():
+    rows_by_group: dict[str, list[Row]] = {}
+    for name, scored in scores.items():
         labels = [item.probe.labels.get(column, "") for item in trial.items]
-        values = [str(side) for side in shows[name].sides] if column == SIZE else labels
-        for group, places in significance.split(values).items():
-            cells = _cells(_part(scored, np.array(places), trial), columns)
-            passed = _strangers_passing(scored, np.array(places), trial)
+        values = [str(side) for side in infos[name].sides] if column == SIZE else labels
+        for group, indices in significance.split(values).items():
+            cells = _cells(_subset(scored, np.array(indices), trial), columns)
+            passed = _strangers_passing(scored, np.array(indices), trial)
             row = Row(
-                f"{group}: {name}", (Cell(float(len(places))), *cells, passed), compared=False
+                f"{group}: {name}", (Cell(float(len(indices))), *cells, passed), compared=False
             )
-            rows.setdefault(group, []).append(row)
-    told = (
-        "Everybody is searched in the whole gallery; the scores of two people, and the strangers whose searches set "
-        f"the thresholds of FNIR, are everybody's. The last column: the group's strangers who pass where "
-        f"{SPLIT_FPIR:g} of all do. In brackets: 95 % by drawing people anew."
+            rows_by_group.setdefault(group, []).append(row)
+    note = (
+        "All groups share one gallery, the scores of two people, and the strangers whose searches "
+        "set the thresholds of FNIR. The last column: the share of the group's strangers who pass "
+        f"the threshold that {SPLIT_FPIR:g} of all strangers pass. "
+        "In brackets: 95 % by resampling people."
     )
     heads = (
         Column("probes", 0),
         *columns.values(),
         Column(f"FPIR where all's is {SPLIT_FPIR:g}", 3),
     )
-    listed = tuple(row for group in rows.values() for row in group)
-    return Table(f"By {column}, scored by {scorer}", column, heads, listed, (told,)).known()
+    listed = tuple(row for group in rows_by_group.values() for row in group)
+    return Table(
+        f"By {column}, scored by {scorer}", column, heads, listed, (note,)
+    ).without_empty_columns()
 
 
-def _strangers_passing(scored: Scored, places: NDArray[np.intp], trial: Trial) -> Cell:
-    """FPIR of a group at everybody's threshold."""
+def _strangers_passing(scored: Scored, indices: NDArray[np.intp], trial: Trial) -> Cell:
+    """Return the FPIR of a group at the threshold of all."""
     searches = scored.searches
     if searches is None or searches.mated.all() or not open_set.resolves(searches, SPLIT_FPIR):
         return Cell()
-    rows = places[~searches.mated[places]]
+    rows = indices[~searches.mated[indices]]
     if not len(rows):
         return Cell()
     passed = searches.wrong[rows] >= open_set.threshold_at(searches, SPLIT_FPIR)
-    told = significance.summarise(passed, [trial.people[i] for i in rows.tolist()])
-    return Cell(told.value, between(told.low, told.high))
+    summary = significance.summarise(passed, [trial.people[i] for i in rows.tolist()])
+    return Cell(summary.value, between(summary.low, summary.high))
 
 
 def gain_table(
-    found: Mapping[str, Scored], trial: Trial, over: Mapping[str, str], scorer: str
+    scores: Mapping[str, Scored], trial: Trial, baselines: Mapping[str, str], scorer: str
 ) -> Table:
-    """What each system has above another one, on the same photographs. `over`: which one."""
+    """Return the gains of each system over its baseline, on the same photographs."""
     rows = []
-    for name, scored in found.items():
-        if over[name] != name:
-            before = found[over[name]]
-            cells = [_gain(scored.items.get(k), before.items.get(k), trial.people) for k in GAINS]
-            cells += [_search_gain(scored.searches, before.searches, rate) for rate in SEARCH_GAINS]
-            rows.append(Row(f"{name} over {over[name]}", tuple(cells), compared=False))
-    told = (
-        "In brackets: 95 % by drawing people anew, the same ones for both; p of the paired t-test over people. Of FNIR "
-        "each system has its own threshold, found anew for each draw. Not corrected for how many."
+    for name, scored in scores.items():
+        if baselines[name] != name:
+            baseline = scores[baselines[name]]
+            cells = [_gain(scored.items.get(k), baseline.items.get(k), trial.people) for k in GAINS]
+            cells += [
+                _search_gain(scored.searches, baseline.searches, rate) for rate in SEARCH_GAINS
+            ]
+            rows.append(Row(f"{name} over {baselines[name]}", tuple(cells), compared=False))
+    note = (
+        "In brackets: 95 % by resampling people, the same for both; "
+        "p of the paired t-test over people. For FNIR each system has its own threshold, "
+        "set anew for each resampling. Not corrected for multiple tests."
     )
     heads = (*GAINS.values(), *(RECOGNITION[f"fnir{rate:g}"] for rate in SEARCH_GAINS))
-    return Table(f"Gains, scored by {scorer}", "system", heads, tuple(rows), (told,)).known()
+    return Table(
+        f"Gains, scored by {scorer}", "system", heads, tuple(rows), (note,)
+    ).without_empty_columns()
 
 
-def _gain(values: Scores | None, before: Scores | None, people: Sequence[str]) -> Cell:
-    if values is None or before is None:
+def _gain(values: Scores | None, baseline: Scores | None, people: Sequence[str]) -> Cell:
+    if values is None or baseline is None:
         return Cell()
-    kept: list[int] = np.flatnonzero(np.isfinite(values) & np.isfinite(before)).tolist()
-    if not kept:
+    finite: list[int] = np.flatnonzero(np.isfinite(values) & np.isfinite(baseline)).tolist()
+    if not finite:
         return Cell()
-    told = significance.gain(values[kept], before[kept], [people[i] for i in kept])
-    p = "" if math.isnan(told.p) else f", p = {told.p:.2g}"
-    return Cell(told.mean.value, f"({told.mean.low:+.3f} to {told.mean.high:+.3f}{p})")
+    summary = significance.gain(values[finite], baseline[finite], [people[i] for i in finite])
+    p = "" if math.isnan(summary.p) else f", p = {summary.p:.2g}"
+    return Cell(summary.mean.value, f"({summary.mean.low:+.3f} to {summary.mean.high:+.3f}{p})")
 
 
-def _search_gain(found: Searches | None, before: Searches | None, rate: float) -> Cell:
-    """What is missed more at this FPIR, on the same people."""
-    if found is None or before is None or not found.mated.any() or found.mated.all():
+def _search_gain(searches: Searches | None, baseline: Searches | None, rate: float) -> Cell:
+    """Return the difference of the FNIRs at this FPIR, on the same people."""
+    if searches is None or baseline is None or not searches.mated.any() or searches.mated.all():
         return Cell()
-    if not open_set.resolves(found, rate):
+    if not open_set.resolves(searches, rate):
         return Cell()
-    draws = list(open_set.drawn_anew(found, REPEATS))
+    draws = list(open_set.resampled(searches, REPEATS))
     more = [
-        open_set.fnir_at(found.take(d), rate) - open_set.fnir_at(before.take(d), rate)
+        open_set.fnir_at(searches.take(d), rate) - open_set.fnir_at(baseline.take(d), rate)
         for d in draws
     ]
     low, high = np.quantile(more, (0.025, 0.975))
     return Cell(
-        open_set.fnir_at(found, rate) - open_set.fnir_at(before, rate),
+        open_set.fnir_at(searches, rate) - open_set.fnir_at(baseline, rate),
         f"({low:+.3f} to {high:+.3f})",
     )
 
 
 def _cells(part: _Part, columns: Mapping[str, Column]) -> tuple[Cell, ...]:
     scored = part.scored
-    asked = scored.searches is not None and any(
+    needs_bounds = scored.searches is not None and any(
         measure.startswith(("rank", "fnir")) for measure in columns
     )
-    bounds = search_bounds(scored.searches) if asked and scored.searches is not None else {}
+    bounds = search_bounds(scored.searches) if needs_bounds and scored.searches is not None else {}
     cells = []
     for measure in columns:
         cell = _cell(scored, measure, part.people)
@@ -231,19 +257,20 @@ def _cell(scored: Scored, measure: str, people: Sequence[str]) -> Cell:
     values = scored.items.get(measure)
     if values is None or not np.isfinite(values).any():
         return Cell()
-    kept: list[int] = np.flatnonzero(np.isfinite(values)).tolist()
-    told = significance.summarise(values[kept], [people[i] for i in kept])
+    finite: list[int] = np.flatnonzero(np.isfinite(values)).tolist()
+    summary = significance.summarise(values[finite], [people[i] for i in finite])
     if measure == "verified":
-        return Cell(told.value, between(told.low, told.high))
-    return Cell(told.value, f"± {told.std:.{(PICTURES | RECOGNITION)[measure].digits}f}")
+        return Cell(summary.value, between(summary.low, summary.high))
+    return Cell(summary.value, f"± {summary.std:.{(PICTURES | RECOGNITION)[measure].digits}f}")
 
 
 def between(low: float, high: float) -> str:
+    """Return an interval as text."""
     return f"({low:.3f}–{high:.3f})"
 
 
 def search_bounds(searches: Searches) -> dict[str, tuple[float, float]]:
-    """95 % of Rank-k and FNIR."""
+    """Return the 95 % intervals of Rank-k and FNIR, by measure."""
     if not searches.mated.any():
         return {}
     names = [f"rank{k}" for k in RANKS]
@@ -259,55 +286,53 @@ def search_bounds(searches: Searches) -> dict[str, tuple[float, float]]:
 
 
 def _auc_bounds(part: _Part) -> str:
-    """Of each own score the share of the others below it, whose mean is the AUC."""
-    own, ordered = part.scored.own, np.sort(part.scored.others)
+    """Return the 95 % interval of the AUC, the mean share of others below each own score."""
+    own = part.scored.own
+    ordered = np.sort(part.scored.others)
     below = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
-    told = significance.summarise(below / 2 / len(ordered), part.owners)
-    return between(told.low, told.high)
+    summary = significance.summarise(below / 2 / len(ordered), part.owners)
+    return between(summary.low, summary.high)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """All of a trial's items, or some of them, as one system was scored on them."""
+    """The scores of one system on all items of a trial, or on some."""
 
     scored: Scored
     people: list[str]
-    """Of each item,"""
+    """The person of each item."""
     owners: list[str]
-    """and of each own score."""
+    """The person of each own score."""
 
 
-def _whole(scored: Scored, trial: Trial) -> _Part:
+def _all_items(scored: Scored, trial: Trial) -> _Part:
     if trial.pairs:
-        return _Part(
-            scored, trial.people, [trial.items[p.item].person for p in trial.pairs if p.same]
+        owners = [trial.items[p.item].person for p in trial.pairs if p.same]
+    else:
+        enrolled = zip(trial.people, trial.own, strict=True)
+        owners = [person for person, index in enrolled if index >= 0]
+    return _Part(scored, trial.people, owners)
+
+
+def _subset(scored: Scored, indices: NDArray[np.intp], trial: Trial) -> _Part:
+    """Return the scores on some items alone."""
+    items = {name: values[indices] for name, values in scored.items.items()}
+    people = [trial.items[i].person for i in indices.tolist()]
+    if trial.pairs:
+        in_subset = np.isin([p.item for p in trial.pairs if p.same], indices)
+        people_of_pairs = np.array(
+            [trial.items[p.item].person for p in trial.pairs if p.same], np.str_
         )
-    return _Part(
-        scored,
-        trial.people,
-        [who for who, at in zip(trial.people, trial.own, strict=True) if at >= 0],
-    )
-
-
-def _part(scored: Scored, places: NDArray[np.intp], trial: Trial) -> _Part:
-    """Of some items alone."""
-    items = {name: values[places] for name, values in scored.items.items()}
-    people = [trial.items[i].person for i in places.tolist()]
-    if trial.pairs:
-        mine = np.isin([p.item for p in trial.pairs if p.same], places)
-        whose = np.array([trial.items[p.item].person for p in trial.pairs if p.same], np.str_)
-        own, owners, searches = scored.own[mine], whose[mine].tolist(), None
+        own = scored.own[in_subset]
+        owners = people_of_pairs[in_subset].tolist()
+        searches = None
     else:
         known = np.isfinite(items["own"])
-        own, owners = (
-            items["own"][known],
-            [who for who, k in zip(people, known.tolist(), strict=True) if k],
-        )
-        searches = (
-            None
-            if scored.searches is None
-            else open_set.mated_and_strangers(scored.searches, places)
-        )
+        own = items["own"][known]
+        owners = [person for person, k in zip(people, known.tolist(), strict=True) if k]
+        searches = None
+        if scored.searches is not None:
+            searches = open_set.mated_and_strangers(scored.searches, indices)
     values = recognition(own, scored.others, searches, scored.enrolled)
     return _Part(
         Scored(items, own, scored.others, searches, values=values, enrolled=scored.enrolled),

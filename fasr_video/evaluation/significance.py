@@ -1,5 +1,7 @@
-"""Means with what is around them: spread, bounds, and whether one is above another. Photographs of one person are not
-independent, so people are what is counted and drawn anew."""
+"""Means with their spread and bounds, and tests of whether one mean is above another.
+
+Photographs of one person are not independent, so people are resampled and counted.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from fasr_video.errors import UsageError
 from fasr_video.evaluation.open_set import Scores
 
 REPEATS = 1000
-# Different whole numbers of a column up to which each is a group; of more, and of measurements,
-# thirds are made.
+# Up to so many different whole numbers, each one is a group; more of them, and measurements, are
+# divided into thirds.
 MOST_GROUPS = 6
 
 
@@ -24,39 +26,40 @@ MOST_GROUPS = 6
 class Mean:
     value: float
     std: float
-    """Of the values, with n − 1; 0 for a single one."""
+    """Standard deviation of the values, with n − 1; 0 for a single one."""
     low: float
     high: float
-    """95 % by drawing people anew."""
+    """`low` to `high` is the 95 % interval by resampling people."""
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Of one system over another on the same photographs."""
+    """The gain of one system over another on the same photographs."""
 
     mean: Mean
     t: float
     p: float
-    """Two-sided, of the paired t-test over people; NaN where there are fewer than two."""
+    """Two-sided p of the paired t-test over people; NaN for fewer than two."""
     people: int
 
 
 def summarise(values: ArrayLike, people: Sequence[str], seed: int = 0) -> Mean:
+    """Return the mean of values, with bounds by resampling their people."""
     numbers = np.asarray(values, np.float64)
     if numbers.ndim != 1 or len(numbers) != len(people) or not len(numbers):
         raise UsageError(
             "values", f"{numbers.shape} for {len(people)} photographs", "give a value a photograph"
         )
     sums, counts = _by_person(numbers, people)
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (REPEATS, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    resampled = np.random.default_rng(seed).integers(0, len(sums), (REPEATS, len(sums)))
+    low, high = np.quantile(sums[resampled].sum(1) / counts[resampled].sum(1), (0.025, 0.975))
     spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
     return Mean(float(numbers.mean()), spread, float(low), float(high), len(numbers))
 
 
 def gain(values: ArrayLike, baseline: ArrayLike, people: Sequence[str], seed: int = 0) -> Gain:
-    """What the values are above the baseline's, photograph by photograph."""
+    """Return the gain of values over those of a baseline, photograph by photograph."""
     difference = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
     sums, counts = _by_person(difference, people)
     t, p = paired_t(sums / counts)
@@ -64,7 +67,7 @@ def gain(values: ArrayLike, baseline: ArrayLike, people: Sequence[str], seed: in
 
 
 def paired_t(differences: Scores) -> tuple[float, float]:
-    """Student's t of the differences' mean, and the two-sided p."""
+    """Return Student's t of the mean difference, and the two-sided p."""
     n = len(differences)
     if n < 2:
         return math.nan, math.nan
@@ -76,7 +79,10 @@ def paired_t(differences: Scores) -> tuple[float, float]:
 
 
 def split(column: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of each group of a label: of each value, or of thirds of a measurement. Empty: unknown."""
+    """Return the rows of each group of a label: of each value, or of thirds of a measurement.
+
+    Empty labels are in the group `unknown`.
+    """
     known = [i for i, value in enumerate(column) if value.strip()]
     numbers = _numbers([column[i] for i in known])
     groups: dict[str, list[int]] = {}
@@ -106,6 +112,6 @@ def _numbers(values: Sequence[str]) -> Scores | None:
 
 
 def _by_person(values: Scores, people: Sequence[str]) -> tuple[Scores, Scores]:
-    """Sum and count of each person's values."""
+    """Return sum and count of each person's values."""
     _, which = np.unique(np.asarray(people, np.str_), return_inverse=True)
     return np.asarray(np.bincount(which, values), np.float64), np.bincount(which).astype(np.float64)

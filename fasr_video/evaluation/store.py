@@ -1,7 +1,7 @@
-"""The run's folder: what was drawn and seen so far, item by item. Stopped or killed, the same command goes on there.
+"""A run's folder with its pictures and features so far, from which an interrupted run resumes.
 
 RUN/
-  eval.sqlite     pictures (with their warnings) and features by the hash of what they were made from
+  eval.sqlite     pictures (with their warnings) and features by the hash of their inputs
   trial.json      who was searched for with what: protocol, seed, hashes, what was left out
   report.md, tables/, plots/
 """
@@ -29,18 +29,18 @@ from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
 SCHEMA = """
-    CREATE TABLE IF NOT EXISTS drawn (key TEXT PRIMARY KEY, system TEXT, item TEXT, picture BLOB NOT NULL,
-        warnings TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS drawn (key TEXT PRIMARY KEY, system TEXT, item TEXT,
+        picture BLOB NOT NULL, warnings TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS seen (embedder TEXT, picture TEXT, feature BLOB NOT NULL,
         PRIMARY KEY (embedder, picture)) WITHOUT ROWID;
 """
 BATCH = 64
-# What of the provenance changes nothing of the trial: files that cannot be used.
+# Parts of the provenance that do not change the trial: unusable files.
 BESIDE = ("skipped", "left_out")
 
 
 class Store:
-    """Pictures and features that were made already."""
+    """Pictures and features that already exist."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,12 +60,12 @@ class Store:
         self._db.close()
 
     def bind(self, trial: Trial) -> None:
-        """A folder is for one trial: the same photographs and seeds for all that is compared in it."""
+        """Write trial.json; raise UsageError if the folder is for another trial."""
         file, provenance = self.folder / TRIAL, trial.provenance()
         if file.exists():
-            before = self._bound(file)
+            stored = self._stored_provenance(file)
             differing = ", ".join(
-                k for k in provenance if k not in BESIDE and before.get(k) != provenance[k]
+                k for k in provenance if k not in BESIDE and stored.get(k) != provenance[k]
             )
             if differing:
                 reason = f"it holds another trial ({differing} differ)"
@@ -77,16 +77,19 @@ class Store:
         text = json.dumps({"provenance": provenance, **as_listing(trial)}, indent=1)
         atomic_write(file, lambda path: path.write_text(text))
 
-    def _bound(self, file: Path) -> Mapping[str, object]:
-        """The provenance of the trial that the folder is for."""
+    def _stored_provenance(self, file: Path) -> Mapping[str, object]:
+        """Return the provenance of the trial that the folder is for."""
         try:
             return dict(json.loads(file.read_text(encoding="utf-8"))["provenance"])
         except MISREAD as error:
-            remedy = f"remove {TRIAL} if the photographs and options are the same as before, or give another --out"
+            remedy = (
+                f"remove {TRIAL} if the photographs and options are the same as before, "
+                "or give another --out"
+            )
             raise IntegrityError(file, f"it is damaged ({type(error).__name__})", remedy) from error
 
-    def drawn(self, key: str) -> tuple[Image, tuple[str, ...]] | None:
-        """Return a picture and the warnings that came with it."""
+    def stored_picture(self, key: str) -> tuple[Image, tuple[str, ...]] | None:
+        """Return a stored picture and its warnings; None if there is none."""
         row = self._db.execute(
             "SELECT picture, warnings FROM drawn WHERE key = ?", (key,)
         ).fetchone()
@@ -106,7 +109,7 @@ class Store:
                 self.folder / DATABASE, "a warning in it is damaged", remedy
             ) from error
 
-    def keep(
+    def store_picture(
         self, key: str, system: str, item: str, picture: Image, warnings: Sequence[str] = ()
     ) -> None:
         file = io.BytesIO()
@@ -115,30 +118,30 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO drawn VALUES (?, ?, ?, ?, ?)", row)
 
     def features(self, embedder: Embedder, pictures: Mapping[str, Image]) -> dict[str, Tensor]:
-        """Of 128×128 pictures by their hash: the embedder's feature, as long as its norm."""
-        found = {digest: self._seen(embedder.sha256, digest) for digest in pictures}
-        missing = [digest for digest, feature in found.items() if feature is None]
+        """Return the embedder's features of 128×128 pictures by their hash, not normalised."""
+        features = {digest: self._stored_feature(embedder.sha256, digest) for digest in pictures}
+        missing = [digest for digest, feature in features.items() if feature is None]
         for start in range(0, len(missing), BATCH):
-            some = missing[start : start + BATCH]
-            unit, norms = embedder.embed(as_tensor([pictures[d] for d in some]))
+            batch = missing[start : start + BATCH]
+            unit, norms = embedder.embed(as_tensor([pictures[d] for d in batch]))
             self._db.execute("BEGIN")
-            for digest, feature in zip(some, unit * norms[:, None], strict=True):
-                found[digest] = feature
+            for digest, feature in zip(batch, unit * norms[:, None], strict=True):
+                features[digest] = feature
                 blob = feature.numpy().astype(np.float32).tobytes()
                 self._db.execute(
                     "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (embedder.sha256, digest, blob)
                 )
             self._db.execute("COMMIT")
-        return {digest: feature for digest, feature in found.items() if feature is not None}
+        return {digest: feature for digest, feature in features.items() if feature is not None}
 
-    def _seen(self, embedder: str, digest: str) -> Tensor | None:
+    def _stored_feature(self, embedder: str, digest: str) -> Tensor | None:
         query = "SELECT feature FROM seen WHERE embedder = ? AND picture = ?"
         row = self._db.execute(query, (embedder, digest)).fetchone()
         return None if row is None else torch.from_numpy(np.frombuffer(row[0], np.float32).copy())
 
 
 def as_listing(trial: Trial) -> dict[str, object]:
-    """Every search of the trial, and what was left out, by names."""
+    """Return every search of the trial, and what was left out, by names."""
     return {
         "gallery": [{"person": p.person, "photo": p.path} for p in trial.gallery],
         "items": [
@@ -156,4 +159,5 @@ def as_listing(trial: Trial) -> dict[str, object]:
 
 
 def lines(values: Sequence[object]) -> list[str]:
+    """Return the values as text."""
     return [str(v) for v in values]

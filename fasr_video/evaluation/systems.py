@@ -1,4 +1,6 @@
-"""What is compared: a system is a method with all that can be varied of it, and draws a picture of each item."""
+"""The systems of a comparison: a system is a method with its options, and draws each item's
+picture.
+"""
 
 from __future__ import annotations
 
@@ -49,47 +51,47 @@ from fasr_video.weights.manifest import bundled
 IMAGES = "images:"
 PLAIN = ("hr", "lr", "bicubic")
 POOLED = "pooled"
-# IDFSR with a vector fitted to the references of each face first.
+# IDFSR with an identity that is first fitted to the references of each face.
 FITTED = "idfsr-fitted"
 FIT_STEPS = 200
 OTHERS = (*PLAIN, POOLED, FITTED, f"{IMAGES}DIR")
 NAMES = tuple(dict.fromkeys((*OTHERS, *METHOD_NAMES)))
 MERGES = ("combiner", "mean", "weighted", "median")
-# Whose cosines with a subject are averaged into a search's score.
+# Features whose cosines with a subject are averaged as the score of a search.
 FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
-# Kinds of sampler that are processes of their own: methods with one are drawn by it alone.
+# Samplers with a process of their own: a method with one of them takes no other.
 PROCESSES = ("vecs", "vp", "subvp", "ddpm", *sampling.FLOWS)
-# Warnings of a system that are told, the most frequent first; the others are counted.
+# Number of a system's warnings that are shown, the most frequent first; others are counted.
 MOST_WARNINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """None: the method's own, or nothing that it knows."""
+    """A method with its options; None for the method's default, or if it does not apply."""
 
     method: str
     degradation: Degradation | None = None
-    """None where probes are as the camera saw them."""
+    """None if probes are as the camera saw them."""
     sampler: str | None = None
     samples: int | None = None
     merge: str | None = None
     combiner: Path | None = None
     eta: float | None = None
-    """That `combiner` was trained at, and is used at."""
+    """The eta that `combiner` was trained with."""
     model: Path | None = None
     references: int | None = None
-    """At most so many auxiliaries."""
+    """Largest number of auxiliaries."""
     fuse: str | None = None
 
     @property
     def draws(self) -> bool:
-        """Whether there is a picture to look at."""
+        """Whether it draws pictures."""
         return self.method != POOLED
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What is varied; each combination is a system. An empty one leaves it at each method's own."""
+    """Values of the options; each combination is a system. Empty means the methods' defaults."""
 
     method: Sequence[str]
     degradation: Sequence[Degradation] = ()
@@ -102,7 +104,7 @@ class Axes:
     fuse: Sequence[str] = ()
 
     def systems(self) -> list[System]:
-        """Without those that differ only in what their method does not know."""
+        """Return all systems, without those that differ only in options that do not apply."""
         for method in self.method:
             if method not in OTHERS and not method.startswith(IMAGES) and method_of(method) is None:
                 raise UsageError(
@@ -116,108 +118,108 @@ class Axes:
                 )
         names = [f.name for f in fields(self)]
         rows = product(*(getattr(self, name) or (None,) for name in names))
-        found = [System(**dict(zip(names, row, strict=True))) for row in rows]
-        # A method that some sampler suits is drawn by those alone; one that none suits, by its own.
-        kept = [
+        combinations = [System(**dict(zip(names, row, strict=True))) for row in rows]
+        # A method takes the samplers that suit it; if none does, its own.
+        drawable = [
             s
-            for s in found
+            for s in combinations
             if s.sampler is None or suits(s.method, s.sampler) or s.method in self.unsuited()
         ]
-        return list(dict.fromkeys(_sensible(s) for s in kept))
+        return list(dict.fromkeys(_normalised(s) for s in drawable))
 
     def unsuited(self) -> list[str]:
-        """Methods that none of the samplers is for: those that draw keep their own."""
+        """Return the methods that none of the samplers suits; they keep their own."""
         if not self.sampler:
             return []
         return [m for m in self.method if not any(suits(m, s) for s in self.sampler)]
 
 
 def method_of(name: str) -> Method | None:
-    """Return the method that draws a system of that name; None for hr, lr, pooled and images:DIR."""
+    """Return the method of a system's name; None for hr, lr, pooled and images:DIR."""
     prefix, colon, _ = name.partition(":")
     if name == FITTED:
         return IDFSR
     return find_method(name) if prefix + colon in METHODS else None
 
 
-def _sensible(system: System) -> System:
-    """Without what the method does not know, and with what it does by itself written out."""
-    told: dict[str, object] = {}
+def _normalised(system: System) -> System:
+    """Return the system without options that do not apply, and with its default merge and eta."""
+    changes: dict[str, object] = {}
     method = method_of(system.method)
     supports = Supports() if method is None else method.supports
     if system.method in (*PLAIN, POOLED):
-        told |= {"fuse": None}
-    pools = takes_feature(system.method) or ("fuse" not in told and "pooled" in (system.fuse or ""))
+        changes["fuse"] = None
+    pools = takes_feature(system.method) or (
+        "fuse" not in changes and "pooled" in (system.fuse or "")
+    )
     merge = (system.merge or (method.merge if method else None) or "combiner") if pools else None
     if not supports.samples:
-        told |= {"samples": None}
+        changes["samples"] = None
     if method is None or not _takes_model(method):
-        told |= {"model": None}
+        changes["model"] = None
     if not suits(system.method, system.sampler):
-        told |= {"sampler": None}
+        changes["sampler"] = None
     if not pools and not supports.references:
-        told |= {"references": None}
+        changes["references"] = None
     if merge != "combiner":
-        told |= {"combiner": None}
-    sensible = replace(system, merge=merge, **told)  # type: ignore[arg-type]
-    return (
-        sensible
-        if sensible.combiner is None
-        else replace(sensible, eta=merging.read_eta(sensible.combiner))
-    )
+        changes["combiner"] = None
+    changed = replace(system, merge=merge, **changes)  # type: ignore[arg-type]
+    if changed.combiner is None:
+        return changed
+    return replace(changed, eta=merging.read_eta(changed.combiner))
 
 
 def _takes_model(method: Method) -> bool:
-    """Return whether a method draws with the diffusion network, which the axis `model` varies."""
+    """Return whether a method uses the diffusion network, which the axis `model` varies."""
     return method in FAMILY
 
 
 def suits(method: str, sampler: str | None) -> bool:
-    """Whether a method stays what it is when it is drawn so: a kind of SDE is drawn by its own process alone."""
+    """Return whether a sampler suits a method: a method of one SDE takes that process alone."""
     registered = method_of(method)
     if registered is None or not registered.supports.sampler:
         return False
     if sampler is None:
         return True
-    how = sampling.parse(sampler)
-    if not registered.defaults.sampler:  # its network is of no paper's process
-        return how.in_few_steps
+    parsed = sampling.parse(sampler)
+    if not registered.defaults.sampler:  # its network belongs to no paper's process
+        return parsed.in_few_steps
     own = sampling.parse(registered.defaults.sampler).kind
-    return how.kind == own if own in PROCESSES else how.kind not in PROCESSES
+    return parsed.kind == own if own in PROCESSES else parsed.kind not in PROCESSES
 
 
 def takes_feature(method: str) -> bool:
+    """Return whether that system uses a person's merged feature."""
     registered = method_of(method)
     return method == POOLED or (registered is not None and registered.supports.feature)
 
 
 def uses_identity(method: str) -> bool:
-    """Return whether pictures of that system are drawn with somebody's feature or references."""
+    """Return whether that system uses somebody's feature or references."""
     registered = method_of(method)
     return takes_feature(method) or (registered is not None and registered.supports.references)
 
 
 def is_guided(method: str) -> bool:
-    """Return whether a system is nothing without attributes."""
+    """Return whether that system needs attributes."""
     registered = method_of(method)
     return registered is not None and Need.ATTRIBUTES in registered.needs
 
 
 def labels(systems: Sequence[System]) -> list[str]:
-    """A name for each: the method, and what differs between the systems of that method."""
-    found: list[str] = []
+    """Return a name for each system: the method, and the options in which its systems differ."""
+    names: list[str] = []
     for system in systems:
         peers = [s for s in systems if s.method == system.method]
         parts = [_method_label(system.method)]
-        for name in (f.name for f in fields(System)):
-            if len({getattr(s, name) for s in peers}) > 1:
-                parts.append(_part(name, getattr(system, name)))
+        for option in (f.name for f in fields(System)):
+            if len({getattr(s, option) for s in peers}) > 1:
+                parts.append(_part(option, getattr(system, option)))
         label = " ".join(parts)
-        twins = sum(
-            f == label or f.startswith(f"{label} (") for f in found
-        )  # files of one name in two folders
-        found.append(f"{label} ({twins + 1})" if twins else label)
-    return found
+        # Two folders can have files of one name.
+        twins = sum(name == label or name.startswith(f"{label} (") for name in names)
+        names.append(f"{label} ({twins + 1})" if twins else label)
+    return names
 
 
 def _method_label(method: str) -> str:
@@ -235,72 +237,73 @@ def _part(name: str, value: object) -> str:
     return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An item as the camera saw it."""
+class ObservedItem:
+    """An item's faces as the camera saw them."""
 
     item: Item
     lr0: Image
     auxiliaries: tuple[Image, ...]
-    """Of their own sizes."""
+    """Faces of any sizes."""
 
 
-# A picture of 128×128, and what there is to say of it.
+# A picture of 128×128, and its warnings.
 Drawn = tuple[Image, tuple[str, ...]]
 
 
 class Drawer(Protocol):
-    def provenance(self, shown: Shown) -> Mapping[str, object]:
-        """All that the picture depends on beside the faces themselves."""
+    def provenance(self, observed: ObservedItem) -> Mapping[str, object]:
+        """Return everything that the picture depends on, besides the faces."""
         ...
 
-    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
-        """One an item."""
+    def draw(self, observed: Sequence[ObservedItem]) -> list[Drawn]:
+        """Return a picture for each item."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What all systems of a run share."""
+    """What all systems of a run have in common."""
 
     store: Store
     embedder: Embedder
-    """The one that conditions super-resolution."""
+    """The embedder that conditions super-resolution."""
     device: torch.device
     precision: str = "float32"
     weights: Mapping[str, Path] = field(default_factory=dict)
-    """Other weights than the bundled ones, by method, of those whose network is not the axis `model`."""
+    """Weights other than the bundled ones, by method; for methods without the axis `model`."""
     labelled: bool = False
-    """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
+    """Whether labels guide `srdg`, not a classifier's readings of the LR faces."""
     warnings: list[str] = field(default_factory=list)
-    """What there is to say of what was drawn."""
+    """Warnings about the drawn pictures."""
 
 
 class Plain:
+    """The methods hr, lr and bicubic."""
+
     def __init__(self, method: str) -> None:
         self._method = method
 
-    def provenance(self, shown: Shown) -> Mapping[str, object]:
+    def provenance(self, observed: ObservedItem) -> Mapping[str, object]:
         return {"method": self._method}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
+    def draw(self, observed: Sequence[ObservedItem]) -> list[Drawn]:
         if self._method == "hr":
-            return [(s.item.probe.picture, ()) for s in shown]
-        pictures = (
-            [repeated(s.lr0) for s in shown]
-            if self._method == "lr"
-            else enlarged([s.lr0 for s in shown])
-        )
+            return [(s.item.probe.picture, ()) for s in observed]
+        if self._method == "lr":
+            pictures = [repeated(s.lr0) for s in observed]
+        else:
+            pictures = enlarged([s.lr0 for s in observed])
         return [(picture, ()) for picture in pictures]
 
 
 class FromFolder:
-    """Outputs that another program made: DIR/IDENTITY/PHOTO.png, or any other picture format, 128×128.
+    """Outputs of another program: DIR/IDENTITY/PHOTO.png, or any other picture format, 128×128.
 
-    In DIR there may be a folder for each degradation, named as `--inputs` names it.
+    DIR may have a folder for each degradation, with the names of `--inputs`.
     """
 
     def __init__(
@@ -309,14 +312,13 @@ class FromFolder:
         own = folder / folder_name(degradation)
         folder = own if own.is_dir() else folder
         self._folder = folder
-        found = (
-            {}
-            if not folder.is_dir()
-            else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
-        )
+        files: dict[str, Path] = {}
+        if folder.is_dir():
+            pictures = (p for p in sorted(folder.rglob("*")) if _is_picture(p))
+            files = {_stem(p, folder): p for p in pictures}
         names = [item.name for item in items]
         check_names(names)
-        missing = [name for name in names if plain_name(name) not in found]
+        missing = [name for name in names if plain_name(name) not in files]
         if missing:
             reason = f"it lacks {len(missing)} of {len(names)} pictures, the first is {missing[0]}"
             raise InputError(
@@ -324,13 +326,13 @@ class FromFolder:
                 reason,
                 "make one for each picture that --inputs writes, under the same path",
             )
-        self._files = {name: found[plain_name(name)] for name in names}
+        self._files = {name: files[plain_name(name)] for name in names}
 
-    def provenance(self, shown: Shown) -> Mapping[str, object]:
-        return {"method": IMAGES, "picture": sha256_file(self._files[shown.item.name])}
+    def provenance(self, observed: ObservedItem) -> Mapping[str, object]:
+        return {"method": IMAGES, "picture": sha256_file(self._files[observed.item.name])}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
-        return [(self._read(self._files[s.item.name]), ()) for s in shown]
+    def draw(self, observed: Sequence[ObservedItem]) -> list[Drawn]:
+        return [(self._read(self._files[s.item.name]), ()) for s in observed]
 
     def _read(self, file: Path) -> Image:
         try:
@@ -339,8 +341,10 @@ class FromFolder:
             raise InputError(file, "not a picture that can be read", "make it again") from error
         if picture.shape != (CANONICAL_SIDE, CANONICAL_SIDE, 3):
             height, width = picture.shape[:2]
-            reason = f"{width}×{height} px, but all that is compared is {CANONICAL_SIDE}×{CANONICAL_SIDE}"
-            raise InputError(file, reason, "bring the outputs to that size")
+            reason = (
+                f"{width}×{height} px, but compared pictures have {CANONICAL_SIDE}×{CANONICAL_SIDE}"
+            )
+            raise InputError(file, reason, "resize the outputs")
         return picture
 
 
@@ -353,7 +357,7 @@ def _stem(path: Path, folder: Path) -> str:
 
 
 class ByRestorer:
-    """Any restorer of `sr/`, told the feature that the system's merge makes of LR0 and its auxiliaries."""
+    """Any restorer of `sr/`, with the feature that the system merges for it."""
 
     def __init__(
         self,
@@ -363,62 +367,72 @@ class ByRestorer:
         tools: Tools,
         guidance: Guidance | None,
     ) -> None:
-        self._system, self._restorer, self._samples, self._tools = system, restorer, samples, tools
+        self._system = system
+        self._restorer = restorer
+        self._samples = samples
+        self._tools = tools
         self._guidance = guidance
         self._pool = pooler(system, tools.embedder) if takes_feature(system.method) else None
 
-    def provenance(self, shown: Shown) -> Mapping[str, object]:
-        told = {} if self._pool is None else self._pool.provenance
-        attributes = [str(a) for a in self._attributes(shown)] if self._tools.labelled else []
-        common = {"samples": self._samples, "seed": shown.item.seed, "attributes": attributes}
-        return {**self._restorer.provenance(), **told, **common}
+    def provenance(self, observed: ObservedItem) -> Mapping[str, object]:
+        pooling = {} if self._pool is None else self._pool.provenance
+        attributes = [str(a) for a in self._attributes(observed)] if self._tools.labelled else []
+        common = {"samples": self._samples, "seed": observed.item.seed, "attributes": attributes}
+        return {**self._restorer.provenance(), **pooling, **common}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
-        answers = self._restorer.restore_all(
-            [self._probe(s) for s in shown], self._samples, [s.item.seed for s in shown]
+    def draw(self, observed: Sequence[ObservedItem]) -> list[Drawn]:
+        restorations = self._restorer.restore_all(
+            [self._face_input(s) for s in observed], self._samples, [s.item.seed for s in observed]
         )
-        return [(a.picture, a.warnings) for a in answers]
+        return [(r.picture, r.warnings) for r in restorations]
 
-    def _probe(self, shown: Shown) -> FaceInput:
-        attributes = self._attributes(shown)
+    def _face_input(self, observed: ObservedItem) -> FaceInput:
+        attributes = self._attributes(observed)
         if self._pool is None:
-            return FaceInput(shown.lr0, attributes=attributes)
-        feature = self._pool(self._tools.store, shown).numpy()
-        return FaceInput(shown.lr0, feature=feature, attributes=attributes)
+            return FaceInput(observed.lr0, attributes=attributes)
+        feature = self._pool(self._tools.store, observed).numpy()
+        return FaceInput(observed.lr0, feature=feature, attributes=attributes)
 
-    def _attributes(self, shown: Shown) -> tuple[Attribute, ...]:
+    def _attributes(self, observed: ObservedItem) -> tuple[Attribute, ...]:
         if self._guidance is None:
             return ()
-        said = _labelled(shown.item) if self._tools.labelled else ()
-        return said or complete((), self._guidance.classifiers, [shown.lr0, *shown.auxiliaries])
+        labelled = _labelled(observed.item) if self._tools.labelled else ()
+        return labelled or complete(
+            (), self._guidance.classifiers, [observed.lr0, *observed.auxiliaries]
+        )
 
 
 def _labelled(item: Item) -> tuple[Attribute, ...]:
-    """CelebA's columns, as an examiner would say them: 1 and 0, or its own −1."""
-    told = {
+    """Return the attributes in CelebA's columns, with values 1 and 0, or −1."""
+    columns = {
         name: {"1": True, "0": False, "-1": False}.get(value)
         for name, value in item.probe.labels.items()
     }
-    found = [(name, told.get(name)) for name in ("male", "glasses")]
-    no_beard = told.get("no_beard")
-    found.append(("beard", None if no_beard is None else not no_beard))
-    return tuple(Attribute(name, value) for name, value in found if value is not None)
+    attributes = [(name, columns.get(name)) for name in ("male", "glasses")]
+    no_beard = columns.get("no_beard")
+    attributes.append(("beard", None if no_beard is None else not no_beard))
+    return tuple(Attribute(name, value) for name, value in attributes if value is not None)
 
 
 def _check_labels(items: Sequence[Item]) -> list[str]:
-    """Drawing towards labels that are not there would be drawing towards what is read."""
-    bare = [item.name for item in items if not _labelled(item)]
-    if len(bare) == len(items):
+    """Return a warning if some items have no labels; raise UsageError if none has any."""
+    unlabelled = [item.name for item in items if not _labelled(item)]
+    if len(unlabelled) == len(items):
         reason = "no probe has 1, 0 or -1 in a column male, glasses or no_beard"
         raise UsageError(
             "--labelled", reason, "give such columns with --labels, or leave --labelled out"
         )
-    told = f"{len(bare)} of {len(items)} probes have no label of it ({', '.join(bare[:1])} is the first)"
-    return [f"srdg --labelled: {told}: these are drawn towards what is read"] if bare else []
+    if not unlabelled:
+        return []
+    counts = f"{len(unlabelled)} of {len(items)} probes have no such label"
+    return [
+        f"srdg --labelled: {counts} ({unlabelled[0]} is the first): "
+        "a classifier's readings guide these"
+    ]
 
 
 class ByIdfsr:
-    """IDFSR: the auxiliaries' full-resolution photographs are its references; `fitted` fits a vector to them first."""
+    """IDFSR with the auxiliaries at full resolution as references; FITTED fits an identity."""
 
     def __init__(self, system: System, tools: Tools) -> None:
         finder = LandmarkFinder(str(tools.device))
@@ -427,53 +441,58 @@ class ByIdfsr:
         self._restorer = Idfsr(self._models, system.sampler, tools.device, tools.precision)
         self._system, self._tools = system, tools
 
-    def provenance(self, shown: Shown) -> Mapping[str, object]:
+    def provenance(self, observed: ObservedItem) -> Mapping[str, object]:
         fitted = FIT_STEPS if self._system.method == FITTED else 0
-        references = [a.digest for a in shown.item.auxiliaries[: self._system.references]]
-        common = {"samples": self._system.samples or 1, "seed": shown.item.seed}
+        references = [a.digest for a in observed.item.auxiliaries[: self._system.references]]
+        common = {"samples": self._system.samples or 1, "seed": observed.item.seed}
         return {**self._restorer.provenance(), **common, "fitted": fitted, "references": references}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
-        return [self._draw(s) for s in shown]
+    def draw(self, observed: Sequence[ObservedItem]) -> list[Drawn]:
+        return [self._draw(s) for s in observed]
 
-    def _draw(self, shown: Shown) -> Drawn:
-        faces = tuple(a.picture for a in shown.item.auxiliaries[: self._system.references])
-        restorer, unfitted = self._restorer, ""
+    def _draw(self, observed: ObservedItem) -> Drawn:
+        faces = tuple(a.picture for a in observed.item.auxiliaries[: self._system.references])
+        restorer = self._restorer
+        warning = ""
         if self._system.method == FITTED:
-            fitted, unfitted = self._fit(shown, faces)
+            fitted, warning = self._fit(observed, faces)
             models = replace(self._models, identity=fitted)
             restorer = Idfsr(
                 models, self._system.sampler, self._tools.device, self._tools.precision
             )
-        probe = FaceInput(shown.lr0, faces)
-        answer = restorer.restore_all([probe], self._system.samples or 1, [shown.item.seed])[0]
-        return answer.picture, ((unfitted,) if unfitted else ()) + answer.warnings
-
-    def _fit(self, shown: Shown, faces: tuple[Image, ...]) -> tuple[identity.Identity | None, str]:
-        """The vector fitted to the references; None where fewer than two show landmarks, and why."""
-        found = [
-            (face, landmarks)
-            for face in enlarged(faces)
-            if (landmarks := self._models.find_landmarks(face)) is not None
+        face = FaceInput(observed.lr0, faces)
+        restoration = restorer.restore_all([face], self._system.samples or 1, [observed.item.seed])[
+            0
         ]
-        found = found[: identity.MOST]
-        if len(found) < identity.FEWEST:
-            return (
-                None,
-                f"drawn without fitting ({len(found)} references with landmarks, {identity.FEWEST} needed)",
-            )
-        pictures = as_tensor([face for face, _ in found])
-        names = tuple(str(k) for k in range(len(found)))
+        return restoration.picture, ((warning,) if warning else ()) + restoration.warnings
+
+    def _fit(
+        self, observed: ObservedItem, faces: tuple[Image, ...]
+    ) -> tuple[identity.Identity | None, str]:
+        """Return the identity fitted to the references, or None and the reason."""
+        usable: list[Image] = []
+        points: list[Tensor] = []
+        for face in enlarged(faces):
+            landmarks = self._models.find_landmarks(face)
+            if landmarks is not None:
+                usable.append(face)
+                points.append(torch.from_numpy(landmarks).float())
+        count = min(len(usable), identity.MOST)
+        if count < identity.FEWEST:
+            counts = f"{count} references with landmarks, {identity.FEWEST} needed"
+            return None, f"drawn without fitting ({counts})"
+        pictures = as_tensor(usable[:count])
+        names = tuple(str(k) for k in range(count))
         references = identity.References(
-            names,
-            names,
-            pictures,
-            torch.stack([torch.from_numpy(landmarks).float() for _, landmarks in found]),
-            self._models.embedder.embed(pictures)[0],
+            names=names,
+            sha256=names,
+            pictures=pictures,
+            landmarks=torch.stack(points[:count]),
+            features=self._models.embedder.embed(pictures)[0],
         )
         try:
             vector, before, after = identity.fit(
-                self._models.denoiser, references, FIT_STEPS, shown.item.seed, lambda _: None
+                self._models.denoiser, references, FIT_STEPS, observed.item.seed, lambda _: None
             )
         except FasrError as error:
             return None, f"drawn without fitting ({error.reason})"
@@ -489,11 +508,11 @@ class ByIdfsr:
         return identity.Identity(vector, about), ""
 
 
-# ------------------------------------------------------------------------------------------------------------- pooling
+# ------------------------------------------------------------------------------------------ pooling
 
 
 class Pooler:
-    """LR0 and its auxiliaries as one feature."""
+    """Merges LR0 and its auxiliaries into one feature."""
 
     def __init__(
         self,
@@ -502,28 +521,24 @@ class Pooler:
         combiner: FeatureCombiner | None,
         references: int | None,
     ) -> None:
-        self._rule, self._embedder, self._combiner, self._references = (
-            rule,
-            embedder,
-            combiner,
-            references,
-        )
-        told = (
-            rule
-            if combiner is None
-            else f"{rule} {merging.fingerprint(combiner)} eta {combiner.eta:g}"
-        )
+        self._rule = rule
+        self._embedder = embedder
+        self._combiner = combiner
+        self._references = references
+        description = rule
+        if combiner is not None:
+            description = f"{rule} {merging.fingerprint(combiner)} eta {combiner.eta:g}"
         self.provenance = {
-            "pooled_by": told,
+            "pooled_by": description,
             "pooled_embedder": embedder.sha256,
             "auxiliaries": references,
         }
 
-    def __call__(self, store: Store, shown: Shown) -> Tensor:
-        faces = enlarged([shown.lr0, *shown.auxiliaries[: self._references]])
-        named = {digest_of(face): face for face in faces}
-        seen = store.features(self._embedder, named)
-        features = torch.stack([seen[digest_of(face)] for face in faces])
+    def __call__(self, store: Store, observed: ObservedItem) -> Tensor:
+        faces = enlarged([observed.lr0, *observed.auxiliaries[: self._references]])
+        by_digest = {digest_of(face): face for face in faces}
+        stored = store.features(self._embedder, by_digest)
+        features = torch.stack([stored[digest_of(face)] for face in faces])
         if self._rule == "combiner" and self._combiner is not None:
             return self._combiner.combine(features)
         if self._rule == "weighted":
@@ -532,7 +547,7 @@ class Pooler:
 
 
 def pooler(system: System, embedder: Embedder) -> Pooler:
-    """With the Feature Combiner that was trained on this embedder's features; where there is none, that is an error."""
+    """Return the pooler of a system; raise an error if its Feature Combiner does not fit."""
     rule = system.merge or "combiner"
     if rule != "combiner":
         return Pooler(rule, embedder, None, system.references)
@@ -543,6 +558,7 @@ def pooler(system: System, embedder: Embedder) -> Pooler:
 
 
 def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
+    """Return what draws the pictures of a system."""
     name = system.method
     method = method_of(name)
     if name in PLAIN:
@@ -559,13 +575,13 @@ def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
         precision=tools.precision,
         guidance=guidance,
     )
-    given = replace(method, needs=method.needs - {Need.COMBINER})  # merging is done here
+    without_combiner = replace(method, needs=method.needs - {Need.COMBINER})  # `Pooler` merges
     samples = system.samples or method.defaults.samples
-    return ByRestorer(system, open_restorer(given, options), samples, tools, guidance)
+    return ByRestorer(system, open_restorer(without_combiner, options), samples, tools, guidance)
 
 
 def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]) -> None:
-    """Open each once: what is missing for the last one is told before hours are spent on the first."""
+    """Open each system, so that missing files are reported before hours of drawing."""
     alike = (replace(s, references=None, samples=None, fuse=None) for s in systems if s.draws)
     plain = (s if s.method.startswith(IMAGES) else replace(s, degradation=None) for s in alike)
     for system in dict.fromkeys(plain):
@@ -576,64 +592,81 @@ def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]
 
 
 def _few_references(systems: Sequence[System], items: Sequence[Item]) -> list[str]:
-    """A row that says eight references may stand for five."""
-    told = []
+    """Return warnings about searches with fewer auxiliaries than a system uses."""
+    warnings = []
     for wanted in sorted({s.references for s in systems if s.references}):
-        having = [len(i.auxiliaries) for i in items if len(i.auxiliaries) < wanted]
-        if having:
-            counts = f"{len(having)} of {len(items)} searches have fewer auxiliaries, {min(having)} the least"
-            told.append(f"references={wanted}: {counts}; all of theirs were taken")
-    return told
+        fewer = [len(i.auxiliaries) for i in items if len(i.auxiliaries) < wanted]
+        if fewer:
+            warnings.append(
+                f"references={wanted}: {len(fewer)} of {len(items)} searches have "
+                f"fewer auxiliaries, {min(fewer)} the least; all of theirs were used"
+            )
+    return warnings
 
 
 def draw_all(
     system: System,
     label: str,
-    shown: Sequence[Shown],
+    observed: Sequence[ObservedItem],
     tools: Tools,
     batch: int,
-    tell: Callable[[int], None],
+    report_done: Callable[[int], None],
 ) -> list[Image]:
-    """A picture of each item; those that are in the store already are not drawn again. `tell`: how many are done."""
-    drawer = open_drawer(system, tools, [s.item for s in shown])
-    keys = [_key(system, drawer, s) for s in shown]
-    found = {key: drawn for key in keys if (drawn := tools.store.drawn(key)) is not None}
-    missing = [(k, s) for k, s in zip(keys, shown, strict=True) if k not in found]
-    done = len(shown) - len(missing)
-    tell(done)
+    """Return a picture of each item, from the store if it is there.
+
+    `report_done` is called with the number of finished items.
+    """
+    drawer = open_drawer(system, tools, [s.item for s in observed])
+    keys = [_key(system, drawer, item) for item in observed]
+    drawn: dict[str, Drawn] = {}
+    for key in keys:
+        stored = tools.store.stored_picture(key)
+        if stored is not None:
+            drawn[key] = stored
+    missing = [(key, item) for key, item in zip(keys, observed, strict=True) if key not in drawn]
+    done = len(observed) - len(missing)
+    report_done(done)
     for start in range(0, len(missing), batch):
-        some = missing[start : start + batch]
-        for (key, s), (picture, warnings) in zip(
-            some, drawer.draw([s for _, s in some]), strict=True
-        ):
-            tools.store.keep(key, label, s.item.name, picture, warnings)
-            found[key] = (picture, warnings)
-        done += len(some)
-        tell(done)
+        part = missing[start : start + batch]
+        new = drawer.draw([item for _, item in part])
+        for (key, item), (picture, warnings) in zip(part, new, strict=True):
+            tools.store.store_picture(key, label, item.item.name, picture, warnings)
+            drawn[key] = (picture, warnings)
+        done += len(part)
+        report_done(done)
     if system.method not in PLAIN and not system.method.startswith(IMAGES):
-        tools.warnings.extend(_summary(label, [found[key][1] for key in keys]))
-    return [found[key][0] for key in keys]
+        tools.warnings.extend(_summarise_warnings(label, [drawn[key][1] for key in keys]))
+    return [drawn[key][0] for key in keys]
 
 
-def _summary(label: str, told: Sequence[tuple[str, ...]]) -> list[str]:
-    """What there is to say of a system's pictures, and of how many: those that differ in numbers alone are one."""
+def _summarise_warnings(label: str, warnings_by_picture: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the warnings of a system, the most frequent first, each with a count.
+
+    Warnings that differ only in their numbers are the same one.
+    """
     kinds: dict[str, list[str]] = {}
-    for warnings in told:
-        once: dict[str, str] = {}
+    for warnings in warnings_by_picture:
+        first_of_kind: dict[str, str] = {}
         for text in warnings:
-            once.setdefault(re.sub(r"\d+(\.\d+)?", "0", text), text)
-        for kind, text in once.items():
+            first_of_kind.setdefault(re.sub(r"\d+(\.\d+)?", "0", text), text)
+        for kind, text in first_of_kind.items():
             kinds.setdefault(kind, []).append(text)
     rows = sorted(kinds.values(), key=len, reverse=True)
     lines = [
-        f"{label}, {len(row)} of {len(told)} pictures: {row[0]}" for row in rows[:MOST_WARNINGS]
+        f"{label}, {len(row)} of {len(warnings_by_picture)} pictures: {row[0]}"
+        for row in rows[:MOST_WARNINGS]
     ]
     if len(rows) > MOST_WARNINGS:
         lines.append(f"{label}: {len(rows) - MOST_WARNINGS} rarer warnings are not shown")
     return lines
 
 
-def _key(system: System, drawer: Drawer, shown: Shown) -> str:
-    told = [digest_of(face) for face in (shown.lr0, *shown.auxiliaries)]
-    question = [dict(drawer.provenance(shown)), shown.item.name, shown.item.probe.digest, told]
-    return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
+def _key(system: System, drawer: Drawer, observed: ObservedItem) -> str:
+    digests = [digest_of(face) for face in (observed.lr0, *observed.auxiliaries)]
+    inputs = [
+        dict(drawer.provenance(observed)),
+        observed.item.name,
+        observed.item.probe.digest,
+        digests,
+    ]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()

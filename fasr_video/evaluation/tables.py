@@ -1,4 +1,4 @@
-"""Tables in Markdown, CSV and LaTeX, the best and second value of each column marked."""
+"""Tables in Markdown, CSV and LaTeX, with the best and second value of each column marked."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Column:
     title: str
     digits: int = 3
     better: str = ""
-    """up, down, or empty where nothing is better than anything."""
+    """up, down, or empty if no value is better than another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     value: float = math.nan
-    """NaN where there is nothing to say."""
+    """NaN for an empty cell."""
     around: str = ""
-    """As ± 0.01, or (0.1–0.2)."""
+    """Text after the value: ± 0.01, or (0.1–0.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,65 +30,67 @@ class Row:
     name: str
     cells: tuple[Cell, ...]
     compared: bool = True
-    """Whether it may be the best one; the true face may not."""
+    """Whether it can be the best one; the true face cannot."""
     among: str = ""
-    """Which rows it is compared with: those that say the same here, for larger faces are no better method."""
+    """It is compared with rows that have the same value here, since larger faces are easier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     title: str
     first: str
-    """Over the names of the rows."""
+    """Title of the first column, with the names of the rows."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
-    def known(self) -> Table:
-        """Without columns that nothing is said in."""
-        kept = [
+    def without_empty_columns(self) -> Table:
+        """Return the table without columns that have no value."""
+        nonempty = [
             k
             for k in range(len(self.columns))
             if any(not math.isnan(r.cells[k].value) for r in self.rows)
         ]
-        rows = tuple(replace(r, cells=tuple(r.cells[k] for k in kept)) for r in self.rows)
-        return Table(self.title, self.first, tuple(self.columns[k] for k in kept), rows, self.notes)
+        rows = tuple(replace(r, cells=tuple(r.cells[k] for k in nonempty)) for r in self.rows)
+        return Table(
+            self.title, self.first, tuple(self.columns[k] for k in nonempty), rows, self.notes
+        )
 
-    def place(self, row: int, column: int) -> int:
-        """1 for the best value of a column as it is shown, 2 for the second best, 0 otherwise; equal ones share."""
-        spec, own = self.columns[column], self.rows[row]
-        shown = [
+    def rank(self, row: int, column: int) -> int:
+        """Return 1 for the best rounded value of a column, 2 for the second best, 0 otherwise."""
+        spec = self.columns[column]
+        own = self.rows[row]
+        rounded = [
             round(r.cells[column].value, spec.digits)
             for r in self.rows
             if r.compared and r.among == own.among
         ]
-        counted = {v for v in shown if not math.isnan(v)}
+        counted = {v for v in rounded if not math.isnan(v)}
         if not spec.better or not own.compared or len(counted) < 2:
             return 0
-        order, value = (
-            sorted(counted, reverse=spec.better == "up"),
-            round(own.cells[column].value, spec.digits),
-        )
+        order = sorted(counted, reverse=spec.better == "up")
+        value = round(own.cells[column].value, spec.digits)
         return order.index(value) + 1 if value in order[:2] else 0
 
     def markdown(self) -> str:
+        """Return the table as Markdown."""
         heads = [
             self.first,
             *(c.title + {"up": " ↑", "down": " ↓", "": ""}[c.better] for c in self.columns),
         ]
         lines = [heads, ["---"] * len(heads)]
         for i, row in enumerate(self.rows):
-            marks = [("", "**", "_")[self.place(i, k)] for k in range(len(self.columns))]
+            markers = [("", "**", "_")[self.rank(i, k)] for k in range(len(self.columns))]
             cells = [
                 _joined(f"{m}{text}{m}", c)
-                for m, (text, c) in zip(marks, self._texts(row), strict=True)
+                for m, (text, c) in zip(markers, self._texts(row), strict=True)
             ]
             lines.append([row.name.replace("|", "\\|"), *cells])
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return "\n\n".join([f"## {self.title}", body, *self.notes]) + "\n"
 
     def csv(self) -> str:
-        """Values in full, and what is around them in columns of their own."""
+        """Return the table as CSV: unrounded values, and the texts after them in own columns."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         around = [any(r.cells[k].around for r in self.rows) for k in range(len(self.columns))]
@@ -108,14 +110,14 @@ class Table:
         return out.getvalue()
 
     def latex(self) -> str:
-        """For the package booktabs."""
+        """Return the table as LaTeX for the package booktabs."""
         arrows = {"up": r" $\uparrow$", "down": r" $\downarrow$", "": ""}
         heads = [_tex(self.first), *(_tex(c.title) + arrows[c.better] for c in self.columns)]
         lines = [" & ".join(heads) + r" \\", r"\midrule"]
         for i, row in enumerate(self.rows):
             cells = [_tex(row.name)]
             for k, (text, cell) in enumerate(self._texts(row)):
-                marked = (r"{}", r"\textbf{{{}}}", r"\underline{{{}}}")[self.place(i, k)]
+                marked = (r"{}", r"\textbf{{{}}}", r"\underline{{{}}}")[self.rank(i, k)]
                 cells.append(
                     _joined(marked.format(_tex(text)), Cell(cell.value, _tex(cell.around)))
                 )
@@ -124,7 +126,7 @@ class Table:
         return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}", ""])
 
     def values(self, row: Row) -> list[str]:
-        """The row's values as text, unmarked and alone."""
+        """Return the row's values as text, without marks and bounds."""
         return [text for text, _ in self._texts(row)]
 
     def _texts(self, row: Row) -> Sequence[tuple[str, Cell]]:

@@ -1,7 +1,7 @@
-"""How well scores tell two photographs of one person (`own`) from those of two people (`others`). Higher is more alike.
+"""Measures of 1:1 comparisons: scores of one person (`own`) and of two people (`others`).
 
-FMR (false match rate): share of the others at or over a threshold. FNMR: share of the own below it. AUC, and searches
-in a gallery, are in `open_set.py`.
+Higher scores are more similar. FMR (false match rate): share of `others` at or over a threshold.
+FNMR: share of `own` below it. AUC and gallery searches are in `open_set.py`.
 """
 
 from __future__ import annotations
@@ -15,28 +15,27 @@ from numpy.typing import ArrayLike, NDArray
 from fasr_video.errors import UsageError
 from fasr_video.evaluation.open_set import Scores
 
-# Of bounds: thresholds that are looked at of each kind of scores, and how often people are drawn
-# anew.
+# For bounds: number of thresholds from each kind of scores, and number of resamplings of people.
 LEVELS, REPEATS = 1000, 300
 
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """Accuracy of each fold, at the threshold that suits all other folds best."""
+    """Accuracy of each fold, at the best threshold of all other folds."""
 
     accuracies: tuple[float, ...]
     thresholds: tuple[float, ...]
 
 
 def roc(own: ArrayLike, others: ArrayLike) -> tuple[Scores, Scores, Scores]:
-    """Receiver operating characteristic: thresholds falling from infinity, FMR, and 1 − FNMR."""
+    """Return the receiver operating characteristic: falling thresholds, FMR, and 1 − FNMR."""
     first, second = _both(own, others)
     levels = np.append(np.unique(np.concatenate((first, second))), np.inf)[::-1]
     return levels, _share_over(second, levels), _share_over(first, levels)
 
 
 def eer(own: ArrayLike, others: ArrayLike) -> float:
-    """The equal error rate: where FMR and FNMR cross, on the straight line between the thresholds beside it."""
+    """Return the equal error rate, interpolated where FMR and FNMR cross."""
     _, fmr, hit = roc(own, others)
     gap = fmr - (1 - hit)  # from −1 rising to 1
     k = int(np.argmax(gap >= 0))
@@ -47,7 +46,7 @@ def eer(own: ArrayLike, others: ArrayLike) -> float:
 def eer_bounds(
     own: ArrayLike, others: ArrayLike, people: Sequence[str], seed: int = 0
 ) -> tuple[float, float]:
-    """95 % by drawing those anew whose own scores these are; the others' scores stay."""
+    """Return the 95 % interval by resampling the people of the own scores."""
     first, second = _both(own, others)
     shares = np.linspace(0, 1, LEVELS)
     levels = np.append(
@@ -57,8 +56,8 @@ def eer_bounds(
     count = int(which.max()) + 1
     missed = np.zeros((count, len(levels)))
     np.add.at(missed, which, first[:, None] < levels)
-    drawn = np.random.default_rng(seed).integers(0, count, (REPEATS, count))
-    times = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+    resampled = np.random.default_rng(seed).integers(0, count, (REPEATS, count))
+    times = np.stack([np.bincount(row, minlength=count) for row in resampled]).astype(np.float64)
     fnmr = times @ missed / (times @ np.bincount(which))[:, None]
     fmr = _share_over(second, levels)
     gap = fmr - fnmr  # from 1 falling to −1
@@ -71,29 +70,27 @@ def eer_bounds(
 
 
 def fold_accuracies(scores: ArrayLike, same: ArrayLike, fold: Sequence[int]) -> Folds:
-    """LFW's way: each fold is judged at the threshold with which the other folds come out best."""
-    values, truth, part = (
-        np.asarray(scores, np.float64),
-        np.asarray(same, np.bool_),
-        np.asarray(fold),
-    )
+    """Return LFW's accuracy: of each fold, at the best threshold of the other folds."""
+    values = np.asarray(scores, np.float64)
+    truth = np.asarray(same, np.bool_)
+    part = np.asarray(fold)
     names = np.unique(part)
     if len(names) < 2:
         raise UsageError("pairs", "all in one fold", "give pairs in two folds or more; LFW has ten")
     accuracies, thresholds = [], []
     for name in names:
-        held = part == name
-        threshold = _best_threshold(values[~held], truth[~held])
-        accuracies.append(float(((values[held] >= threshold) == truth[held]).mean()))
+        in_fold = part == name
+        threshold = _best_threshold(values[~in_fold], truth[~in_fold])
+        accuracies.append(float(((values[in_fold] >= threshold) == truth[in_fold]).mean()))
         thresholds.append(threshold)
     return Folds(tuple(accuracies), tuple(thresholds))
 
 
 def _best_threshold(values: Scores, truth: NDArray[np.bool_]) -> float:
-    """Halfway between the two scores where most come out right; the lowest of equally good ones."""
+    """Return the threshold with the most correct decisions; the lowest of equally good ones."""
     order = np.argsort(values, kind="stable")
     levels, right = values[order], truth[order]
-    # With the cut before place k: all below are told apart, all from k on are told alike.
+    # With the cut before index k, all pairs below it are of two people, all from k on of one.
     correct = np.concatenate(([0], np.cumsum(~right))) + np.concatenate(
         (np.cumsum(right[::-1])[::-1], [0])
     )
@@ -114,7 +111,7 @@ def _both(own: ArrayLike, others: ArrayLike) -> tuple[Scores, Scores]:
         raise UsageError(
             "verification",
             "scores that are no numbers",
-            "leave those pairs out, and count them apart",
+            "leave those pairs out, and count them separately",
         )
     return first, second
 

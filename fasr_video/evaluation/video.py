@@ -1,4 +1,4 @@
-"""Cases against ground truth: were faces found, people kept apart, and each track's person found in the gallery?"""
+"""Evaluation of cases against ground truth: detection, tracking, and identification by track."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from fasr_video.evaluation.tracking import score as score_tracks
 from fasr_video.pipeline.run import sampling_of
 from fasr_video.sqlite import MISREAD
 
-# Intersection over union from which a found box is a true face's.
+# Intersection over union from which a detected box belongs to a true face.
 OVERLAP = 0.5
-# Share of a track's sightings that one person has to have for the track to be that person's.
+# A track belongs to a person who has this share of its sightings.
 PURE = 0.8
 LISTS = ("best", "pooled", "sr", "joined")
 REMEDY = "give JSON: {clip: {fps, people, frames: {index: {person: {box: [x1, y1, x2, y2]}}}}}"
@@ -47,18 +47,18 @@ class Truth:
     fps: Fraction
     people: tuple[str, ...]
     frames: Mapping[int, Mapping[str, Sequence[float]]]
-    """Index → person → box."""
+    """Frame index → person → box."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One source of a case and its truth, frame by frame."""
+    """One source of a case with its truth, frame by frame."""
 
     name: str
     frames: tuple[LabelledFrame, ...]
-    detections: detection.Judged
+    detections: detection.JudgedDetections
     owners: Mapping[int, str | None]
-    """Track → whose it is: a person, or None for nobody's and for mixed ones."""
+    """Track → its person; None for a mixed track, or for nobody's."""
     people: tuple[str, ...]
 
 
@@ -71,23 +71,26 @@ class Evaluation:
 
 
 def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation:
+    """Evaluate cases against ground truth, and write tables, plots and a report."""
     truths = read_truth(truth_file)
     clips: list[Clip] = []
-    answers: list[_Answer] = []
+    results: list[_TrackResult] = []
     left_out: list[LeftOut] = []
-    given: set[Path] = set()
+    opened: set[Path] = set()
     subjects: set[str] = set()
     for folder in folders:
-        if folder.resolve() in given:
+        if folder.resolve() in opened:
             left_out.append(LeftOut(str(folder), "the same case twice"))
             continue
-        given.add(folder.resolve())
+        opened.add(folder.resolve())
         with Case.open(folder, read_only=True) as case:
-            found, unknown = _clips(case, truths)
-            clips += found
-            left_out += unknown
+            case_clips, skipped = _clips(case, truths)
+            clips += case_clips
+            left_out += skipped
             subjects |= _subjects(case)
-            answers += _answers(case, {t: who for clip in found for t, who in clip.owners.items()})
+            results += _track_results(
+                case, {t: who for clip in case_clips for t, who in clip.owners.items()}
+            )
     if not clips:
         raise UsageError(
             truth_file,
@@ -95,13 +98,16 @@ def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation
             "name the clips in it as the files are named",
         )
     tables = [_detection_table(clips), _tracking_table(clips), _track_table(clips)]
-    tables += [] if not answers else [_search_table(answers)]
+    tables += [] if not results else [_search_table(results)]
     write_tables(tables, out / "tables")
     warnings = _strangers(clips, subjects)
-    warnings += [] if not answers else _plot(answers, out / "plots")
-    told = [*(f"**Warning:** {w}." for w in warnings), *(f"Left out: {line}." for line in left_out)]
+    warnings += [] if not results else _plot(results, out / "plots")
+    notes = [
+        *(f"**Warning:** {w}." for w in warnings),
+        *(f"Left out: {line}." for line in left_out),
+    ]
     plotted = [f"![{p.stem}](plots/{p.name})" for p in sorted((out / "plots").glob("*.png"))]
-    text = "\n\n".join(["# Evaluation: video", *told, *(t.markdown() for t in tables), *plotted])
+    text = "\n\n".join(["# Evaluation: video", *notes, *(t.markdown() for t in tables), *plotted])
     write_text(out / "report.md", text)
     return Evaluation(tuple(tables), tuple(left_out), tuple(warnings), out / "report.md")
 
@@ -111,31 +117,37 @@ def _subjects(case: Case) -> set[str]:
 
 
 def _strangers(clips: Sequence[Clip], subjects: set[str]) -> list[str]:
-    """Truth that names people otherwise than the gallery does would make strangers of all."""
+    """Return a warning about people in the truth who are no subjects of the gallery."""
     unknown = sorted({who for clip in clips for who in clip.people} - subjects)
     if not subjects or not unknown:
         return []
-    told = f"{len(unknown)} of the truth's people are no subjects of the gallery ({', '.join(unknown[:3])}"
-    return [f"{told}{', …' if len(unknown) > 3 else ''}) and count as strangers"]
+    names = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+    return [
+        f"{len(unknown)} of the truth's people are no subjects of the gallery ({names}) "
+        "and count as strangers"
+    ]
 
 
-def _plot(answers: Sequence[_Answer], folder: Path) -> list[str]:
-    """CMC, and DET where there are strangers, of each list."""
-    found = {}
+def _plot(results: Sequence[_TrackResult], folder: Path) -> list[str]:
+    """Write the CMC and, given strangers, the DET of each list, and return warnings."""
+    scores = {}
     for kind in LISTS:
-        searches = _searches(answers, kind)
+        searches = _searches(results, kind)
         if searches is not None:
-            found[kind] = Scored({}, np.zeros(0), np.zeros(0), searches)
+            scores[kind] = Scored({}, np.zeros(0), np.zeros(0), searches)
     emptied(folder)
     try:
-        plots.cmc(found, folder / "cmc.png", min(plots.LAST_RANK, *(a.asked for a in answers)))
-        plots.det(found, folder / "det.png")
+        plots.cmc(
+            scores, folder / "cmc.png", min(plots.LAST_RANK, *(a.most_candidates for a in results))
+        )
+        plots.det(scores, folder / "det.png")
     except MissingExtra as error:
         return [f"no plots: {error}"]
     return []
 
 
 def read_truth(file: Path) -> dict[str, Truth]:
+    """Return the ground truth in a file, by clip."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {name: _truth(clip) for name, clip in content.items()}
@@ -147,15 +159,15 @@ def read_truth(file: Path) -> dict[str, Truth]:
 
 def _truth(clip: Mapping[str, Any]) -> Truth:
     frames = {
-        int(k): {who: _box(face["box"]) for who, face in seen.items()}
-        for k, seen in clip["frames"].items()
+        int(k): {person: _box(face["box"]) for person, face in faces.items()}
+        for k, faces in clip["frames"].items()
     }
     fps, people = Fraction(clip["fps"]).limit_denominator(1001), tuple(clip["people"])
     if fps <= 0:
         raise ValueError(f"{clip['fps']} frames a second")
     if min(frames, default=0) < 0:
         raise ValueError(f"frame {min(frames)}")
-    unknown = sorted({who for seen in frames.values() for who in seen} - set(people))
+    unknown = sorted({person for faces in frames.values() for person in faces} - set(people))
     if unknown:
         raise ValueError(f"{unknown[0]} is in a frame and not among people")
     return Truth(fps, people, frames)
@@ -184,41 +196,47 @@ def _clips(case: Case, truths: Mapping[str, Truth]) -> tuple[list[Clip], list[Le
 
 
 def _clip(case: Case, source: int, name: str, truth: Truth, settings: Settings) -> Clip:
-    number = {who: k for k, who in enumerate(truth.people)}
-    seen: dict[int, list[Face]] = {}
+    number = {person: k for k, person in enumerate(truth.people)}
+    faces_by_frame: dict[int, list[Face]] = {}
     for face in all_faces(case, source):
-        seen.setdefault(face.frame_index, []).append(face)
+        faces_by_frame.setdefault(face.frame_index, []).append(face)
     frames: list[LabelledFrame] = []
-    counted: list[detection.Found] = []
+    counted: list[detection.ScoredDetection] = []
     heights = []
     sightings: dict[int, Counter[str | None]] = {}
-    for index in sorted(set(_looked_at(truth, settings)) | set(seen)):
-        people, here = truth.frames.get(index, {}), seen.get(index, [])
-        true, found = _boxes(list(people.values())), _boxes([face.box for face in here])
-        scores = np.array([face.score for face in here], np.float32)
+    for index in sorted(set(_processed_frames(truth, settings)) | set(faces_by_frame)):
+        truth_boxes = truth.frames.get(index, {})
+        faces = faces_by_frame.get(index, [])
+        true = _boxes(list(truth_boxes.values()))
+        detected = _boxes([face.box for face in faces])
+        scores = np.array([face.score for face in faces], np.float32)
         counted += detection.assign(
-            found.astype(np.float32), scores, true.astype(np.float32), OVERLAP
+            detected.astype(np.float32), scores, true.astype(np.float32), OVERLAP
         )
         heights.append(detection.heights(true.astype(np.float32)))
-        tracked = [k for k, face in enumerate(here) if face.track is not None]
-        ids = np.array([here[k].track for k in tracked], np.int64)
+        tracked = [k for k, face in enumerate(faces) if face.track is not None]
+        ids = np.array([faces[k].track for k in tracked], np.int64)
         frames.append(
             LabelledFrame(
-                np.array([number[who] for who in people], np.int64), true, ids, found[tracked]
+                true_ids=np.array([number[person] for person in truth_boxes], np.int64),
+                true_boxes=true,
+                predicted_ids=ids,
+                predicted_boxes=detected[tracked],
             )
         )
-        for track, who in zip(
-            ids.tolist(), _whose(found[tracked], true, list(people)), strict=True
-        ):
-            sightings.setdefault(track, Counter())[who] += 1
+        owners_here = _true_people(detected[tracked], true, list(truth_boxes))
+        for track, owner in zip(ids.tolist(), owners_here, strict=True):
+            sightings.setdefault(track, Counter())[owner] += 1
     numbers = {track.id for track in usable_tracks(case)}
     owners = {track: _owner(counts) for track, counts in sightings.items() if track in numbers}
-    faces = np.concatenate([np.zeros(0), *heights])
-    return Clip(name, tuple(frames), detection.judged(counted, faces), owners, truth.people)
+    face_heights = np.concatenate([np.zeros(0), *heights])
+    return Clip(
+        name, tuple(frames), detection.rank_detections(counted, face_heights), owners, truth.people
+    )
 
 
-def _looked_at(truth: Truth, settings: Settings) -> Iterator[int]:
-    """Indexes of the frames that the run looked at, also of those without a face, by the truth's own frame rate."""
+def _processed_frames(truth: Truth, settings: Settings) -> Iterator[int]:
+    """Yield the frames that the run processed, with faces or without, by the truth's frame rate."""
     sampling = sampling_of(settings)
     before: Fraction | None = None
     for index in range(max(truth.frames, default=-1) + 1):
@@ -234,12 +252,12 @@ def _boxes(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
-def _whose(
-    found: NDArray[np.float64], true: NDArray[np.float64], people: Sequence[str]
+def _true_people(
+    detected: NDArray[np.float64], true: NDArray[np.float64], people: Sequence[str]
 ) -> list[str | None]:
-    if not len(found) or not people:
-        return [None] * len(found)
-    overlaps = iou_matrix(found, true)
+    if not len(detected) or not people:
+        return [None] * len(detected)
+    overlaps = iou_matrix(detected, true)
     return [people[int(row.argmax())] if row.max() >= OVERLAP else None for row in overlaps]
 
 
@@ -248,30 +266,32 @@ def _owner(counts: Counter[str | None]) -> str | None:
     return who if times >= PURE * counts.total() else None
 
 
-# -------------------------------------------------------------------------------------------------------------- search
+# ------------------------------------------------------------------------------------------- search
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What was said of one track."""
+class _TrackResult:
+    """The search result of one track."""
 
     person: str
     enrolled: bool
     lists: Mapping[str, Sequence[tuple[str, float]]]
-    """Subjects with scores, the first candidate first; empty where nobody passes. What was not searched with is not
-    among them."""
-    length: int
-    """Subjects in the gallery."""
-    asked: int
-    """Candidates that a list holds at most."""
-    named: bool
-    """Whether the answer was candidates, not unknown."""
+    """By probe, subjects with scores, best first; empty if nobody passes.
+
+    Probes that were not searched with are missing.
+    """
+    subjects: int
+    """Number of subjects in the gallery."""
+    most_candidates: int
+    """Largest number of candidates on a list."""
+    has_candidates: bool
+    """Whether the verdict was candidates, not unknown."""
 
 
-def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
+def _track_results(case: Case, owners: Mapping[int, str | None]) -> list[_TrackResult]:
     subjects, searched, probes = _subjects(case), case.searched(), probe_kinds(case)
-    asked = 0 if searched is None else int(searched["question"]["candidates"])
-    found = []
+    most_candidates = 0 if searched is None else int(searched["question"]["candidates"])
+    results = []
     for track in document.tracks(case):
         person, answer = owners.get(track["id"]), track["answer"]
         if person is None or answer is None:
@@ -281,19 +301,29 @@ def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
             kind: [(c["subject"], float(c["cosine"])) for c in rows]
             for kind, rows in answer["lists"].items()
         }
-        # A case keeps no row of a list on which nobody is.
+        # A case stores no row for an empty list.
         empty: dict[str, list[tuple[str, float]]] = {
             kind: [] for kind in probes.get(track["id"], ())
         }
-        told = {**empty, **lists, "joined": joined}
-        named = answer["verdict"] == "candidates"
-        found.append(_Answer(person, person in subjects, told, len(subjects), asked, named))
-    return found
+        all_lists = {**empty, **lists, "joined": joined}
+        result = _TrackResult(
+            person=person,
+            enrolled=person in subjects,
+            lists=all_lists,
+            subjects=len(subjects),
+            most_candidates=most_candidates,
+            has_candidates=answer["verdict"] == "candidates",
+        )
+        results.append(result)
+    return results
 
 
-def _searches(answers: Sequence[_Answer], kind: str) -> Searches | None:
-    """Somebody who is enrolled and not on a list is missed at any rank and threshold; None where nothing was asked."""
-    rows = [a for a in answers if kind in a.lists]
+def _searches(results: Sequence[_TrackResult], kind: str) -> Searches | None:
+    """Return the searches of one list; None if nothing was searched with it.
+
+    An enrolled person who is not on the list is missed at any rank and threshold.
+    """
+    rows = [a for a in results if kind in a.lists]
     if not rows:
         return None
     right, wrong, rank = [], [], []
@@ -303,44 +333,44 @@ def _searches(answers: Sequence[_Answer], kind: str) -> Searches | None:
             ((k, score) for k, (subject, score) in enumerate(listed, 1) if subject == a.person),
             None,
         )
-        place, score = own or (UNLISTED, -math.inf)
+        rank_of_own, score = own or (UNLISTED, -math.inf)
         right.append(score if a.enrolled else math.nan)
-        rank.append(place if a.enrolled else 0)
+        rank.append(rank_of_own if a.enrolled else 0)
         wrong.append(max((s for subject, s in listed if subject != a.person), default=-math.inf))
     people = np.array([a.person for a in rows], np.str_)
     return Searches(np.array(right), np.array(wrong), np.array(rank, np.intp), people)
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def _detection_table(clips: Sequence[Clip]) -> Table:
     rows = []
     for clip in clips:
-        found = clip.detections
-        precision = float(found.true.mean()) if len(found.true) else math.nan
+        detections = clip.detections
+        precision = float(detections.true.mean()) if len(detections.true) else math.nan
         values = (
-            len(found.faces),
-            detection.average_precision(found),
+            len(detections.faces),
+            detection.average_precision(detections),
             precision,
-            detection.recall(found),
+            detection.recall(detections),
         )
         rows.append(Row(clip.name, tuple(Cell(float(v)) for v in values)))
     columns = (Column("faces", 0), Column("AP", 3), Column("precision", 3), Column("recall", 3))
-    told = f"Every face that was seen, whatever became of it; a box is a face's from an overlap of {OVERLAP:g} on."
-    return Table("Detection", "clip", columns, tuple(rows), (told,))
+    note = f"All detected faces; a box belongs to a face from an overlap of {OVERLAP:g} on."
+    return Table("Detection", "clip", columns, tuple(rows), (note,))
 
 
 def _tracking_table(clips: Sequence[Clip]) -> Table:
     rows = [Row(clip.name, _tracking_cells(score_tracks(clip.frames))) for clip in clips]
     columns = [Column(n, 1) for n in ("HOTA", "DetA", "AssA", "IDF1", "MOTA")]
-    told = "In %, on the frames that were looked at; all sightings that belong to a track."
-    return Table("Tracking", "clip", (*columns, Column("switches", 0)), tuple(rows), (told,))
+    note = "In %, on the processed frames; all sightings that belong to a track."
+    return Table("Tracking", "clip", (*columns, Column("switches", 0)), tuple(rows), (note,))
 
 
-def _tracking_cells(found: TrackingScores) -> tuple[Cell, ...]:
-    shares = (found.hota, found.deta, found.assa, found.idf1, found.mota)
-    return (*(Cell(100 * v) for v in shares), Cell(float(found.switches)))
+def _tracking_cells(scores: TrackingScores) -> tuple[Cell, ...]:
+    shares = (scores.hota, scores.deta, scores.assa, scores.idf1, scores.mota)
+    return (*(Cell(100 * v) for v in shares), Cell(float(scores.switches)))
 
 
 def _track_table(clips: Sequence[Clip]) -> Table:
@@ -354,22 +384,24 @@ def _track_table(clips: Sequence[Clip]) -> Table:
         Column(n, 0)
         for n in ("usable tracks", "nobody's or mixed", "people", "people without a track")
     ]
-    told = f"A track is a person's who has a share of {PURE:g} of its sightings."
-    return Table("Tracks", "clip", tuple(columns), tuple(rows), (told,))
+    note = f"A track belongs to a person who has a share of {PURE:g} of its sightings."
+    return Table("Tracks", "clip", tuple(columns), tuple(rows), (note,))
 
 
-def _search_table(answers: Sequence[_Answer]) -> Table:
-    """Identification by track: of each list, and what the case decided."""
+def _search_table(results: Sequence[_TrackResult]) -> Table:
+    """Return the table of identification by track, for each list, and by the case's verdicts."""
     rows = []
-    # A list of ten tells Rank-10, and so does one of a gallery of eleven.
-    told_ranks = ranks(min(min(a.length, a.asked + 1) for a in answers))
+    # A list of ten shows Rank-10; so does a gallery of eleven.
+    possible_ranks = ranks(min(min(a.subjects, a.most_candidates + 1) for a in results))
     for kind in LISTS:
-        found = _searches(answers, kind)
-        if found is not None:
+        searches = _searches(results, kind)
+        if searches is not None:
             rows.append(
                 Row(
                     kind,
-                    tuple(_search_cells(found, answers if kind == "joined" else (), told_ranks)),
+                    tuple(
+                        _search_cells(searches, results if kind == "joined" else (), possible_ranks)
+                    ),
                 )
             )
     columns = (
@@ -378,31 +410,34 @@ def _search_table(answers: Sequence[_Answer]) -> Table:
         Column("FNIR at FPIR 0.1", 3, "down"),
         *(Column("FNIR as decided", 3, "down"), Column("FPIR as decided", 3, "down")),
     )
-    told = (
-        "One search a usable track that is one person's. An enrolled person who is not on a list (it holds as many "
-        "candidates as were asked for; in identification, those alone who pass, and nobody where it is not calibrated) "
-        "counts as missed at any threshold: FNIR at FPIR is an upper bound. Rank-k up to the length of the shortest "
-        "list asked for. As decided: with the thresholds of the case's calibration; an enrolled person counts as found "
-        "when the answer is candidates and the first one is that person. In brackets: 95 % by drawing people anew."
+    note = (
+        "One search for each usable track of one person. Lists are limited; in identification they "
+        "have only the candidates who pass, and none without a calibration. An enrolled person who "
+        "is not on a list counts as missed at any threshold, so FNIR at FPIR is an upper bound. "
+        "Rank-k is given up to the length of the shortest list. As decided: with the thresholds of "
+        "the case's calibration; an enrolled person counts as found when that person is the first "
+        "candidate. In brackets: 95 % by resampling people."
     )
-    return Table("Identification by track", "list", columns, tuple(rows), (told,)).known()
+    return Table(
+        "Identification by track", "list", columns, tuple(rows), (note,)
+    ).without_empty_columns()
 
 
 def _search_cells(
-    found: Searches, answers: Sequence[_Answer], told_ranks: Sequence[int]
+    searches: Searches, results: Sequence[_TrackResult], possible_ranks: Sequence[int]
 ) -> list[Cell]:
-    """`answers`: of which to tell the errors as decided."""
-    mated, others = int(found.mated.sum()), int((~found.mated).sum())
-    values = {f"rank{k}": open_set.rank_rate(found, k) for k in told_ranks} if mated else {}
-    if mated and others and open_set.resolves(found, 0.1):
-        values["fnir0.1"] = open_set.fnir_at(found, 0.1)
-    bounds = search_bounds(found)
+    """Return the cells of a list; the errors as decided are those of `results`."""
+    mated, others = int(searches.mated.sum()), int((~searches.mated).sum())
+    values = {f"rank{k}": open_set.rank_rate(searches, k) for k in possible_ranks} if mated else {}
+    if mated and others and open_set.resolves(searches, 0.1):
+        values["fnir0.1"] = open_set.fnir_at(searches, 0.1)
+    bounds = search_bounds(searches)
     measured = [
         Cell(values[name], between(*bounds[name])) if name in values else Cell()
         for name in (*(f"rank{k}" for k in RANKS), "fnir0.1")
     ]
-    known = [a.named and _first(a) == a.person for a in answers if a.enrolled]
-    strangers = [a.named for a in answers if not a.enrolled]
+    known = [a.has_candidates and _first(a) == a.person for a in results if a.enrolled]
+    strangers = [a.has_candidates for a in results if not a.enrolled]
     decided = [
         1 - float(np.mean(known)) if known else math.nan,
         float(np.mean(strangers)) if strangers else math.nan,
@@ -410,6 +445,6 @@ def _search_cells(
     return [Cell(float(mated)), Cell(float(others)), *measured, *(Cell(v) for v in decided)]
 
 
-def _first(answer: _Answer) -> str | None:
-    """The first candidate of all probes together."""
+def _first(answer: _TrackResult) -> str | None:
+    """Return the first candidate of all probes together."""
     return next((subject for subject, _ in answer.lists["joined"]), None)

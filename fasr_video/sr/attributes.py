@@ -1,4 +1,6 @@
-"""Attributes of a face: what people say of them, classifiers of them under noise, and what those read off faces."""
+"""Attributes of a face: given by an examiner, or read by classifiers that also work on noisy
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,27 @@ from fasr_video.types import Image
 
 # In the published meaning: class 1 is male, with glasses, *without* a beard.
 NAMES = ("male", "glasses", "no_beard")
-# What people say: the classifiers' name for it, and the class there that means yes.
+# Attribute as people name it: the classifiers' name for it, and the class that means yes.
 YES = {"male": ("male", 1), "glasses": ("glasses", 1), "beard": ("no_beard", 0)}
-# Said in place of an attribute: read those that nobody has said.
+# Given in place of an attribute: read all attributes that are not given.
 READ = "read"
 
-# Certainties from 0 (an even guess) to 1: below the first a reading is not used, from the second on
-# it is clear.
+# Certainty from 0 (an even guess) to 1. A reading below SURE is ignored; from CLEAR on it
+# contradicts the examiner.
 SURE, CLEAR = 0.2, 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """Something that is known, or held, of a person's face."""
+    """An attribute of a person's face."""
 
     name: str
-    """As people say it: one of YES."""
+    """As people name it: one of YES."""
     value: bool
     confidence: float = 1.0
-    """Above 0, at most 1: its share of the guidance. Of one that was read: how far it is from an even guess, 2p − 1."""
+    """Above 0, at most 1: its weight in the guidance. For a reading, 2p − 1: the distance from an
+    even guess.
+    """
     source: Literal["examiner", "read"] = "examiner"
 
     def __str__(self) -> str:
@@ -45,7 +49,7 @@ class Attribute:
 
 
 def parse(text: str) -> Attribute:
-    """`NAME=yes|no`, or with a confidence, as `beard=no:0.7`."""
+    """Return the attribute of `NAME=yes|no` or, with a confidence, `beard=no:0.7`."""
     name, _, rest = text.partition("=")
     value, colon, confidence = rest.partition(":")
     if name not in YES:
@@ -70,29 +74,27 @@ def parse(text: str) -> Attribute:
 
 
 def parse_all(texts: Iterable[str]) -> tuple[tuple[Attribute, ...], bool]:
-    """What the examiner says, and whether the others shall be read."""
+    """Return the attributes that the examiner gives, and whether to read the others."""
     texts = tuple(texts)
-    said = tuple(sorted((parse(text) for text in texts if text != READ), key=lambda a: a.name))
-    names = [a.name for a in said]
+    given = tuple(sorted((parse(text) for text in texts if text != READ), key=lambda a: a.name))
+    names = [a.name for a in given]
     twice = [name for name in YES if names.count(name) > 1]
     if twice:
         raise UsageError(f"attribute {twice[0]}", "given twice", "give it once")
-    return said, READ in texts
+    return given, READ in texts
 
 
 class AttributeClassifier(nn.Module):
-    """(N×3×side×side in [0, 1] plus noise, N sigmas) → N×2·attributes: logits of class 0 and 1 for each name."""
+    """(N×3×side×side in [0, 1] plus noise, N sigmas) → N×2·attributes: two logits for each name."""
 
     def __init__(
         self, network: AttributeNet, names: tuple[str, ...], sigma_min: float, sigma_max: float
     ) -> None:
         super().__init__()
-        self.network, self.names, self.sigma_min, self.sigma_max = (
-            network,
-            names,
-            sigma_min,
-            sigma_max,
-        )
+        self.network = network
+        self.names = names
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
 
     @property
     def side(self) -> int:
@@ -105,21 +107,23 @@ class AttributeClassifier(nn.Module):
         return self.network(images, sigma)  # type: ignore[no-any-return]
 
     def logs(self, images: Tensor, sigma: Tensor) -> Tensor:
-        """N×attributes×2: log C of class 0 and 1; differentiable in the pictures."""
+        """Return N×attributes×2: log C of class 0 and 1, differentiable in the pictures."""
         return F.log_softmax(self(images, sigma).float().unflatten(1, (-1, 2)), dim=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Classifiers:
-    """All that can be asked of a face: one network for several attributes, or one for each."""
+    """All attribute classifiers at hand: one network for several attributes, or one for each."""
 
     parts: tuple[AttributeClassifier, ...]
     sha256: tuple[str, ...]
-    """Of each part's weights."""
+    """Hash of each part's weights."""
 
     def __post_init__(self) -> None:
         inner = [name for part in self.parts for name in part.names]
-        twice = [name for name, (theirs, _) in YES.items() if inner.count(theirs) > 1]
+        twice = [
+            name for name, (classifier_name, _) in YES.items() if inner.count(classifier_name) > 1
+        ]
         if twice:
             raise UsageError(
                 f"classifier of {twice[0]}",
@@ -129,18 +133,17 @@ class Classifiers:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Each attribute that they know, with the SHA-256 of the weights that know it."""
-        theirs = {
-            n: sha256
-            for part, sha256 in zip(self.parts, self.sha256, strict=True)
-            for n in part.names
-        }
-        return {name: theirs[inner] for name, (inner, _) in YES.items() if inner in theirs}
+        """Each attribute that they read, with the SHA-256 of the weights that read it."""
+        hashes: dict[str, str] = {}
+        for part, sha256 in zip(self.parts, self.sha256, strict=True):
+            hashes |= dict.fromkeys(part.names, sha256)
+        return {name: hashes[inner] for name, (inner, _) in YES.items() if inner in hashes}
 
     def check(self, attributes: Iterable[Attribute]) -> None:
+        """Raise UsageError where there is no classifier for one of the attributes."""
         for attribute in attributes:
             if attribute.name not in self.provenance:
-                reason = f"the classifiers at hand know {', '.join(self.provenance) or 'none'}"
+                reason = f"the classifiers here read {', '.join(self.provenance) or 'none'}"
                 raise UsageError(
                     f"attribute {attribute.name}",
                     reason,
@@ -150,29 +153,30 @@ class Classifiers:
 
 @torch.no_grad()
 def read(classifiers: Classifiers, faces: Sequence[Image]) -> tuple[Attribute, ...]:
-    """Every attribute that they know, by the mean log odds over all faces of one person, of whatever sizes.
+    """Return all attributes that the classifiers read, by mean log odds over a person's faces.
 
-    An LR face is enlarged and has next to no noise on it: it is shown at the lowest level of the training.
+    Faces may have any size. An enlarged LR face has almost no noise, so it is read at the lowest
+    noise level of the training.
     """
     odds: dict[str, float] = {}
     for part in classifiers.parts:
-        shown = torch.cat([enlarge(as_tensor([f]), part.side) for f in faces]).to(
+        pictures = torch.cat([enlarge(as_tensor([f]), part.side) for f in faces]).to(
             next(part.parameters()).device
         )
-        logs = part.logs(shown, shown.new_full((len(shown),), part.sigma_min)).mean(0)
+        logs = part.logs(pictures, pictures.new_full((len(pictures),), part.sigma_min)).mean(0)
         odds |= dict(zip(part.names, (logs[:, 1] - logs[:, 0]).tolist(), strict=True))
-    found = []
+    readings = []
     for name in classifiers.provenance:
         inner, yes = YES[name]
         value = (odds[inner] > 0) == (yes == 1)
         certainty = float(torch.tensor(abs(odds[inner]) / 2).tanh())  # 2p − 1
-        found.append(Attribute(name, value, max(0.001, round(certainty, 3)), "read"))
-    return tuple(found)
+        readings.append(Attribute(name, value, max(0.001, round(certainty, 3)), "read"))
+    return tuple(readings)
 
 
 def complete(
-    said: tuple[Attribute, ...], classifiers: Classifiers, faces: Sequence[Image]
+    given: tuple[Attribute, ...], classifiers: Classifiers, faces: Sequence[Image]
 ) -> tuple[Attribute, ...]:
-    """What the examiner says, and what is read of the rest."""
-    names = {a.name for a in said}
-    return said + tuple(a for a in read(classifiers, faces) if a.name not in names)
+    """Return the attributes that the examiner gives, and readings of the others."""
+    names = {a.name for a in given}
+    return given + tuple(a for a in read(classifiers, faces) if a.name not in names)

@@ -1,23 +1,26 @@
 """Published networks from their files: FASR, SDE-SR and SRDG, as PyTorch or Flax wrote them.
 
-What a file is shows in its names; nothing in it is executed:
+The names in a file show which kind it is; nothing in it is executed:
 
-    PyTorch (FASR, SDE-SR)   {'model': {'module.all_modules.0.W': …}, 'ema': {'shadow_params': […]}, 'step', …},
-                             or the bare state dict; FASR's blocks have a Dense_1, for the face feature
-    Flax (SDE-SR, SRDG)      {'params_ema': {'GaussianFourierProjection_0': …, 'Conv_0': …}, 'optimizer', 'step', …}
+    PyTorch (FASR, SDE-SR)
+        {'model': {'module.all_modules.0.W': …}, 'ema': {'shadow_params': […]}, 'step', …},
+        or the bare state dict; FASR's blocks have a Dense_1, for the face feature
+    Flax (SDE-SR, SRDG)
+        {'params_ema': {'GaussianFourierProjection_0': …, 'Conv_0': …}, 'optimizer', 'step', …}
 
-Both sample with the averaged weights. PyTorch averages the trained ones only, so the Fourier frequencies come from
-'model'; Flax averages the frequencies too, which leaves them as they are up to rounding, and its average is taken as it
-is. The frequencies are stored already scaled in both. Flax numbers modules by class in the order of their making, which
-is the order of `all_modules`; its kernels are HWIO and [in, out], its norms' weight is called scale. A Flax file tells
-neither the noise levels nor the picture's side: those of the releases are taken (sigma 0.01 … 348, 128 px).
+Both sample with the averaged weights. PyTorch averages trained weights only, so the Fourier
+frequencies come from 'model'; Flax averages the frequencies too, which changes them by rounding
+alone, and its average is used as it is. Both store the frequencies already scaled. Flax numbers
+modules by class in the order of their creation, which is the order of `all_modules`; its kernels
+are HWIO and [in, out], its norms' weight is called scale. A Flax file states neither the noise
+levels nor the picture's side: those of the releases are used (sigma 0.01 … 348, 128 px).
 
-SRDG's attribute classifiers are Flax files of their own: {'params': …, 'batch_stats': …}, for one attribute each.
+SRDG's attribute classifiers are Flax files of their own: {'params': …, 'batch_stats': …}, for one
+attribute each.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -39,7 +42,7 @@ from fasr_video.checkpoint import (
     read_state,
     read_torch,
 )
-from fasr_video.errors import EnvironmentFailure, ModelError, UsageError
+from fasr_video.errors import ModelError
 from fasr_video.sr import weights
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ScoreDenoiser
@@ -57,13 +60,9 @@ from fasr_video.sr.networks.ncsnpp import (
 
 REMEDY = "give weights as FASR, SDE-SR or SRDG publishes them"
 ATTENTION_AT, FLAX_SIDE = 16, 128
-EMA_RATE, LEARNING_RATE = 0.999, 2e-4  # FASR's, written into exported files
 
-MSGPACK_MAPS = {
-    *range(0x81, 0x90),
-    0xDE,
-    0xDF,
-}  # what a msgpack file of a map begins with; no PyTorch file does
+# First bytes of a msgpack file that holds a map; no PyTorch file begins with one of them.
+MSGPACK_MAPS = {*range(0x81, 0x90), 0xDE, 0xDF}
 
 FLAX_CLASSES: dict[type[nn.Module], str] = {
     Fourier: "GaussianFourierProjection",
@@ -94,7 +93,7 @@ class Kind(StrEnum):
 
 
 class Published(ScoreDenoiser):
-    """A released network in eval mode, with what its file says about it."""
+    """A released network in eval mode, with what its file states about it."""
 
     band_known = False
 
@@ -103,7 +102,7 @@ class Published(ScoreDenoiser):
     ) -> None:
         super().__init__(network, sigma_min, sigma_max)
         self.weights = weights
-        """The averaged weights, which the papers sample with, or the last ones where a file has no others."""
+        """ema: averaged, as the papers sample; raw: the last ones, in a file that has no others."""
 
     @property
     def kind(self) -> Kind:
@@ -111,66 +110,37 @@ class Published(ScoreDenoiser):
 
 
 def load(path: Path | str, device: str | torch.device = "cpu") -> Denoiser:
-    """The denoiser of a file: a released one, whichever of the layouts above it has, or one of our own."""
-    path, place = Path(path), find_device(str(device))
+    """Return the denoiser of a file: a released one in a layout above, or our own."""
+    path = Path(path)
+    target = find_device(str(device))
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
     check_contract(path, weights.FORMAT)
     if weights.is_own(path):
-        return weights.load_own(path).to(place)
+        return weights.load_own(path).to(target)
     with path.open("rb") as handle:
         is_map = (handle.read(1) or b"\0")[0] in MSGPACK_MAPS
     is_flax = is_map and path.suffix != ".safetensors"
     network, which = _from_flax(path) if is_flax else _from_torch(path)
     # exp(log(0.001)) is not quite 0.001.
     sigma_min, sigma_max = (float(f"{v:.9g}") for v in network.sigmas.aminmax())
-    return Published(network, which, sigma_min, sigma_max).eval().to(place)
+    return Published(network, which, sigma_min, sigma_max).eval().to(target)
 
 
-def export_published(
-    model: NCSNpp | Denoiser, path: Path | str, layout: Literal["fasr", "sde-sr"] = "fasr"
-) -> None:
-    """Write the network as a released file: "fasr" is the PyTorch layout, "sde-sr" that of Flax.
-
-    The weights are both the last and the averaged ones; PyTorch's optimizer starts anew, Flax's is left out.
-    """
-    network, path = model.network if isinstance(model, Denoiser) else model, Path(path)
-    if not isinstance(network, NCSNpp):
-        raise UsageError(
-            "published layout", f"a {type(network).__name__} has none", "give an NCSN++ network"
-        )
-    partial = path.with_name(path.name + ".new")
-    try:
-        with partial.open("wb") as handle:
-            if layout == "fasr":
-                torch.save(_torch_content(network), handle)
-            else:
-                handle.write(msgpack.packb(_flax_content(network), default=_pack))
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise EnvironmentFailure(
-            path, f"cannot be written ({error.strerror})", "check the folder and its space"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-# --- PyTorch -----------------------------------------------------------------------------------------------------
+# --- PyTorch ------------------------------------------------------------------------------------
 
 
 def _from_torch(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     content: object = read_state(path) if path.suffix == ".safetensors" else read_torch(path)
-    held = content if isinstance(content, Mapping) else {}
-    model = held.get("model", held.get("state_dict", held))
+    checkpoint = content if isinstance(content, Mapping) else {}
+    model = checkpoint.get("model", checkpoint.get("state_dict", checkpoint))
     model = model if isinstance(model, Mapping) else {}
     state = {str(k).removeprefix("module."): v for k, v in model.items() if isinstance(v, Tensor)}
     if not any(key.startswith("all_modules.") for key in state):
-        raise _unknown(path, held)
+        raise _unknown(path, checkpoint)
     network = _sketch(path, _torch_geometry, state)
     check_shapes(path, network.state_dict(), state, REMEDY)
-    averaged = _averaged(path, network, held["ema"]) if "ema" in held else {}
+    averaged = _averaged(path, network, checkpoint["ema"]) if "ema" in checkpoint else {}
     state |= averaged
     check_finite(path, state)
     _fill(network, state)
@@ -178,7 +148,7 @@ def _from_torch(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
 
 
 def _torch_geometry(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """NCSNpp's arguments from a state dict."""
+    """Return NCSNpp's arguments for a state dict."""
     parts: dict[int, set[str]] = {}
     for key in state:
         if key.startswith("all_modules."):
@@ -198,7 +168,7 @@ def _torch_geometry(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _averaged(path: Path, network: NCSNpp, ema: object) -> dict[str, Tensor]:
-    """The EMA's list, by name: it has the trained parameters in their order."""
+    """Return the EMA's tensors by name; its list has the trained parameters in their order."""
     shadows = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     if not isinstance(shadows, list) or not all(isinstance(v, Tensor) for v in shadows):
@@ -211,31 +181,16 @@ def _averaged(path: Path, network: NCSNpp, ema: object) -> dict[str, Tensor]:
     return averaged
 
 
-def _torch_content(network: NCSNpp) -> dict[str, object]:
-    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    return {
-        "optimizer": torch.optim.Adam(network.parameters(), LEARNING_RATE).state_dict(),
-        "model": {f"module.{name}": value for name, value in state.items()},
-        "ema": {
-            "decay": EMA_RATE,
-            "num_updates": 0,
-            "shadow_params": [state[name] for name in trained],
-        },
-        "step": 0,
-    }
-
-
-# --- Flax --------------------------------------------------------------------------------------------------------
+# --- Flax ---------------------------------------------------------------------------------------
 
 
 def read_flax(path: Path) -> dict[str, Any]:
-    """What `flax.training.checkpoints` wrote: nested dicts of NumPy arrays and numbers."""
+    """Return the nested dicts of arrays and numbers that `flax.training.checkpoints` wrote."""
     try:
         tree = _joined(msgpack.unpackb(path.read_bytes(), ext_hook=_unpack))
         assert isinstance(tree, dict)
         return tree
-    except Exception as error:  # damaged bytes fail anywhere in the unpacking
+    except Exception as error:  # damaged bytes may fail anywhere in msgpack
         raise ModelError(
             path, "not a readable Flax file: cut short or damaged", "copy or download it again"
         ) from error
@@ -243,16 +198,18 @@ def read_flax(path: Path) -> dict[str, Any]:
 
 def _from_flax(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     which, params = _flax_params(path, read_flax(path))
-    given = {name: torch.from_numpy(_plain(name, value).copy()) for name, value in _leaves(params)}
-    network = _sketch(path, _flax_geometry, given)
-    names, parameters = _flax_names(network), dict(network.named_parameters())
+    tensors = {
+        name: torch.from_numpy(_plain(name, value).copy()) for name, value in _leaves(params)
+    }
+    network = _sketch(path, _flax_geometry, tensors)
+    names, parameters = flax_names(network), dict(network.named_parameters())
     check_shapes(
-        path, {name: _to_flax(name, parameters[key]) for key, name in names.items()}, given, REMEDY
+        path, {name: to_flax(name, parameters[key]) for key, name in names.items()}, tensors, REMEDY
     )
-    check_finite(path, given)
+    check_finite(path, tensors)
     _fill(
         network,
-        {key: _to_torch(name, given[name]) for key, name in names.items()}
+        {key: _to_torch(name, tensors[name]) for key, name in names.items()}
         | {"sigmas": network.sigmas},
     )
     return network, which
@@ -261,20 +218,20 @@ def _from_flax(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
 def _flax_params(path: Path, tree: dict[str, Any]) -> tuple[Literal["ema", "raw"], dict[str, Any]]:
     optimizer = tree.get("optimizer")
     target = optimizer.get("target") if isinstance(optimizer, dict) else None
-    for place in (tree.get("params_ema"), target, tree.get("params"), tree):
-        if isinstance(place, dict) and any(
-            str(key).startswith("ResnetBlockBigGANpp_") for key in place
-        ):
-            return "ema" if place is tree.get("params_ema") else "raw", place
+    for params in (tree.get("params_ema"), target, tree.get("params"), tree):
+        if not isinstance(params, dict):
+            continue
+        if any(str(key).startswith("ResnetBlockBigGANpp_") for key in params):
+            return "ema" if params is tree.get("params_ema") else "raw", params
     raise _unknown(path, tree)
 
 
-def _flax_geometry(given: Mapping[str, Tensor]) -> dict[str, Any]:
-    """NCSNpp's arguments from Flax's parameters."""
-    width = len(given["GaussianFourierProjection_0/W"])
-    levels = 1 + len({name.partition("/")[0] for name in given if name.startswith("Combine_")})
+def _flax_geometry(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return NCSNpp's arguments for Flax's parameters."""
+    width = len(tensors["GaussianFourierProjection_0/W"])
+    levels = 1 + len({name.partition("/")[0] for name in tensors if name.startswith("Combine_")})
     first = (f"ResnetBlockBigGANpp_{(BLOCKS + 1) * level}/Conv_0/bias" for level in range(levels))
-    multipliers = tuple(round(len(given[name]) / width) for name in first)
+    multipliers = tuple(round(len(tensors[name]) / width) for name in first)
     return {
         "side": FLAX_SIDE,
         "width": width,
@@ -284,14 +241,14 @@ def _flax_geometry(given: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _flax_names(network: NCSNpp) -> dict[str, str]:
-    """Flax's name of every parameter, by the PyTorch name."""
-    seen: Counter[str] = Counter()
+def flax_names(network: NCSNpp) -> dict[str, str]:
+    """Return Flax's name of each parameter, by its PyTorch name."""
+    count: Counter[str] = Counter()
     numbered: list[str] = []
     for module in network.all_modules:
         name = FLAX_CLASSES[type(module)]
-        numbered.append(f"{name}_{seen[name]}")
-        seen[name] += 1
+        numbered.append(f"{name}_{count[name]}")
+        count[name] += 1
     names: dict[str, str] = {}
     for key, _ in network.named_parameters():
         owner, _, leaf = key.rpartition(".")
@@ -302,52 +259,38 @@ def _flax_names(network: NCSNpp) -> dict[str, str]:
     return names
 
 
-def _to_flax(name: str, value: Tensor) -> Tensor:
-    """Kernels are OIHW and [out, in] in PyTorch, HWIO and [in, out] in Flax."""
+def to_flax(name: str, value: Tensor) -> Tensor:
+    """Return a PyTorch tensor in Flax's order of axes.
+
+    Kernels are OIHW and [out, in] in PyTorch, HWIO and [in, out] in Flax.
+    """
     if not name.endswith("/kernel"):
         return value
     return value.permute(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 
 def _to_torch(name: str, value: Tensor) -> Tensor:
+    """Return a Flax tensor in PyTorch's order of axes."""
     if not name.endswith("/kernel"):
         return value
     return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.T
 
 
-def _flax_content(network: NCSNpp) -> dict[str, object]:
-    if network.feature_length:
-        raise UsageError("layout sde-sr", "it has no place for a feature path", "use layout fasr")
-    if (network.side, network.attention_at) != (FLAX_SIDE, ATTENTION_AT):
-        raise UsageError(
-            "layout sde-sr",
-            f"it is for {FLAX_SIDE} px, the network for {network.side}",
-            "use layout fasr",
-        )
-    params: dict[str, Any] = {}
-    names = _flax_names(network)
-    for key, parameter in network.named_parameters():
-        *owners, leaf = names[key].split("/")
-        place = params
-        for owner in owners:
-            place = place.setdefault(owner, {})
-        place[leaf] = _to_flax(names[key], parameter.detach().cpu()).numpy()
-    return {"step": 0, "model_state": {}, "ema_rate": EMA_RATE, "params_ema": params}
-
-
 def load_attribute_classifier(
     path: Path | str, device: str | torch.device = "cpu", attribute: str = "attribute"
 ) -> AttributeClassifier:
-    """The classifier of a file, in eval mode: SRDG's, or one of our own.
+    """Return the classifier of a file, in eval mode: SRDG's, or one of our own.
 
-    SRDG's files do not say which attribute is theirs: it gets the name `attribute`.
+    SRDG's files do not name their attribute, so it gets the name `attribute`.
     """
-    path, place = Path(path), find_device(str(device))
+    path = Path(path)
+    target = find_device(str(device))
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
     if path.suffix == ".safetensors":
-        return weights.load_attributes(path).to(place)
-    tree, network = read_flax(path), AttributeNet()
+        return weights.load_attributes(path).to(target)
+    tree = read_flax(path)
+    network = AttributeNet()
     parts = [tree.get("params"), tree.get("batch_stats")]
     if not all(isinstance(part, dict) for part in parts):
         reason = (
@@ -358,19 +301,15 @@ def load_attribute_classifier(
         _classifier_weight(name, value) for part in parts for name, value in _leaves(part or {})
     )
     fill(network, state, path, "give a classifier as SRDG publishes it")
-    return (
-        AttributeClassifier(network, (attribute,), SIGMA_MIN_WITHOUT_FEATURE, SIGMA_MAX)
-        .eval()
-        .to(place)
-    )
+    classifier = AttributeClassifier(network, (attribute,), SIGMA_MIN_WITHOUT_FEATURE, SIGMA_MAX)
+    return classifier.eval().to(target)
 
 
 def _classifier_weight(name: str, value: NDArray[Any]) -> tuple[str, Tensor]:
-    """By its PyTorch name; modules are called alike in both."""
+    """Return the PyTorch name and value of a weight; modules have the same names in both."""
     owner, _, leaf = name.replace("/", ".").rpartition(".")
-    return f"{owner}.{CLASSIFIER_WEIGHTS.get(leaf, leaf)}", _to_torch(
-        name, torch.from_numpy(value.copy())
-    ).float()
+    tensor = _to_torch(name, torch.from_numpy(value.copy())).float()
+    return f"{owner}.{CLASSIFIER_WEIGHTS.get(leaf, leaf)}", tensor
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
@@ -382,12 +321,15 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, NDArr
 
 
 def _plain(name: str, value: NDArray[Any]) -> NDArray[Any]:
-    """Flax of the releases' time (0.3) stores a GroupNorm's scale and bias as 1×1×1×C, later Flax as C."""
+    """Return the value, with a GroupNorm's scale and bias as C: Flax 0.3 stored them as 1×1×1×C."""
     return value.reshape(-1) if "GroupNorm_" in name and value.shape[:-1] == (1, 1, 1) else value
 
 
 def _unpack(code: int, data: bytes) -> object:
-    """Flax's extension types: 1 an array, 2 a complex number, 3 a NumPy number as an array without axes."""
+    """Return the value of a Flax extension type.
+
+    1 is an array, 2 a complex number, 3 a NumPy number as an array without axes.
+    """
     if code == 2:
         return complex(*msgpack.unpackb(data))
     if code not in (1, 3):
@@ -397,12 +339,11 @@ def _unpack(code: int, data: bytes) -> object:
     return array if code == 1 else array[()]
 
 
-def _pack(array: NDArray[Any]) -> msgpack.ExtType:
-    return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
-
-
 def _joined(node: Any) -> Any:
-    """Arrays above 1 GiB come in chunks; lists are dicts of numbers everywhere in Flax."""
+    """Return the tree with its chunked arrays joined.
+
+    Arrays above 1 GiB come in chunks. Flax stores each list as a dict with numbers as keys.
+    """
     if not isinstance(node, dict):
         return node
     if "__msgpack_chunked_array__" not in node:
@@ -413,18 +354,18 @@ def _joined(node: Any) -> Any:
     return np.concatenate(chunks).reshape(shape)
 
 
-# --- both --------------------------------------------------------------------------------------------------------
+# --- both ---------------------------------------------------------------------------------------
 
 
 def _sketch(
     path: Path,
     geometry: Callable[[Mapping[str, Tensor]], dict[str, Any]],
-    given: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
 ) -> NCSNpp:
-    """The network that the names and shapes tell of, without memory for its weights."""
+    """Return the network that fits the names and shapes, without memory for its weights."""
     try:
         with torch.device("meta"):
-            return NCSNpp(**geometry(given))
+            return NCSNpp(**geometry(tensors))
     except KeyError as error:
         raise ModelError(path, f"it lacks {error.args[0]}", REMEDY) from error
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -432,15 +373,16 @@ def _sketch(
 
 
 def _fill(network: NCSNpp, state: Mapping[str, Tensor]) -> None:
-    """The weights themselves become the network's: published files are large, one copy is enough."""
+    """Make these tensors the network's own, without a copy, since published files are large."""
     exact = {k: v if k == "sigmas" else v.float().contiguous() for k, v in state.items()}
     network.load_state_dict(exact, assign=True)
 
 
 def _unknown(path: Path, content: Mapping[Any, Any]) -> ModelError:
     reason = (
-        f"no published score network: not PyTorch (model → module.all_modules.0.W, or all_modules.0.W bare), not Flax "
-        f"(params_ema, optimizer → target or params → ResnetBlockBigGANpp_0); it has {_first_names(content)}"
+        "no published score network: not PyTorch (model → module.all_modules.0.W, or "
+        "all_modules.0.W bare), not Flax (params_ema, optimizer → target or params → "
+        f"ResnetBlockBigGANpp_0); it has {_first_names(content)}"
     )
     return ModelError(path, reason, REMEDY)
 

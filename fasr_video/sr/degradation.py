@@ -1,6 +1,6 @@
-"""How a face loses its detail in the papers. (What cameras and codecs do is in `surveillance.py`.)
+"""The papers' degradation of faces by resizing (cameras and codecs are in `surveillance.py`).
 
-Resizing is a product with one weight matrix an axis, x → W x Wᵀ: a closed form, exact in any type on any device.
+Resizing multiplies by one weight matrix an axis, x → W x Wᵀ: exact in any type on any device.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from torch import Tensor
 
 
 def shrink(x: Tensor, side: int) -> Tensor:
-    """N×C×H×W to side×side by antialiased bilinear resizing, as TensorFlow's `resize(…, antialias=True)`.
+    """Return N×C×H×W at side×side, by antialiased bilinear resizing (as TensorFlow).
 
-    Each pixel is the average under a triangle as wide as two of its own cells, over what lies inside the picture.
+    Each pixel is the average under a triangle two of its own cells wide, inside the picture.
     """
     return _resize(x, side, "triangle")
 
 
 def enlarge(x: Tensor, side: int) -> Tensor:
-    """N×C×H×W to side×side by bicubic resizing (Keys, a = −½, as TensorFlow's), within [0, 1] like a stored picture."""
+    """Return N×C×H×W at side×side, by bicubic resizing (Keys, a = −½, as TensorFlow's).
+
+    Values are clamped to [0, 1], as in a stored picture.
+    """
     return _resize(x, side, "cubic").clamp(0, 1)
 
 
@@ -37,8 +40,11 @@ def _resize(x: Tensor, side: int, kernel: str) -> Tensor:
 
 @lru_cache(maxsize=512)
 def weights(n: int, side: int, kernel: str) -> Tensor:
-    """side×n: what each of n pixels gives to each of `side`; rows sum to one. Pixel centres lie at half numbers."""
-    scale = max(n / side, 1.0)  # the kernel widens when pixels are merged, never when they are made
+    """Return side×n: the weight of each of n pixels in each of `side`; rows sum to one.
+
+    Pixel centres lie at half numbers.
+    """
+    scale = max(n / side, 1.0)  # the kernel widens for shrinking alone
     centres = (torch.arange(side, dtype=torch.float64) + 0.5) * n / side
     distance = (torch.arange(n, dtype=torch.float64) + 0.5 - centres[:, None]).abs() / scale
     table = KERNELS[kernel](distance)

@@ -1,4 +1,4 @@
-"""D(x, sigma, condition): the one shape that every diffusion network has here, trained and sampled through it."""
+"""D(x, sigma, condition): the interface of all diffusion networks, in training and sampling."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fasr_video.sr.networks.ncsnpp import NCSNpp
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a picture is drawn from; zeros stand for 'not known' in both."""
+    """What a picture is drawn from; in both, zeros mean "not known"."""
 
     lr: Tensor
-    """N×3×S×S in [0, 1]: the LR face brought up to size."""
+    """N×3×S×S in [0, 1]: the LR face, enlarged to the network's size."""
     feature: Tensor
     """N×length: unit vectors of the embedder that the network was trained with."""
 
@@ -29,7 +29,11 @@ class Condition:
 
 
 class Denoiser(nn.Module):
-    """Pictures are N×3×side×side in [0, 1] before noise; the answer is float32 whatever the network computes in."""
+    """A diffusion network as a denoiser.
+
+    Pictures are N×3×side×side, in [0, 1] before noise. The output is float32, whatever the network
+    computes in.
+    """
 
     side: int
     feature_length: int
@@ -40,25 +44,26 @@ class Denoiser(nn.Module):
     band: tuple[int, int]
     """Smallest and largest side of the LR faces that it was trained on."""
     band_known: bool = True
-    """False where the file does not say, and the band is what the papers trained on."""
+    """False if the file does not state the band; it is then the one of the papers."""
     embedder: str = ""
-    """SHA-256 of the embedder whose features it was trained with; empty where that is not known."""
+    """SHA-256 of the embedder whose features it was trained with; empty if not known."""
     precision: torch.dtype = torch.float32
-    """bfloat16 computes the network's inside in that type."""
+    """The type that the network computes in, inside."""
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         raise NotImplementedError
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """What |D − clean|² is multiplied by in training, an item."""
+        """Return the factor of each item's |D − clean|² in training."""
         raise NotImplementedError
 
-    def given(self, condition: Condition) -> sde.Denoiser:
-        """D(x, sigma) under one condition, as the samplers take it."""
+    def conditioned(self, condition: Condition) -> sde.Denoiser:
+        """Return D(x, sigma) under one condition, as samplers take it."""
         self.check(condition)
         return lambda x, sigma: self(x, sigma, condition)
 
     def check(self, condition: Condition) -> None:
+        """Raise UsageError where the LR picture or the feature does not fit the network."""
         self._check_size("LR picture", condition.lr)
         length = condition.feature.shape[1]
         if length != self.feature_length:
@@ -77,21 +82,21 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def score(self, x: Tensor, lr: Tensor, sigma: Tensor, feature: Tensor | None = None) -> Tensor:
-        """∇ log p_sigma(x | lr, feature) = (D − x) / sigma²."""
+        """Return ∇ log p_sigma(x | lr, feature) = (D − x) / sigma²."""
         condition = Condition(lr, self.no_feature(lr) if feature is None else feature)
         self._check_size("picture", x)
         self.check(condition)
-        return (self(x, sigma, condition) - x) / sde.per_item(sigma, x) ** 2  # type: ignore[no-any-return]
+        clean: Tensor = self(x, sigma, condition)
+        return (clean - x) / sde.per_item(sigma, x) ** 2
 
     def no_feature(self, like: Tensor) -> Tensor:
+        """Return the features that mean "not known", for as many faces as `like` has."""
         return like.new_zeros(len(like), self.feature_length)
 
     def _inside(self, x: Tensor) -> AbstractContextManager[object]:
-        return (
-            nullcontext()
-            if self.precision == torch.float32
-            else torch.autocast(x.device.type, self.precision)
-        )
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(x.device.type, self.precision)
 
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -99,7 +104,7 @@ LENGTH_512 = " (the builtin embedder, AdaFace and ArcFace give 512)"
 
 
 class ScoreDenoiser(Denoiser):
-    """A published VE network that tells the score: D = x + sigma² · s(x, lr, sigma, feature)."""
+    """A published VE network that predicts the score: D = x + sigma² · s(x, lr, sigma, feature)."""
 
     def __init__(self, network: NCSNpp, sigma_min: float, sigma_max: float) -> None:
         super().__init__()
@@ -111,7 +116,7 @@ class ScoreDenoiser(Denoiser):
         return x + sde.per_item(sigma, x) ** 2 * self._score(x, sigma, condition)
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """sigma² |s − target|², the papers' weighting, is |D − clean|² / sigma²."""
+        """Return sigma⁻²: the papers' sigma² |s − target|² is |D − clean|² / sigma²."""
         return sigma**-2
 
     @torch.no_grad()
@@ -128,11 +133,12 @@ class ScoreDenoiser(Denoiser):
 
 
 class ResidualDenoiser(Denoiser):
-    """The compact network, which learns what the LR face lacks.
+    """The compact network, which learns the detail that the LR face lacks.
 
-    EDM preconditioning (Karras et al. 2022, eq. 7) around the LR picture in place of zero: D = lr + c_skip (x − lr) +
-    c_out · net(c_in (x − lr), lr, ln(sigma)/4, feature), with sigma_data the spread of (clean − lr). Without an LR face
-    (zeros) the middle grey stands in its place and sigma_data is the spread of faces around that.
+    EDM preconditioning (Karras et al. 2022, eq. 7) around the LR picture in place of zero: D = lr +
+    c_skip (x − lr) + c_out · net(c_in (x − lr), lr, ln(sigma)/4, feature), with sigma_data the
+    spread of (clean − lr). Without an LR face (zeros) middle grey takes its place, and sigma_data
+    is the spread of faces around that.
     """
 
     WITH_LR, WITHOUT_LR = 0.085, 0.28
@@ -148,21 +154,21 @@ class ResidualDenoiser(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         known = _known(condition.lr)
         base = torch.where(sde.per_item(known, x), condition.lr, 0.5)
-        noise = (
-            sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
-        )  # beyond its training all is noise alike
+        # Noise levels outside the training range count as the nearest one in it.
+        noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
 
         def network(residual: Tensor) -> Tensor:
-            seen = residual.to(self._dtype()).contiguous(memory_format=torch.channels_last)
+            scaled = residual.to(self._dtype()).contiguous(memory_format=torch.channels_last)
             with self._inside(x):
-                return self.network(seen, 4 * (base - 0.5), noise, condition.feature)  # type: ignore[no-any-return]
+                out: Tensor = self.network(scaled, 4 * (base - 0.5), noise, condition.feature)
+            return out
 
         return around(
             base, sde.per_item(self._spread(known), x), x, sde.per_item(sigma, x), network
         )
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """EDM's: the network's own output is matched with weight 1 at every noise level."""
+        """Return EDM's weight: the network's own output counts the same at every noise level."""
         return even_weight(self._spread(_known(condition.lr)), sigma)
 
     def _spread(self, known: Tensor) -> Tensor:
@@ -175,7 +181,10 @@ class ResidualDenoiser(Denoiser):
 def around(
     base: Tensor, spread: Tensor, x: Tensor, sigma: Tensor, network: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """EDM's preconditioning (Karras et al. 2022, eq. 7) with `base` for zero and `spread` for sigma_data."""
+    """Return D of a network with EDM's preconditioning (Karras et al. 2022, eq. 7).
+
+    `base` takes the place of zero, `spread` that of sigma_data.
+    """
     total = (sigma**2 + spread**2).sqrt()
     residual = x - base
     out = network(residual / total)
@@ -185,10 +194,13 @@ def around(
 
 
 def even_weight(spread: Tensor, sigma: Tensor) -> Tensor:
-    """By which |D − clean|² of `around` matches the network's own output with weight 1 at every noise level."""
+    """Return the weight of |D − clean|² at which the output of `around`'s network counts evenly.
+
+    It then has weight 1 at every noise level.
+    """
     return (sigma**2 + spread**2) / (sigma * spread) ** 2
 
 
 def _known(lr: Tensor) -> Tensor:
-    """N booleans: whether there is an LR face at all."""
+    """Return N booleans: whether each item has an LR face."""
     return lr.flatten(1).any(dim=1)

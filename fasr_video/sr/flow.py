@@ -1,7 +1,7 @@
 """Posterior-mean rectified flow (PMRF, Ohayon et al. 2024): from the mean picture to a sharp one.
 
-A straight flow from the mean, with a little noise on it, to faces as they are. It sees the picture
-it moves and nothing else of the LR face: so it moves the mean no further than to the nearest
+A straight flow leads from the mean, with a little noise added, to real faces. Its input is the
+moving picture and nothing else of the LR face: so it moves the mean no further than to the nearest
 sharp face, and its squared error is below that of a sample of the posterior.
 """
 
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.sizes import FREQUENCIES, WAVES, size_waves
 
-NOISE = 0.1  # standard deviation of what is added to the mean; the paper's for faces
+NOISE = 0.1  # standard deviation of the noise on the mean; the paper's value for faces
 CALLS = 8
 SCALE = 0.12  # about the standard deviation of the velocity
-TIME_SCALE = 0.25  # time is told to the network as a small number, as noise levels are
+TIME_SCALE = 0.25  # the network's time input is a small number, as noise levels are
 
 
 class RectifiedFlow(nn.Module):
-    """(picture on its way, time in [0, 1], side of the LR face) → its velocity."""
+    """(moving picture, time in [0, 1], side of the LR face) → velocity of the picture."""
 
     band: tuple[int, int]
     """Smallest and largest side of the LR faces that it was trained on."""
     mean: str = ""
-    """SHA-256 of the posterior mean that it was trained to go on from."""
+    """SHA-256 of the posterior mean that it was trained to start from."""
 
     def __init__(self, network: CompactNet, noise: float = NOISE) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class RectifiedFlow(nn.Module):
         return SCALE * out.float()  # type: ignore[no-any-return]
 
     def start(self, mean: Tensor, noise: Tensor) -> Tensor:
-        """Return where the flow begins: the mean with some of this standard noise."""
+        """Return the start of the flow: the mean plus scaled noise."""
         return mean + self.noise * noise
 
     @torch.no_grad()
@@ -58,9 +58,9 @@ class RectifiedFlow(nn.Module):
 def flow_network(
     widths: tuple[int, ...] = (128, 192, 384), blocks: int = 1, side: int = 128
 ) -> CompactNet:
-    """Return a network for a flow, which begins standing still: the compact U-Net.
+    """Return the compact U-Net as a flow network, with velocity zero at first.
 
-    The LR size is told to it in place of a feature.
+    Its feature input is the LR size.
     """
     net = CompactNet(widths, blocks, feature_length=WAVES, side=side)
     last = net.leave[-1]

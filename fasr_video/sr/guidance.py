@@ -1,9 +1,11 @@
-"""Classifier guidance (SRDG): pictures are drawn towards attributes, by the slope of log C(c | x, sigma).
+"""Classifier guidance (SRDG): the gradient of log C(c | x, sigma) moves pictures towards
+attributes.
 
     score'(x, sigma) = score(x, sigma) + h Σ_a w_a ∇ₓ log C(c_a | x, sigma)
     D'(x, sigma)     = D(x, sigma) + h sigma² Σ_a w_a ∇ₓ log C(c_a | x, sigma)
 
-with the confidences w_a. As a denoiser it acts in every step of every sampler, for each of them takes its score from D.
+with the confidences w_a. A guided denoiser works with every sampler, since all take their score
+from D.
 """
 
 from __future__ import annotations
@@ -27,55 +29,55 @@ from fasr_video.weights.manifest import bundled
 STRENGTH = 50.0
 STRONGEST = 10_000.0
 
-# (N×3×S×S with noise, N sigmas) → N: log C of what is wanted of each; differentiable in the
-# pictures.
+# (N×3×S×S with noise, N sigmas) → N: log C of the wanted attributes of each picture,
+# differentiable in the pictures.
 LogProbability = Callable[[Tensor, Tensor], Tensor]
 
 
 class Guided(Denoiser):
-    """A denoiser that is drawn to where log C is higher.
+    """A denoiser that moves its output to where log C is higher.
 
-    sigma² ∇ log C is how far the expected picture moves once c is known. `bounded` leaves it at most one standard
-    deviation of what is open at that noise level, in root mean square over the picture: as far as a yes or no at even
-    odds can move a mean. Times h it would go further, which thousands of small steps make good and ten do not.
+    Knowing c moves the expected picture by sigma² ∇ log C. `bounded` limits the move (its root mean
+    square over the picture) to one standard deviation of the face at that noise level: no yes or no
+    at even odds moves a mean further. Times h, the move would go further; thousands of small steps
+    correct that, ten steps do not.
     """
 
     def __init__(
         self, denoiser: Denoiser, log_probability: LogProbability, strength: float, bounded: bool
     ) -> None:
         super().__init__()
-        self._denoiser, self._log_probability = denoiser, log_probability
-        self._strength, self._bounded = strength, bounded
-        self.side, self.feature_length, self.network = (
-            denoiser.side,
-            denoiser.feature_length,
-            denoiser.network,
-        )
-        self.sigma_min, self.sigma_max, self.band = (
-            denoiser.sigma_min,
-            denoiser.sigma_max,
-            denoiser.band,
-        )
-        self.embedder, self.precision = denoiser.embedder, denoiser.precision
+        self._denoiser = denoiser
+        self._log_probability = log_probability
+        self._strength = strength
+        self._bounded = bounded
+        self.side = denoiser.side
+        self.feature_length = denoiser.feature_length
+        self.network = denoiser.network
+        self.sigma_min = denoiser.sigma_min
+        self.sigma_max = denoiser.sigma_max
+        self.band = denoiser.band
+        self.embedder = denoiser.embedder
+        self.precision = denoiser.precision
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         clean: Tensor = self._denoiser(x, sigma, condition)
-        move = self._strength * per_item(sigma, x) ** 2 * self._slope(x, sigma)
+        move = self._strength * per_item(sigma, x) ** 2 * self._gradient(x, sigma)
         if self._bounded:
             room = open_spread(sigma, condition)
             length = move.flatten(1).square().mean(1).sqrt()
             move = move * per_item(room / length.maximum(room), move)
         return clean + move
 
-    def _slope(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """∇ₓ log C; a picture's own, since no picture has a part in the others' C."""
+    def _gradient(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return ∇ₓ log C of each picture (no picture enters the log C of another)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self._log_probability(x, sigma).sum(), x)[0]
 
 
 def open_spread(sigma: Tensor, condition: Condition) -> Tensor:
-    """N: the standard deviation of what a face under noise sigma leaves open, with or without an LR face beside it."""
+    """Return N standard deviations of the clean face, given the noisy one and any LR face."""
     known = condition.lr.flatten(1).any(dim=1)
     data = torch.where(known, ResidualDenoiser.WITH_LR, ResidualDenoiser.WITHOUT_LR).to(sigma)
     return sigma * data / (sigma**2 + data**2).sqrt()
@@ -83,7 +85,7 @@ def open_spread(sigma: Tensor, condition: Condition) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """What knows attributes, and how hard it draws."""
+    """Attribute classifiers, and the strength of their guidance."""
 
     classifiers: Classifiers
     strength: float = STRENGTH
@@ -100,16 +102,16 @@ class Guidance:
     def guided(
         self, denoiser: Denoiser, rows: Sequence[Sequence[Attribute]], bounded: bool
     ) -> Denoiser:
-        """The denoiser, drawn to each row's own attributes; the same one where nothing draws."""
+        """Return the denoiser guided to each row's attributes, if there are any."""
         if self.strength == 0 or not any(rows):
             return denoiser
-        wanted = [(part, *_wanted(part, rows)) for part in self.classifiers.parts]
-        asked = [(part, classes, weights) for part, classes, weights in wanted if weights.any()]
+        targets = [(part, *_targets(part, rows)) for part in self.classifiers.parts]
+        targets = [(part, classes, weights) for part, classes, weights in targets if weights.any()]
 
         def log_probability(x: Tensor, sigma: Tensor) -> Tensor:
             total = x.new_zeros(len(x))
-            for part, classes, weights in asked:
-                # Beyond its training it is asked at the nearest level of it.
+            for part, classes, weights in targets:
+                # Outside its training range a classifier gets the nearest noise level in it.
                 logs = part.logs(x, sigma.clamp(part.sigma_min, part.sigma_max))
                 total = total + (weights * logs.gather(2, classes[..., None])[..., 0]).sum(1)
             return total
@@ -117,10 +119,13 @@ class Guidance:
         return Guided(denoiser, log_probability, self.strength, bounded)
 
 
-def _wanted(
+def _targets(
     part: AttributeClassifier, rows: Sequence[Sequence[Attribute]]
 ) -> tuple[Tensor, Tensor]:
-    """N×A classes and N×A confidences, 0 where nothing is known; A are the classifier's attributes in its order."""
+    """Return N×A classes and N×A confidences; a confidence of 0 means "not known".
+
+    A are the classifier's attributes, in its order.
+    """
     classes = torch.zeros(len(rows), len(part.names), dtype=torch.long)
     weights = torch.zeros(len(rows), len(part.names))
     for i, attributes in enumerate(rows):
@@ -135,9 +140,9 @@ def _wanted(
 
 
 def open_guidance(files: Sequence[str], strength: float, device: torch.device) -> Guidance:
-    """With the classifiers of these files, or with the bundled one.
+    """Return the guidance of the classifiers in these files; without files, of the bundled one.
 
-    A file of ours says itself which attributes it knows; a published one is for one, and is given as NAME=FILE.
+    Our files name their attributes. A published file is for one attribute: give it as NAME=FILE.
     """
     if not files:
         files = (str(bundled("attributes.safetensors")),)
@@ -155,7 +160,7 @@ def _open(text: str, device: torch.device) -> tuple[AttributeClassifier, str]:
 def open_classifier(
     text: str, device: torch.device | str = "cpu"
 ) -> tuple[AttributeClassifier, Path]:
-    """The classifier of FILE (one of ours) or NAME=FILE (a published one, for that attribute), and the file."""
+    """Return the classifier of FILE (ours) or NAME=FILE (published), and its path."""
     name, equals, rest = text.partition("=")
     named = bool(equals) and not Path(text).is_file()
     if named and name not in YES:
@@ -167,9 +172,9 @@ def open_classifier(
     path = Path(rest if named else text)
     classifier = checkpoints.load_attribute_classifier(path, device, YES[name][0] if named else "")
     if named and classifier.names != (YES[name][0],):
-        reason = f"it says itself what it knows: {', '.join(classifier.names)}"
+        reason = f"the file names its own attributes: {', '.join(classifier.names)}"
         raise ModelError(path, reason, "give it without a name")
     if classifier.names == ("",):
-        reason = "a published classifier does not say which attribute is its"
+        reason = "a published classifier does not name its attribute"
         raise ModelError(path, reason, f"give NAME={path}, with NAME one of {', '.join(YES)}")
     return classifier, path

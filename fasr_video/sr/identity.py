@@ -1,8 +1,10 @@
-"""ID fitting for IDFSR: one vector per person, moved until the frozen network draws that person's photographs best.
+"""ID fitting for IDFSR: one vector a person, with which the frozen network draws the person's
+photographs best.
 
-The vector begins at the mean of the photographs' features, where the network stands without fitting, and follows the
-slope of the training loss: each photograph in turn is the truth, brought down to 4, 8 or 16 px, and another one its
-reference. It is kept in a file of its own, which knows the weights that it was fitted to and means nothing to others.
+The vector starts at the mean of the photographs' features, which the network takes without fitting,
+and follows the gradient of the training loss: each photograph in turn is the truth, shrunk to 4, 8
+or 16 px, and another one is its reference. The vector has a file of its own, which names the
+network weights it was fitted to.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from fasr_video.sr.idfsr import SIDES, FaceCondition, IdentityDenoiser, assemble
 from fasr_video.sr.networks.idfsr import IDENTITY
 
 FORMAT = "fasr-video/identity/1"
-# References that a person is fitted from.
+# Number of references to fit a person from.
 FEWEST, MOST = 2, 10
-# Least mean cosine of a reference to the others. With the bundled embedder, of 907 people's sets
-# of two to four photographs 4 % lie below it; of sets of one to three with a stranger's photograph
-# among them, 77 %.
+# Lowest mean cosine of a reference to the others. With the bundled embedder, 4 % of the sets of two
+# to four photographs of 907 people lie below it, and 77 % of the sets of one to three with a
+# stranger's photograph added.
 SAME_PERSON = 0.1
 BATCH, RATE = 4, 2e-3
-# Noise levels at which each reference is drawn to tell the loss before and after.
+# Noise levels at which the loss before and after is measured.
 LEVELS = 8
 
 
@@ -46,19 +48,19 @@ class References:
     pictures: Tensor
     """N×3×128×128 in [0, 1]."""
     landmarks: Tensor
-    """N×5×2 in their pixels."""
+    """N×5×2 in pixels."""
     features: Tensor
     """N×512, unit vectors."""
 
     def __post_init__(self) -> None:
         if not FEWEST <= len(self.names) <= MOST:
-            reason = f"{len(self.names)} that can be used, but {FEWEST} to {MOST} are needed"
-            raise UsageError("references", reason, "give so many photographs of one person")
+            reason = f"{len(self.names)} usable, but {FEWEST} to {MOST} are needed"
+            raise UsageError("references", reason, "give that many photographs of one person")
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a fitted vector is for and from."""
+    """Where a fitted vector comes from, and which network it is for."""
 
     weights: str
     """SHA-256 of the network's file."""
@@ -69,7 +71,7 @@ class About:
     loss_before: float
     loss_after: float
     lowest_cosine: float
-    """Of any two references."""
+    """The lowest cosine of any two references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +88,35 @@ class Progress:
     loss: float
 
 
-# ---------------------------------------------------------------------------------------------------------- one person?
+# -------------------------------------------------------------------------------------- one person?
 
 
 def cosines(references: References) -> Tensor:
-    """N×N, with the diagonal left out as NaN."""
+    """Return the N×N cosines of the references, with NaN on the diagonal."""
     table = references.features @ references.features.T
     return table.fill_diagonal_(math.nan)
 
 
 def stranger(references: References) -> str | None:
-    """What speaks against the references' being of one person, in one line; None where nothing does."""
+    """Return why the references may show several people, in one line; None if they agree."""
     table = cosines(references)
     means = table.nanmean(1)
     worst = int(means.argmin())
     if float(means[worst]) >= SAME_PERSON:
         return None
-    told = (
+    return (
         f"{references.names[worst]} has a mean cosine of {float(means[worst]):.2f} with the others"
+        f", {SAME_PERSON} or more is expected of one person's; "
+        f"the lowest of any two is {lowest(table):.2f}"
     )
-    return f"{told}, {SAME_PERSON} or more is expected of one person's; the lowest of any two is {lowest(table):.2f}"
 
 
 def lowest(table: Tensor) -> float:
+    """Return the lowest number of a table, without its NaNs."""
     return float(table[~table.isnan()].min())
 
 
-# -------------------------------------------------------------------------------------------------------------- fitting
+# ------------------------------------------------------------------------------------------ fitting
 
 
 def fit(
@@ -122,7 +126,10 @@ def fit(
     seed: int,
     report: Callable[[Progress], None],
 ) -> tuple[Tensor, float, float]:
-    """The fitted vector, and the loss on the references before and after. The network is frozen and stays as it is."""
+    """Return the fitted vector, and the loss on the references before and after.
+
+    The network's weights are frozen.
+    """
     denoiser.eval().requires_grad_(False)
     device = next(denoiser.parameters()).device
     start = merging.mean(references.features).to(device)
@@ -151,7 +158,7 @@ def fit(
 
 @torch.no_grad()
 def loss_on(denoiser: IdentityDenoiser, references: References, vector: Tensor, seed: int) -> float:
-    """The loss of drawing each reference at eight noise levels, the same draws at each call."""
+    """Return the mean loss of the references at eight noise levels, always with the same noise."""
     generator = torch.Generator().manual_seed(seed)
     sigma = denoiser.levels((torch.arange(LEVELS) + 0.5) / LEVELS)
     losses = [
@@ -169,7 +176,7 @@ def _errors(
     sigma: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """The training loss of these references, each told by another one and the vector."""
+    """Return the training loss of these references, each with another one as its condition."""
     others = (
         rows + torch.randint(1, len(references.names), rows.shape, generator=generator)
     ) % len(references.names)
@@ -182,7 +189,7 @@ def _errors(
         ]
     )
     noise = torch.randn(clean.shape, generator=generator)
-    told = assemble(
+    on_cpu = assemble(
         lr,
         landmarks,
         references.pictures[others],
@@ -190,14 +197,14 @@ def _errors(
         vector.expand(len(rows), -1),
     )
     condition = FaceCondition(
-        *(v.to(vector.device) for v in (told.lr, told.feature, told.mask, told.reference))
+        *(v.to(vector.device) for v in (on_cpu.lr, on_cpu.feature, on_cpu.mask, on_cpu.reference))
     )
     clean, sigma, noise = (v.to(vector.device) for v in (clean, sigma, noise))
     out = denoiser(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
     return denoiser.weighted(out, clean, sigma, condition)
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def save_identity(identity: Identity, path: Path) -> None:
@@ -207,7 +214,7 @@ def save_identity(identity: Identity, path: Path) -> None:
 
 
 def load_identity(path: Path, weights: str) -> Identity:
-    """The identity in that file, which has to be fitted to the weights with this SHA-256."""
+    """Return the identity in a file; raise ModelError if it was fitted to other weights."""
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the identity")
     metadata = read_metadata(path)

@@ -1,17 +1,21 @@
-"""IDFSR: what the network is told of a face (mask, warped reference, identity), and the network as a denoiser.
+"""IDFSR: the network's conditions (mask, warped reference, identity), and the network as a
+denoiser.
 
-Landmarks are N×5×2 in a picture's pixels, whole numbers at the pixels' centres, in the order of `types.Landmarks`.
+Landmarks are N×5×2 in a picture's pixels, whole numbers at the pixels' centres, in the order of
+`types.Landmarks`.
 
-The published network is a DDPM's: it sees x_t = √ᾱ_t y + √(1 − ᾱ_t) ε of a picture y in [−1, 1] and tells ε. Our
-samplers see x = clean + σ ε with clean = (y + 1) / 2. Both are one picture when
+The published network is a DDPM's: from x_t = √ᾱ_t y + √(1 − ᾱ_t) ε of a picture y in [−1, 1] it
+predicts ε. Our samplers have x = clean + σ ε with clean = (y + 1) / 2. Both are the same picture
+when
 
     x_t = √ᾱ (2x − 1)    with    σ_t = ½ √((1 − ᾱ_t) / ᾱ_t),    that is    ᾱ = 1 / (1 + 4σ²),
 
-and D(x, σ) = x − σ ε̂(x_t, t). Between the thousand steps t is linear in ln σ.
+and D(x, σ) = x − σ ε̂(x_t, t). Between two of the thousand steps, t is linear in ln σ.
 
-The compact network tells what its base lacks, as that of FASR++ here does: ε̂ has to be right to a hundredth before a
-picture begun at pure noise is right to a tenth, which a training on two cores does not reach. Its base has the warped
-reference where the LR face is hidden: a style code alone takes millions of faces to say what a face looks like.
+The compact network predicts the detail that its base lacks, as our FASR++ network does: a picture
+drawn from pure noise is right to a tenth only if ε̂ is right to a hundredth, which training on two
+cores does not reach. Its base is the warped reference where the LR face is hidden: a style code
+alone needs millions of faces to describe a face.
 """
 
 from __future__ import annotations
@@ -35,28 +39,27 @@ SIDE = 128
 STEPS = 1000
 BETA = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
 # ᾱ of each step.
-KEPT = torch.cumprod(1 - BETA, 0)
-SIGMAS = ((1 - KEPT) / KEPT).sqrt() / 2
-# Of the LR faces that it is for: ×32, ×16, ×8.
+ALPHA_BAR = torch.cumprod(1 - BETA, 0)
+SIGMAS = ((1 - ALPHA_BAR) / ALPHA_BAR).sqrt() / 2
+# Sides of the LR faces that it is for: ×32, ×16, ×8.
 SIDES = (4, 8, 16)
 
 # Mean and spread of ln(sigma) in the compact size's training: half of a face is unknown at first.
 LOG_SIGMA = (-1.0, 1.4)
 
 # Deviation of the true face from the compact size's base. It is the same everywhere, though the
-# reference is farther from the truth than the LR face is: the network is not told where the one
-# ends and the other begins.
+# reference is farther from the truth than the LR face is: the network does not know where one ends
+# and the other begins.
 SPREAD = 0.16
 # Pixels around the mask within which the reference fades into the LR face.
 FADE = 8
 
-# Pixels along each edge that are never hidden: without any context there is nothing to fit the face
-# to.
+# Pixels along each edge that are never hidden: the face needs some context to fit to.
 RIM = 4
 
 
 def time_of(sigma: Tensor) -> Tensor:
-    """The step, from 0 to 999 and fractions too, at which a DDPM's picture has noise sigma on it."""
+    """Return the DDPM step (0 to 999, with fractions) at which a picture has noise sigma."""
     table = SIGMAS.log().to(sigma.device)
     level = sigma.double().log().clamp(table[0], table[-1])
     after = torch.searchsorted(table, level).clamp(1, STEPS - 1)
@@ -64,14 +67,15 @@ def time_of(sigma: Tensor) -> Tensor:
     return (after - 1 + (level - low) / (high - low)).to(sigma)
 
 
-# ------------------------------------------------------------------------------------------------------- mask and warp
+# ------------------------------------------------------------------------------------ mask and warp
 
 
 def face_mask(landmarks: Tensor, side: int = SIDE) -> Tensor:
-    """N×1×side×side, 1 within the face's oval: from the brows to the chin, from ear to ear.
+    """Return N×1×side×side: 1 within the oval of the face, brows to chin, ear to ear.
 
-    Seen from the middle of the eyes, with the way to the middle of the mouth as the unit: the brows lie 0.45 above, the
-    chin 1.5 below, the ears 1.1 eye distances to the sides (a turned head's eyes come nearer, its width hardly does).
+    The unit is the distance from the middle of the eyes to the middle of the mouth. The brows lie
+    0.45 above the eyes, the chin 1.5 below, the ears 1.1 eye distances to the sides (turning a head
+    brings its eyes together, but hardly narrows it).
     """
     eyes, mouth = landmarks[:, :2].mean(1), landmarks[:, 3:].mean(1)
     down = mouth - eyes
@@ -87,9 +91,9 @@ def face_mask(landmarks: Tensor, side: int = SIDE) -> Tensor:
 
 
 def warp(reference: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """N×3×S×S, bent triangle by triangle so that what lay at the landmarks `source` comes to `target`.
+    """Return the N×3×S×S pictures, warped triangle by triangle from landmarks `source` to `target`.
 
-    The corners of the triangles are the landmarks and eight points of the border, which stay where they are.
+    The corners of the triangles are the landmarks and eight fixed points of the border.
     """
     side = reference.shape[-1]
     grid = warp_field(source, target, side) * (2 / (side - 1)) - 1
@@ -97,10 +101,9 @@ def warp(reference: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 
 def warp_field(source: Tensor, target: Tensor, side: int) -> Tensor:
-    """N×side×side×2: from where in the reference each pixel (x, y) is taken."""
-    with torch.autocast(
-        source.device.type, enabled=False
-    ):  # bfloat16 counts pixels in steps of a half
+    """Return N×side×side×2: the point (x, y) of the reference that each pixel comes from."""
+    # Without autocast: bfloat16 resolves pixels to a half only.
+    with torch.autocast(source.device.type, enabled=False):
         border = _BORDER.to(source.device) * (side - 1)
         points, origins = (
             torch.cat(
@@ -111,7 +114,7 @@ def warp_field(source: Tensor, target: Tensor, side: int) -> Tensor:
         triangles = _triangles(points / (side - 1))
         item = torch.arange(len(points), device=points.device)[:, None, None]
         corners, from_corners = points[item, triangles], origins[item, triangles]
-        # Columns of corners (x, y, 1): its inverse tells a pixel's weights on the three corners.
+        # Columns are corners (x, y, 1); the inverse gives a pixel's weights on the three corners.
         weights = torch.linalg.inv(F.pad(corners, (0, 1), value=1.0).mT)
         affine = (from_corners.mT @ weights).float()
         pixels = F.pad(_pixels(side).to(source.device), (0, 1), value=1.0)
@@ -122,12 +125,13 @@ def warp_field(source: Tensor, target: Tensor, side: int) -> Tensor:
 
 
 def _triangles(points: Tensor) -> Tensor:
-    """N×16×3: the Delaunay triangles of N×13 points, five landmarks and the border's, in the unit square.
+    """Return N×16×3: Delaunay triangles of N×13 points (landmarks and border) in the unit square.
 
-    Those of all triples whose circle holds no other point: with 13 points that is soon tried.
+    These are all triples whose circle holds no other point. With 13 points, trying all is fast.
     """
-    # Faces are symmetric: without a small displacement four points would lie on one circle and leave two ways to cut.
-    # The border's middles go outwards, so that no flat triangle lies along an edge.
+    # Faces are symmetric: without a small displacement four points would lie on one circle, with
+    # two possible cuts. The border's middle points move outwards, so that no flat triangle lies
+    # along an edge.
     points = points + _DISPLACED.to(points.device)
     triples = _TRIPLES.to(points.device)
     corners = points[:, triples]
@@ -146,7 +150,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _pixels(side: int) -> Tensor:
-    """side²×2: x and y of each pixel, row by row."""
+    """Return side²×2: x and y of each pixel, row by row."""
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     return torch.stack((x, y), -1).reshape(-1, 2).float()
 
@@ -168,12 +172,12 @@ def _displacements() -> Tensor:
 _DISPLACED = _displacements()
 
 
-# ----------------------------------------------------------------------------------------------- condition and denoiser
+# --------------------------------------------------------------------------- condition and denoiser
 
 
 @dataclass(frozen=True, slots=True)
 class FaceCondition(Condition):
-    """A masked LR face, a reference that was warped onto it, and an identity."""
+    """A masked LR face, a reference warped onto it, and an identity."""
 
     mask: Tensor
     """N×1×S×S: 1 where the LR face is hidden from the network."""
@@ -189,7 +193,10 @@ class FaceCondition(Condition):
 def assemble(
     lr: Tensor, landmarks: Tensor, reference: Tensor, reference_landmarks: Tensor, feature: Tensor
 ) -> FaceCondition:
-    """What the network is told of LR faces with these landmarks. Without a reference the LR face is its own."""
+    """Return the network's condition for LR faces with these landmarks.
+
+    Without a reference, give the LR face as its own reference.
+    """
     return FaceCondition(
         lr,
         feature,
@@ -203,7 +210,7 @@ class IdentityDenoiser(Denoiser):
 
     network: IdfsrNet
     sampler: str
-    """Unless told otherwise."""
+    """Its default sampler."""
 
     def __init__(self, network: IdfsrNet) -> None:
         super().__init__()
@@ -211,43 +218,43 @@ class IdentityDenoiser(Denoiser):
         self.band = (min(SIDES), max(SIDES))
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        told = _told(condition)
-        return self._clean(x, sigma, told, self._style(told))
+        face = _as_face_condition(condition)
+        return self._clean(x, sigma, face, self._style(face))
 
-    def given(self, condition: Condition) -> sde.Denoiser:
-        """The reference is encoded once for all calls."""
+    def conditioned(self, condition: Condition) -> sde.Denoiser:
+        """Return D(x, sigma) under one condition; its reference is encoded once for all calls."""
         self.check(condition)
-        told = _told(condition)
-        style = self._style(told)
-        return lambda x, sigma: self._clean(x, sigma, told, style)
+        face = _as_face_condition(condition)
+        style = self._style(face)
+        return lambda x, sigma: self._clean(x, sigma, face, style)
 
     def check(self, condition: Condition) -> None:
         Denoiser.check(self, condition)
-        self._check_size("reference", _told(condition).reference)
+        self._check_size("reference", _as_face_condition(condition).reference)
 
     def weighted(self, out: Tensor, clean: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """The training loss of each face, from D's answer."""
+        """Return the training loss of each face, from the output of D."""
         error = self.weight(sigma, condition) * (out.float() - clean).square()
         return error.flatten(1).mean(1)
 
     @abstractmethod
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """Of each pixel's |D − clean|² in training: N×1×S×S or N×1×1×1."""
+        """Return the weight of each pixel's |D − clean|² in training: N×1×S×S or N×1×1×1."""
 
     @abstractmethod
     def levels(self, share: Tensor) -> Tensor:
-        """The noise level below which that share of training's draws lies."""
+        """Return the noise level below which that share of the training's draws lies."""
 
     @abstractmethod
     def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
-        """D(x, σ) with the reference's style code."""
+        """Return D(x, σ) with the reference's style code."""
 
     def _style(self, condition: FaceCondition) -> Tensor:
         with self._inside(condition.lr):
             return self.network.style(2 * condition.reference - 1)  # type: ignore[no-any-return]
 
 
-def _told(condition: Condition) -> FaceCondition:
+def _as_face_condition(condition: Condition) -> FaceCondition:
     if not isinstance(condition, FaceCondition):
         raise UsageError(
             "IDFSR network", "no mask and no reference beside the LR face", "use method idfsr"
@@ -256,13 +263,13 @@ def _told(condition: Condition) -> FaceCondition:
 
 
 class PublishedIdfsr(IdentityDenoiser):
-    """Tells the noise."""
+    """The published size, which predicts the noise."""
 
     sampler = "ddim-20"  # the paper's
     sigma_min, sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """|ε − ε̂|², the DDPM's loss, is |D − clean|² / σ²."""
+        """Return σ⁻²: the DDPM's loss |ε − ε̂|² is |D − clean|² / σ²."""
         return sde.per_item(sigma, condition.lr) ** -2
 
     def levels(self, share: Tensor) -> Tensor:
@@ -270,21 +277,25 @@ class PublishedIdfsr(IdentityDenoiser):
 
     def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
         level = sde.per_item(sigma, x)
-        seen = (2 * x - 1) / (1 + 4 * level**2).sqrt()
+        scaled = (2 * x - 1) / (1 + 4 * level**2).sqrt()
         context = (2 * condition.lr - 1) * (1 - condition.mask)
         with self._inside(x):
-            noise = self.network(seen, context, time_of(sigma), style, condition.feature)
+            noise = self.network(scaled, context, time_of(sigma), style, condition.feature)
         return torch.addcmul(x, level, noise.to(x.dtype), value=-1)
 
 
 class CompactIdfsr(IdentityDenoiser):
-    """Tells what its base lacks: the LR face, and the warped reference where that is hidden."""
+    """The compact size, which predicts the detail that its base lacks.
 
-    sampler = "ddim-3@1"  # more steps, or a start at pure noise, lose colour and likeness with the bundled weights
+    The base is the LR face, and the warped reference where the LR face is hidden.
+    """
+
+    # With the bundled weights, more steps or a start at pure noise lose colour and likeness.
+    sampler = "ddim-3@1"
     sigma_min, sigma_max = 0.002, 30.0
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """The network's own output is to be right by the same measure at every noise level and place."""
+        """Return the weight at which the network's output counts evenly."""
         return even_weight(sigma.new_tensor(SPREAD), sde.per_item(sigma, condition.lr))
 
     def levels(self, share: Tensor) -> Tensor:
@@ -298,17 +309,21 @@ class CompactIdfsr(IdentityDenoiser):
 
         def network(residual: Tensor) -> Tensor:
             with self._inside(x):
-                return self.network(residual, 4 * (base - 0.5), noise, style, condition.feature)  # type: ignore[no-any-return]
+                out: Tensor = self.network(
+                    residual, 4 * (base - 0.5), noise, style, condition.feature
+                )
+            return out
 
         return around(base, x.new_tensor(SPREAD), x, sde.per_item(sigma, x), network)
 
 
 def _faded(mask: Tensor) -> Tensor:
-    """1 wherever the mask is, and less and less within FADE pixels around it: no edge that a picture would show."""
+    """Return the mask, fading out over FADE pixels around it, so that no edge is visible."""
     reach = FADE // 2
     wider = F.max_pool2d(mask, 2 * reach + 1, 1, reach)
     return F.avg_pool2d(wider, 2 * reach + 1, 1, reach, count_include_pad=False)
 
 
 def identity_denoiser(network: IdfsrNet) -> IdentityDenoiser:
-    return (CompactIdfsr if network.size.residual else PublishedIdfsr)(network)
+    """Return the network as a denoiser: the compact or the published kind, as its size says."""
+    return CompactIdfsr(network) if network.size.residual else PublishedIdfsr(network)

@@ -1,4 +1,6 @@
-"""What a restorer is given and what it answers. Every method of `sr/methods/` has this shape."""
+"""The input and the output of a restorer, and the protocol that every method of `sr/methods/`
+follows.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +17,32 @@ from fasr_video.errors import InputError
 from fasr_video.sr.attributes import Attribute
 from fasr_video.types import Image
 
-# Of the pictures that all methods but diffusion networks of another size make.
+# Side in pixels of the pictures that methods make (a diffusion network may have another).
 SIDE = 128
-# Side in pixels below which a face says nothing.
+# Side in pixels of the smallest face that is reconstructed.
 SMALLEST = 8
-# Of the sides of a picture that may still be cut to the square of a face.
+# Largest ratio of the sides of a picture that may be cropped to a square face.
 LARGEST_RATIO = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class FaceInput:
-    """One person's face as the camera saw it, with what is known beside it."""
+    """One person's face as the camera saw it, and what else is known of the person."""
 
     lr0: Image
     """The best face in the canonical frame at its own resolution, square."""
     auxiliaries: tuple[Image, ...] = ()
     """Other faces of the same person in the canonical frame, of any resolution."""
     feature: NDArray[np.float32] | None = None
-    """The person's merged feature where it is known already; it stands before the auxiliaries."""
+    """The person's merged feature, if it is already known; it takes precedence over the
+    auxiliaries.
+    """
     lr_known: bool = True
-    """False draws from the feature alone (y = 0), as in the papers' figure."""
+    """False: draw from the feature alone (y = 0), as in a figure of the papers."""
     attributes: tuple[Attribute, ...] = ()
-    """What is held of the person's face: said by the examiner, or read off its pictures."""
+    """Attributes of the face: given by the examiner, or read by a classifier."""
     subject: str = ""
-    """Of a gallery, whose photographs the auxiliaries are; empty where they are the person's own from elsewhere."""
+    """The gallery subject of the auxiliaries; empty if they come from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,12 @@ class Restoration:
     """S×S RGB: the mean of the samples."""
     samples: tuple[Image, ...]
     spread: NDArray[np.float32]
-    """S×S: standard deviation of the samples in brightness levels of [0, 1], the mean of the colours; zeros for one."""
+    """S×S: standard deviation of the samples, averaged over the colours, in [0, 1]; zeros for one
+    sample.
+    """
     method: str
     sampler: str
-    """As `sr/sampling.py` names it; empty for methods that do not sample."""
+    """The sampler's name in `sr/sampling.py`; empty for methods that do not sample."""
     calls: int
     """Network calls for all samples."""
     seed: int
@@ -62,56 +68,60 @@ class Restoration:
     """Where the feature came from: combiner, mean, given, fitted, own (the LR face's), or none."""
     warnings: tuple[str, ...]
     attributes: tuple[Attribute, ...] = ()
-    """Those that it was drawn towards."""
+    """The attributes that guided the drawing."""
     conditioned_on: str = ""
-    """Subject of a gallery from whose photographs it was drawn: it looks like that one because of that."""
+    """The gallery subject whose photographs conditioned the picture, and so are like it."""
 
 
 class Restorer(Protocol):
     name: str
-    """Of its method, or that with a file's name after the colon."""
+    """The method's name; for PREFIX:FILE methods, the prefix and the file's name."""
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        """One answer a probe; each depends on its own probe and seed, never on the others."""
+        """Return one restoration a face; each depends on its own face and seed alone."""
         ...
 
     def provenance(self) -> dict[str, object]:
-        """Method, sampler and the hashes of all weights: with these, the same probe and seed give the same answer."""
+        """Return the method, the sampler and the hashes of all weights.
+
+        With the same provenance, face and seed, the restoration is the same.
+        """
         ...
 
 
-def restore(restorer: Restorer, probe: FaceInput, samples: int, seed: int) -> Restoration:
-    return restorer.restore_all([probe], samples, [seed])[0]
+def restore(restorer: Restorer, face: FaceInput, samples: int, seed: int) -> Restoration:
+    return restorer.restore_all([face], samples, [seed])[0]
 
 
 def pictures_of(drawn: Tensor) -> tuple[Image, tuple[Image, ...], NDArray[np.float32]]:
-    """Return picture, samples and spread of N×3×S×S in [0, 1], the samples of one face."""
+    """Return the picture, the samples and the spread of one face's samples, N×3×S×S in [0, 1]."""
     spread = drawn.std(0).mean(0) if len(drawn) > 1 else torch.zeros(drawn.shape[-2:])
     return as_image(drawn.mean(0)), tuple(as_image(sample) for sample in drawn), spread.numpy()
 
 
 def as_image(picture: Tensor) -> Image:
-    """3×H×W in [0, 1] as RGB uint8."""
+    """Return a 3×H×W tensor in [0, 1] as an RGB uint8 image."""
     return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def unused_auxiliaries(name: str, probe: FaceInput) -> tuple[str, ...]:
-    """Return the warning of a method without a feature, where there are auxiliary faces."""
-    return (
-        (f"method {name} takes no feature: the auxiliary faces were not used",)
-        if probe.auxiliaries
-        else ()
-    )
+def unused_auxiliaries(name: str, face: FaceInput) -> tuple[str, ...]:
+    """Return a warning about auxiliary faces that a method without a feature ignores."""
+    if not face.auxiliaries:
+        return ()
+    return (f"method {name} takes no feature: the auxiliary faces were not used",)
 
 
 def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Image, tuple[str, ...]]:
-    """The picture as a square face, and warnings; refuses what is no face-shaped crop."""
+    """Return the picture cropped to a square, and warnings.
+
+    Raise InputError where it is too small or not shaped like a face crop.
+    """
     height, width = image.shape[:2]
     short, long = sorted((height, width))
     if short < smallest:
-        reason = f"{width}×{height} px, but a face needs {smallest}×{smallest} to say anything"
+        reason = f"{width}×{height} px, but a face must have at least {smallest}×{smallest}"
         raise InputError(name, reason, "choose a frame where the person is nearer")
     if long > LARGEST_RATIO * short:
         reason = f"{width}×{height} px is not the shape of a face crop"
@@ -120,7 +130,7 @@ def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Imag
         )
     if short == long:
         return image, ()
-    top, left = (height - short) // 2, (width - short) // 2
-    return image[top : top + short, left : left + short], (
-        f"{width}×{height} px: cut to its middle square",
-    )
+    top = (height - short) // 2
+    left = (width - short) // 2
+    square = image[top : top + short, left : left + short]
+    return square, (f"{width}×{height} px: cropped to the square in the middle",)

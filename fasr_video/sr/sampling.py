@@ -1,4 +1,6 @@
-"""Named ways to draw a picture: which sampler, how many steps, from pure noise or from the upsampled LR face."""
+"""Samplers by name: the kind, the number of steps, the start at pure noise or at the enlarged LR
+face.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,20 @@ from fasr_video.sr import samplers, sde
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.samplers import Generators
 
-# Of the Langevin corrector (the papers' r), as published.
+# Signal-to-noise ratio of the Langevin corrector (the papers' r), as published.
 SNR = 0.16
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """For instance `dpmpp-10`, `pc-2000,r=0.3`, or `dpmpp-10@2` (begin at the LR face with noise 2 on it)."""
+    """For instance `dpmpp-10`, `pc-2000,r=0.3`, or `dpmpp-10@2` (start at the LR face plus noise
+    2).
+    """
 
     kind: str
     steps: int
     warm: float | None = None
-    """Noise level of a warm start; None begins at pure noise."""
+    """Noise level of a start at the LR face; None starts at pure noise."""
     snr: float = SNR
 
     def __str__(self) -> str:
@@ -33,29 +37,34 @@ class Sampling:
 
     @property
     def calls(self) -> int:
-        """Network calls for one picture."""
+        """Number of network calls for one picture."""
         return self.steps * KINDS[self.kind].calls - (self.kind == "heun")
 
     @property
     def in_few_steps(self) -> bool:
-        """Whether its kind walks a short list of noise levels, in place of a paper's process in thousands of steps."""
+        """Whether it follows a short list of noise levels, not a paper's process in thousands of
+        steps.
+        """
         return KINDS[self.kind].warm
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     draw: Callable[[Denoiser, Condition, Sampling, Generators], Tensor] | None
-    """None for those that follow a flow in place of a denoiser."""
+    """None for kinds that follow a flow, not a denoiser."""
     calls: int
-    """Network calls a step."""
+    """Number of network calls a step."""
     warm: bool = False
-    """Whether it can begin at the LR face."""
+    """Whether it can start at the LR face."""
     corrected: bool = False
     """Whether it has Langevin steps."""
 
 
 def parse(text: str, kinds: Collection[str] | None = None) -> Sampling:
-    """`KIND-STEPS`, `KIND-STEPS@SIGMA` or `KIND-STEPS,r=SNR`; of all kinds where none are given."""
+    """Return the sampler of `KIND-STEPS`, `KIND-STEPS@SIGMA` or `KIND-STEPS,r=SNR`.
+
+    Raise UsageError for a kind that is not among `kinds` (None: all kinds).
+    """
     kinds = KINDS if kinds is None else kinds
     named, comma, snr = text.partition(",r=")
     kind, dash, rest = named.rpartition("-")
@@ -71,18 +80,18 @@ def parse(text: str, kinds: Collection[str] | None = None) -> Sampling:
         remedy = f"KIND is one of {known}; for instance {next(iter(kinds))}-10"
         raise UsageError(f"sampler {text}", "not KIND-STEPS", remedy)
     if sampling.warm is not None and not (KINDS[kind].warm and sampling.warm > 0):
-        able = ", ".join(k for k, v in KINDS.items() if v.warm)
+        capable = ", ".join(k for k, v in KINDS.items() if v.warm)
         raise UsageError(
             f"sampler {text}",
-            "cannot begin at that noise level",
-            f"only {able} can, at a level above 0",
+            "it cannot start at that noise level",
+            f"only {capable} can, at a level above 0",
         )
     if comma and not (KINDS[kind].corrected and 0 < sampling.snr <= 1):
-        able = ", ".join(k for k, v in KINDS.items() if v.corrected)
+        capable = ", ".join(k for k, v in KINDS.items() if v.corrected)
         raise UsageError(
             f"sampler {text}",
-            "no Langevin steps of that r",
-            f"only {able} have any, with r up to 1",
+            "it has no Langevin steps with that r",
+            f"only {capable} have any, with r up to 1",
         )
     return sampling
 
@@ -91,15 +100,15 @@ def parse(text: str, kinds: Collection[str] | None = None) -> Sampling:
 def draw(
     denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
 ) -> Tensor:
-    """N×3×S×S in [0, 1], one picture for each row of the condition, each from its own generator."""
-    by = KINDS[sampling.kind].draw
-    assert by is not None
-    drawn = by(denoiser, condition, sampling, generators)
+    """Return N×3×S×S in [0, 1]: a picture for each row of the condition, from its own generator."""
+    draw_kind = KINDS[sampling.kind].draw
+    assert draw_kind is not None
+    drawn = draw_kind(denoiser, condition, sampling, generators)
     if not bool(drawn.isfinite().all()):
         raise UsageError(
             f"sampler {sampling}",
             "it drew NaN or infinity",
-            "take another sampler, or look at the network",
+            "use another sampler, or check the network",
         )
     return drawn.clamp(0, 1)
 
@@ -112,7 +121,7 @@ def _levels(denoiser: Denoiser, sampling: Sampling) -> Tensor:
             f"its noise level is outside {low:g} to {high:g}",
             "give one within",
         )
-    # EDM's schedule: with few steps it spends them where faces take shape.
+    # EDM's schedule spends its few steps where faces take shape.
     return samplers.karras(sampling.steps, denoiser.sigma_min, sampling.warm or denoiser.sigma_max)
 
 
@@ -131,7 +140,7 @@ def _by_levels(
         denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
     ) -> Tensor:
         x = _start(condition, denoiser.sigma_max, sampling, generators)
-        return sampler(denoiser.given(condition), x, _levels(denoiser, sampling), generators)
+        return sampler(denoiser.conditioned(condition), x, _levels(denoiser, sampling), generators)
 
     return draw
 
@@ -142,12 +151,15 @@ def _by_process(
     corrector: samplers.Corrector | None,
     corrections: int = 1,
 ) -> Callable[..., Tensor]:
-    """Reverse diffusion through an SDE, with Langevin steps or not. VP and subVP see pictures in [−1, 1]."""
+    """Return reverse diffusion through an SDE, with Langevin steps or not.
+
+    VP and subVP work on pictures in [−1, 1].
+    """
 
     def draw(
         denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
     ) -> Tensor:
-        forward, call = process(denoiser), denoiser.given(condition)
+        forward, call = process(denoiser), denoiser.conditioned(condition)
         centred = not isinstance(forward, sde.VE)
         x = samplers.prior(
             condition.lr.shape[1:], forward.prior_std, generators, condition.lr.device
@@ -175,10 +187,8 @@ def _ddpm(
     denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
 ) -> Tensor:
     x = samplers.prior(condition.lr.shape[1:], 1.0, generators, condition.lr.device)
-    return (
-        samplers.ddpm(samplers.centred(denoiser.given(condition)), x, sampling.steps, generators)
-        + 1
-    ) / 2
+    centred = samplers.centred(denoiser.conditioned(condition))
+    return (samplers.ddpm(centred, x, sampling.steps, generators) + 1) / 2
 
 
 REVERSE = samplers.reverse_diffusion
@@ -202,5 +212,5 @@ DENOISERS = [name for name in KINDS if name not in FLOWS]
 
 
 def sample_seed(seed: int, k: int) -> int:
-    """Each sample of a picture has a seed of its own, so that asking for more leaves the first ones as they are."""
+    """Return the seed of sample k of a picture, which more samples do not change."""
     return (seed * 1_000_003 + k) % 2**63

@@ -1,7 +1,8 @@
-"""Forward SDEs dx = f(x, t) dt + g(t) dw on t in [0, 1] (Song et al., 2021), and the loss that trains a score.
+"""Forward SDEs dx = f(x, t) dt + g(t) dw on t in [0, 1] (Song et al., 2021).
 
-Each has the closed form p(x(t) | x(0)) = N(alpha(t) · x(0), std(t)² I). A denoiser D(x, sigma) ≈ E[x(0)] is told
-x / alpha and sigma = std / alpha: one network serves all, and the score is (alpha · D − x) / std².
+Each has the closed form p(x(t) | x(0)) = N(alpha(t) · x(0), std(t)² I). A denoiser D(x, sigma) ≈
+E[x(0)] is given x / alpha and sigma = std / alpha. So one network serves all, and the score is
+(alpha · D − x) / std².
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class SDE(Protocol):
-    """t is a tensor of any shape; all but `drift` give a tensor of that shape."""
+    """t is a tensor of any shape; all methods but `drift` return a tensor of that shape."""
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x, t); t has shape N, or is a scalar."""
+        """Return f(x, t); t has shape N, or is a scalar."""
         ...
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t)."""
+        """Return g(t)."""
         ...
 
     def alpha(self, t: Tensor) -> Tensor:
-        """What is left of x(0) in the mean of x(t)."""
+        """Return the factor of x(0) in the mean of x(t)."""
         ...
 
     def std(self, t: Tensor) -> Tensor:
-        """Standard deviation of x(t) given x(0)."""
+        """Return the standard deviation of x(t) given x(0)."""
         ...
 
     @property
@@ -76,7 +77,9 @@ class VE:
 
 @dataclass(frozen=True, slots=True)
 class VP:
-    """Variance preserving: dx = −½ beta(t) x dt + sqrt(beta(t)) dw, beta linear in t. (SDE eq. 32, 33)"""
+    """Variance preserving: dx = −½ beta(t) x dt + sqrt(beta(t)) dw, beta linear in t. (SDE eq. 32,
+    33)
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -85,7 +88,7 @@ class VP:
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def beta_integral(self, t: Tensor) -> Tensor:
-        """Of beta from 0 to t."""
+        """Return the integral of beta from 0 to t."""
         return t * self.beta_min + 0.5 * t**2 * (self.beta_max - self.beta_min)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -117,25 +120,12 @@ class SubVP(VP):
 
 
 def per_item(values: Tensor, like: Tensor) -> Tensor:
-    """Values of shape N (or a scalar) so that they multiply N×C×H×W item by item."""
+    """Return values of shape N (or a scalar) in a shape that multiplies N×C×H×W item by item."""
     return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values
 
 
 def score(denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-    """∇ log p_t(x) from a denoiser; t has shape N."""
+    """Return ∇ log p_t(x) from a denoiser; t has shape N."""
     alpha, std = sde.alpha(t), sde.std(t)
     clean = denoiser(x / per_item(alpha, x), std / alpha)
     return (per_item(alpha, x) * clean - x) / per_item(std, x) ** 2
-
-
-def matching_loss(
-    predicted_score: Callable[[Tensor, Tensor], Tensor],
-    sde: SDE,
-    clean: Tensor,
-    t: Tensor,
-    noise: Tensor,
-) -> Tensor:
-    """Denoising score matching weighted by std(t)²: E |std · s(x(t), t) + noise|², one value an item. (SDE eq. 7)"""
-    std = per_item(sde.std(t), clean)
-    x = per_item(sde.alpha(t), clean) * clean + std * noise
-    return (std * predicted_score(x, t) + noise).square().flatten(1).mean(1)

@@ -1,9 +1,11 @@
-"""What cameras and recorders do to a face, for robust training: one face at a time at random, all of a batch at once.
+"""The damage that cameras and recorders do to a face, for robust training.
 
-    misaligned → blurred by lens and motion → few pixels → tone of the camera → noise → JPEG, H.264 → brought up again
+    misaligned → blurred by lens and motion → few pixels → tone of the camera → noise
+    → JPEG, H.264 → enlarged
 
-JPEG is done as the standard says but for the lossless part. H.264 is imitated: 4×4 blocks, its step sizes and dead
-zone, its smoothing of block edges, without prediction; the tests hold both against the real codecs.
+Each face has its own random damage; a batch is computed at once. JPEG follows the standard, without
+its lossless part. H.264 is imitated: 4×4 blocks, its step sizes and dead zone, its smoothing of
+block edges, no prediction. The tests compare both with the real codecs.
 """
 
 from __future__ import annotations
@@ -18,10 +20,9 @@ from torch.nn import functional as F
 
 from fasr_video.sr.degradation import weights
 
-# Faces lie somewhere in a square of at least this many pixels when they are coded: block edges fall
-# anywhere.
+# Coding places each face at random in a square of at least this side, so block edges fall anywhere.
 CANVAS = 48
-# What codecs cut pictures into: a canvas has whole blocks.
+# Codecs divide pictures into blocks of this side; a canvas has whole blocks.
 BLOCK = 16
 LARGEST = 128
 KERNEL = 17
@@ -30,29 +31,29 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Surveillance:
-    """Ranges that are drawn from evenly, for each face anew."""
+    """Ranges of uniform draws, one draw a face."""
 
     side: tuple[int, int] = (12, 40)
-    """Pixels of the face as the camera sees it, at most LARGEST."""
+    """Side of the face in the camera's pixels, at most LARGEST."""
     shift: float = 0.03
-    """Misalignment: share of the side,"""
+    """Misalignment, either way: shift as a share of the side; `scale`: relative change of size."""
     scale: float = 0.05
     turn: float = 4.0
-    """and degrees, either way."""
+    """Rotation in degrees, either way."""
     blur: Range = (0.3, 3.5)
     """Standard deviation in pixels of the full-size face, along each of two axes."""
     motion: Range = (0.0, 8.0)
-    """Length of the way during the exposure, in the same pixels."""
+    """Length of the movement during the exposure, in the same pixels."""
     gamma: Range = (0.7, 1.4)
     contrast: Range = (0.7, 1.15)
     light: float = 0.1
     tint: float = 0.05
-    """Each colour's gain, either way."""
+    """Change of each colour's gain, either way."""
     read_noise: Range = (0.0, 0.03)
     shot_noise: Range = (0.0, 0.04)
-    """Standard deviation of the noise in the dark, and what full light adds."""
+    """Standard deviation of the noise: `read_noise` in the dark, `shot_noise` by full light."""
     jpeg: float = 0.5
-    """Share of faces that are coded that way,"""
+    """Share of faces coded as JPEG; `h264`: share coded as H.264."""
     quality: Range = (20, 95)
     h264: float = 0.6
     qp: Range = (20, 38)
@@ -60,24 +61,24 @@ class Surveillance:
     def __post_init__(self) -> None:
         if not 1 <= self.side[0] <= self.side[1] <= LARGEST:
             raise ValueError(
-                f"faces have from 1 to {LARGEST} pixels a side, not {self.side[0]} to {self.side[1]}"
+                f"faces have from 1 to {LARGEST} pixels a side, "
+                f"not {self.side[0]} to {self.side[1]}"
             )
 
     @property
     def canvas(self) -> int:
-        """Side of the square that the largest of these faces lies in when it is coded."""
+        """Side of the square in which the largest of these faces is coded."""
         return max(CANVAS, math.ceil(self.side[1] / BLOCK) * BLOCK)
 
     def __call__(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
-        """N×3×S×S in [0, 1] → the same size, poor; each face depends on its own seed alone."""
+        """Return N×3×S×S faces in [0, 1], degraded; each depends on its own seed alone."""
         draws = self._draws(clean, seeds)
-        with torch.autocast(
-            clean.device.type, enabled=False
-        ):  # bfloat16 has fewer steps than the codecs
-            return _brought_up(_coded(clean.float(), draws), draws, clean.shape[-1]).to(clean)
+        # Without autocast: bfloat16 is coarser than the codecs.
+        with torch.autocast(clean.device.type, enabled=False):
+            return _enlarged(_coded(clean.float(), draws), draws, clean.shape[-1]).to(clean)
 
     def small(self, clean: Tensor, seeds: Sequence[int]) -> list[Tensor]:
-        """The same faces as the camera sees them, 3×side×side each, before they are brought up again."""
+        """Return the same faces before enlarging, as the camera sees them: 3×side×side each."""
         draws = self._draws(clean, seeds)
         with torch.autocast(clean.device.type, enabled=False):
             coded = _coded(clean.float(), draws).to(clean)
@@ -86,7 +87,8 @@ class Surveillance:
     def _draws(self, clean: Tensor, seeds: Sequence[int]) -> list[_Draw]:
         if clean.shape != (len(seeds), 3, clean.shape[-1], clean.shape[-1]):
             raise ValueError(
-                f"{len(seeds)} seeds are for as many square RGB pictures, not for {tuple(clean.shape)}"
+                f"{len(seeds)} seeds are for as many square RGB pictures, "
+                f"not for {tuple(clean.shape)}"
             )
         return [_Draw(self, seed) for seed in seeds]
 
@@ -96,7 +98,7 @@ NEAR = 40
 
 
 def camera(side: int) -> Surveillance:
-    """Return what cameras do to faces of this size: those that are near suffer less from lens, motion and noise."""
+    """Return the damage by cameras to faces of this size; near ones suffer less."""
     if side < NEAR:
         return Surveillance(side=(side, side))
     return Surveillance(
@@ -111,7 +113,7 @@ def camera(side: int) -> Surveillance:
 
 
 class _Draw:
-    """One face's share of chance, from its own seed."""
+    """The random draws of one face, from its own seed."""
 
     def __init__(self, ranges: Surveillance, seed: int) -> None:
         g = torch.Generator().manual_seed(seed)
@@ -151,7 +153,7 @@ class _Draw:
 
 
 def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
-    """N×3×S×S → N×3×C×C, C the canvas: the faces where they lie when they have been coded."""
+    """Return N×3×C×C for N×3×S×S: the faces on their canvas (side C), after coding."""
     side, device = clean.shape[-1], clean.device
 
     def per_face(name: str) -> Tensor:
@@ -173,7 +175,7 @@ def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
     return _where(qp, h264(x, qp.clamp_min(1)), x)
 
 
-def _brought_up(coded: Tensor, draws: Sequence[_Draw], side: int) -> Tensor:
+def _enlarged(coded: Tensor, draws: Sequence[_Draw], side: int) -> Tensor:
     up = torch.stack([_from_canvas(side, d) for d in draws]).to(coded)
     return (up[:, None, 0] @ coded @ up[:, None, 1].mT).clamp(0, 1)
 
@@ -196,7 +198,7 @@ def _moved(x: Tensor, pose: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor, lens: Tensor) -> Tensor:
-    """By the mean of Gaussians (the lens) along a line (the motion), a kernel for each face."""
+    """Return the faces, blurred by Gaussians (the lens) averaged along a line (the motion)."""
     a, b, turn, length, way = (v[:, None, None, None] for v in lens.unbind(1))
     line = torch.arange(KERNEL, device=x.device, dtype=x.dtype) - KERNEL // 2
     v, u = torch.meshgrid(line, line, indexing="ij")
@@ -215,13 +217,16 @@ def _blurred(x: Tensor, lens: Tensor) -> Tensor:
 
 
 def _to_canvas(full: int, draw: _Draw) -> Tensor:
-    """2×C×full: down to its side, laid at the offset (rows, columns); beyond the face its edge goes on."""
+    """Return 2×C×full: weights that shrink a face and place it at its offset (rows, columns).
+
+    Beyond the face, its edge pixels are repeated.
+    """
     rows, down = torch.arange(draw.canvas), weights(full, draw.side, "triangle")
     return torch.stack([down[(rows - o).clamp(0, draw.side - 1)] for o in draw.offset])
 
 
 def _from_canvas(full: int, draw: _Draw) -> Tensor:
-    """2×full×C: cut out again and brought up, bicubic."""
+    """Return 2×full×C: weights that cut the face out of the canvas and enlarge it (bicubic)."""
     up = weights(draw.side, full, "cubic")
     return torch.stack([F.pad(up, (o, draw.canvas - draw.side - o)) for o in draw.offset])
 
@@ -232,45 +237,27 @@ def _toned(x: Tensor, tone: Tensor) -> Tensor:
     return ((x - 0.5) * contrast + 0.5 + light).clamp(0, 1)
 
 
-# --------------------------------------------------------------------------------------------------------------- codecs
+# ------------------------------------------------------------------------------------------- codecs
 
 # ITU T.81, annex K: the tables that every encoder starts from.
-_LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
-18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
-_CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
-99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
+_LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55
+14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92
+49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
+_CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99
+24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
+99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99
+99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
 # BT.601, full range, as JFIF has it.
 _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
-# ITU-T H.264, table 8-15: the QP of colours from a QP of 30 on; below, it is the same.
-_COLOUR_QP = (
-    29,
-    30,
-    31,
-    32,
-    32,
-    33,
-    34,
-    34,
-    35,
-    35,
-    36,
-    36,
-    37,
-    37,
-    37,
-    38,
-    38,
-    38,
-    39,
-    39,
-    39,
-    39,
-)
+# ITU-T H.264, table 8-15: the QP of colours from a QP of 30 on; below 30, both are the same.
+_COLOUR_QP_TEXT = "29 30 31 32 32 33 34 34 35 35 36 36 37 37 37 38 38 38 39 39 39 39"
+_COLOUR_QP = tuple(int(qp) for qp in _COLOUR_QP_TEXT.split())
 
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """N×3×H×W (multiples of 16) as JPEG leaves it at each face's quality 1-100 (N×1), colours at half the size."""
+    """Return N×3×H×W (multiples of 16) after JPEG, at qualities from 1 to 100 (N×1)."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     luma, chroma = (
         ((scale * torch.tensor([float(v) for v in t.split()]).to(x) + 50) / 100)
@@ -285,12 +272,12 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 
 def h264(x: Tensor, qp: Tensor) -> Tensor:
-    """N×3×H×W (multiples of 8) about as an intra frame of H.264 leaves it at each face's QP (N×1)."""
+    """Return N×3×H×W (multiples of 8) about as after an intra frame of H.264 at QPs N×1."""
     table = torch.tensor([*range(30), *_COLOUR_QP], device=qp.device)
     colour_qp = torch.where(qp < 30, qp, table[qp.round().long()])
     step, colour_step = ((0.625 * 2 ** (v / 6)).reshape(-1, 1, 1, 1, 1, 1) for v in (qp, colour_qp))
     y, colours = _split(x)
-    # Intra blocks round at a third: small coefficients go sooner than by plain rounding.
+    # Intra blocks round at a third: small coefficients vanish sooner than by plain rounding.
     y = _quantised(y * 255, step, 1 / 3, 4) / 255
     colours = _quantised(colours * 255, colour_step, 1 / 3, 4) / 255
     strength = ((qp - 16) / 35).clamp(0, 1)[:, :, None, None]
@@ -298,7 +285,7 @@ def h264(x: Tensor, qp: Tensor) -> Tensor:
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Brightness N×1×H×W, and two colour differences of half the size."""
+    """Return brightness N×1×H×W, and two colour differences at half size."""
     ycc = torch.einsum("ij,njhw->nihw", torch.tensor(_YCC).to(x), x)
     return ycc[:, :1], F.avg_pool2d(ycc[:, 1:], 2)
 
@@ -310,17 +297,20 @@ def _joined(y: Tensor, colours: Tensor) -> Tensor:
 
 
 def _quantised(x: Tensor, step: Tensor, rounding: float, block: int = 8) -> Tensor:
-    """DCT of each block, coefficients to whole steps, and back; one rises to the next step at 1 − rounding."""
+    """Return the picture after rounding each block's DCT coefficients to whole steps.
+
+    A coefficient rises to the next step at 1 − rounding.
+    """
     n, c, h, w = x.shape
     blocks = x.reshape(n, c, h // block, block, w // block, block).transpose(3, 4)
     dct = _dct(block).to(x)
     coefficients = dct @ blocks @ dct.T / step
-    whole = coefficients.sign() * (coefficients.abs() + rounding).floor()
-    return (dct.T @ (whole * step) @ dct).transpose(3, 4).reshape(n, c, h, w)
+    rounded = coefficients.sign() * (coefficients.abs() + rounding).floor()
+    return (dct.T @ (rounded * step) @ dct).transpose(3, 4).reshape(n, c, h, w)
 
 
 def _dct(size: int) -> Tensor:
-    """The orthonormal DCT-II."""
+    """Return the matrix of the orthonormal DCT-II."""
     k = torch.arange(size, dtype=torch.float64)
     table = torch.cos(math.pi * (k + 0.5) * k[:, None] / size) * math.sqrt(2 / size)
     table[0] /= math.sqrt(2)
@@ -328,7 +318,10 @@ def _dct(size: int) -> Tensor:
 
 
 def _smoothed(x: Tensor, strength: Tensor, block: int = 4) -> Tensor:
-    """Pixels on both sides of a block edge nearer to each other, where the step is small enough to be the codec's."""
+    """Return the picture with smaller steps at block edges.
+
+    Larger steps stay, since they are the picture's own.
+    """
     for axis in (2, 3):
         line = x.movedim(axis, -1)
         before, after = line[..., block - 1 : -1 : block], line[..., block::block]

@@ -1,4 +1,4 @@
-"""Our own weights files: safetensors in float16, with a header that says which network they fill."""
+"""Our own weights files: safetensors in float16, with a header that describes the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
 IDFSR_FORMAT = "fasr-video/idfsr/2"
 MEAN_FORMAT = "fasr-video/mean/1"
 FLOW_FORMAT = "fasr-video/flow/1"
-# Stay as they are: Fourier angles reach 10³, and half precision would turn them.
+# Tensors stored in full precision: Fourier angles reach 10³, where half precision is too coarse.
 CONSTANTS = {
     "frequencies",
     "waves.frequencies",
@@ -44,13 +44,13 @@ class Header:
     side: int
     feature_length: int
     widths: tuple[int, ...]
-    """compact: of its levels; ncsnpp: the first level's alone."""
+    """compact: the width of each level; ncsnpp: of the first level alone."""
     blocks: int
     condition: int
     sigma_min: float
     sigma_max: float
     band: tuple[int, int]
-    """Smallest and largest side of the LR faces it was trained on."""
+    """Smallest and largest side of the LR faces that it was trained on."""
     embedder: str
     """SHA-256 of the embedder whose features it was trained with."""
 
@@ -92,10 +92,11 @@ class FlowHeader:
     noise: float
     band: tuple[int, int]
     mean: str
-    """SHA-256 of the posterior mean that it was trained to go on from."""
+    """SHA-256 of the posterior mean that it was trained to start from."""
 
 
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
+    """Write the weights of a denoiser."""
     _save(denoiser.network.state_dict(), FORMAT, asdict(_header(denoiser)), path)
 
 
@@ -123,11 +124,12 @@ def _header(denoiser: Denoiser) -> Header:
 
 
 def is_own(path: Path) -> bool:
+    """Return whether a file holds a denoiser in our own format."""
     return _read_header(path) is not None
 
 
 def load_own(path: Path) -> Denoiser:
-    """The denoiser of a file that `is_own`."""
+    """Return the denoiser of a file for which `is_own` is true."""
     header = _read_header(path)
     if header is None:
         raise ModelError(
@@ -150,6 +152,7 @@ def load_own(path: Path) -> Denoiser:
 
 
 def save_attributes(classifier: AttributeClassifier, path: Path) -> None:
+    """Write the weights of an attribute classifier."""
     net = classifier.network
     state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     header = AttributesHeader(
@@ -159,7 +162,7 @@ def save_attributes(classifier: AttributeClassifier, path: Path) -> None:
 
 
 def load_attributes(path: Path) -> AttributeClassifier:
-    """The classifier that `save_attributes` wrote."""
+    """Return the classifier that `save_attributes` wrote."""
     check_contract(path, ATTRIBUTES_FORMAT)
     fields = _header_of(
         path, ATTRIBUTES_FORMAT, "a fasr-video attribute classifier", "train attributes"
@@ -174,12 +177,13 @@ def load_attributes(path: Path) -> AttributeClassifier:
 
 
 def save_idfsr(denoiser: IdentityDenoiser, path: Path) -> None:
+    """Write the weights of an IDFSR denoiser."""
     header = IdfsrHeader(denoiser.network.size, denoiser.band, denoiser.embedder)
     _save(denoiser.network.state_dict(), IDFSR_FORMAT, asdict(header), path)
 
 
 def load_idfsr(path: Path) -> IdentityDenoiser:
-    """The denoiser that `save_idfsr` wrote."""
+    """Return the denoiser that `save_idfsr` wrote."""
     fields = _header_of(path, IDFSR_FORMAT, "an IDFSR network", "train idfsr")
     try:
         widths = {name: tuple(fields["size"][name]) for name in ("widths", "style_widths")}
@@ -261,7 +265,10 @@ def _read_header(path: Path) -> Header | None:
 
 
 def _header_of(path: Path, form: str, what: str, command: str) -> dict[str, Any]:
-    """Return what the header of such a file says, or raise; `command` writes such files."""
+    """Return the header's fields for a format; raise ModelError where it has none.
+
+    `command` is the one that writes such files.
+    """
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
     fields = _fields(path, form)
@@ -273,7 +280,7 @@ def _header_of(path: Path, form: str, what: str, command: str) -> dict[str, Any]
 
 
 def _fields(path: Path, form: str) -> dict[str, Any] | None:
-    """What the header says under the name of a format, or None where that name is not in it."""
+    """Return the header's fields for a format; None where the header does not name that format."""
     if path.suffix != ".safetensors":
         return None
     metadata = read_metadata(path)

@@ -1,8 +1,9 @@
-"""Train the compact classifier of attributes on noisy faces, half of them brought down to 12-32 px before the noise.
+"""Train the compact attribute classifier on noisy faces, half of them shrunk to 12-32 px before the
+noise.
 
-It serves to guide a sampler, which asks at every noise level, and to read an enlarged LR face, which has next to none.
-Classes are weighted to count alike, however rare one is (glasses: 7 % in CelebA): what is learnt is balanced accuracy,
-and C(c | x, sigma) goes by even odds before it has seen anything, 1/2 where noise hides all.
+The classifier guides samplers, at every noise level, and reads enlarged LR faces, which have almost
+no noise. Classes have equal weight, even a rare one (glasses: 7 % in CelebA): training maximises
+balanced accuracy, and C(c | x, sigma) is 1/2 where noise hides everything.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ from fasr_video.training.manifest import LICENCE, write_manifest
 
 BLOCK = 4
 SIGMAS = (0.002, 30.0)
-# Mean and spread of ln(sigma): 85 % of the levels are below 1, where a face can still be seen.
+# Mean and spread of ln(sigma): 85 % of the levels are below 1, where a face is still visible.
 LOG_SIGMA = (-1.9, 1.8)
 
 
 def read_labels(file: Path, faces: Faces) -> Tensor:
-    """N×3 of 0 and 1: the columns NAMES of a CSV file for each face, found by its column `path`."""
+    """Return the columns NAMES of a CSV file for each face (by `path`), N×3 of 0 and 1."""
     values = []
     for row in csv_rows_of(file, faces, NAMES):
         classes = [row[name] for name in NAMES]
         if not set(classes) <= {"0", "1"}:
-            found = ", ".join(name or "nothing" for name in classes)
-            raise InputError(file, f"labels of {row['path']} are {found}", "write 0 or 1")
+            labels = ", ".join(name or "nothing" for name in classes)
+            raise InputError(file, f"labels of {row['path']} are {labels}", "write 0 or 1")
         values.append([int(value) for value in classes])
     return torch.tensor(values)
 
 
 def class_weights(labels: Tensor) -> Tensor:
-    """A weight for each label that makes both classes of an attribute count alike; 1 on average."""
+    """Return weights of the labels: both classes of an attribute count the same; the mean is 1."""
     share = labels.float().mean(0)
     return torch.where(labels > 0, 0.5 / share, 0.5 / (1 - share))
 
@@ -61,6 +62,7 @@ def make_loss(
     names: Sequence[str] = NAMES,
     surveillance: float = 0.0,
 ) -> Loss:
+    """Return the loss of one step."""
     weights = class_weights(labels)
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
@@ -76,10 +78,9 @@ def make_loss(
         )
         truth, weight = labels[rows], weights[rows]
         right = (logits.argmax(2) == truth).float() * weight  # means are balanced accuracies
+        errors = F.cross_entropy(logits.transpose(1, 2), truth, reduction="none")
         return {
-            "loss": (
-                F.cross_entropy(logits.transpose(1, 2), truth, reduction="none") * weight
-            ).mean(),
+            "loss": (errors * weight).mean(),
             "accuracy": right.mean(),
             **dict(zip(names, right.mean(0), strict=True)),
         }
@@ -88,7 +89,7 @@ def make_loss(
 
 
 def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Tensor:
-    """Small and brought up again, in a share of the batches as cameras and recorders do it."""
+    """Return the faces shrunk and enlarged; in a share of the batches, damaged as by cameras."""
     if torch.rand((), generator=generator, device=generator.device) < surveillance:
         seeds = torch.randint(
             0, 2**62, (len(clean),), generator=generator, device=generator.device
@@ -98,13 +99,10 @@ def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Ten
 
 
 def levels(n: int, generator: torch.Generator) -> Tensor:
-    """A noise level for each of n faces."""
+    """Return a random noise level for each of n faces."""
     mean, spread = LOG_SIGMA
-    return (
-        (mean + spread * torch.randn(n, generator=generator, device=generator.device))
-        .exp()
-        .clamp(*SIGMAS)
-    )
+    log_sigma = mean + spread * torch.randn(n, generator=generator, device=generator.device)
+    return log_sigma.exp().clamp(*SIGMAS)
 
 
 def train_attributes(
@@ -118,13 +116,14 @@ def train_attributes(
     begin: str | None = None,
     surveillance: float = 0.0,
 ) -> int:
-    """Train in folder `out`; leaves attributes.safetensors (fp16, EMA), manifest, log and curves. Returns the step.
+    """Train in folder `out`, and return the step reached.
 
-    A new run begins with the classifier `begin` (FILE or NAME=FILE), if given, and learns the attributes that it knows.
+    This writes attributes.safetensors (fp16, EMA), manifest, log and curves. A new run starts with
+    the classifier `begin` (FILE or NAME=FILE), if given, and learns its attributes.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    network, names, begun_with = _begun(begin)
+    network, names, start_sha256 = _start(begin)
     labels = labels[:, [NAMES.index(name) for name in names]]
     one_class = [
         name
@@ -135,13 +134,13 @@ def train_attributes(
         raise InputError(
             "labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes"
         )
-    about = {
+    provenance = {
         "version": __version__,
         "licence": LICENCE,
         "faces": len(faces),
         "people": len(set(faces.identities)),
         "share_of_class_1": dict(zip(names, labels.float().mean(0).tolist(), strict=True)),
-        "begun with": begun_with,
+        "begun with": start_sha256,
         "surveillance": surveillance,
         "batch": batch,
         "plan": asdict(plan),
@@ -152,27 +151,30 @@ def train_attributes(
         learned.load_state_dict(state)
         file = out / "attributes.safetensors"
         save_attributes(AttributeClassifier(learned, names, *SIGMAS), file)
-        write_manifest(file, step, about)
+        write_manifest(file, step, provenance)
         draw_run(out, ("loss", "accuracy", *names))
 
     loss = make_loss(
         faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance
     )
     settings = {"batch": batch, "faces": len(faces), "labels": labels.sum(0).tolist()}
-    settings |= {"begun with": begun_with, "surveillance": surveillance}
+    settings |= {"begun with": start_sha256, "surveillance": surveillance}
     return train(network, loss, out, plan, device, save, report, settings)
 
 
-def _begun(begin: str | None) -> tuple[AttributeNet, tuple[str, ...], str]:
-    """A new network of ours, or that of a file; what it knows; the file's SHA-256, empty for a new one."""
+def _start(begin: str | None) -> tuple[AttributeNet, tuple[str, ...], str]:
+    """Return the network to start with, its attributes, and the SHA-256 of its file.
+
+    Without a file the network is new, and the SHA-256 is empty.
+    """
     if begin is None:
         return AttributeNet(len(NAMES), BLOCK), NAMES, ""
     classifier, path = open_classifier(begin)
-    strange = [name for name in classifier.names if name not in NAMES]
-    if strange:
+    unknown = [name for name in classifier.names if name not in NAMES]
+    if unknown:
         raise ModelError(
             path,
-            f"it knows {', '.join(strange)}, of which there are no labels",
-            "begin with another",
+            f"it knows {', '.join(unknown)}, but there are no labels of that",
+            "start with another one",
         )
     return classifier.network, classifier.names, sha256_file(path)

@@ -1,9 +1,9 @@
-"""Train the Feature Combiner on features of full-resolution faces and of their LR twins.
+"""Train the Feature Combiner on features of full-resolution (HR) faces and of their LR twins.
 
-Triplet loss as in FASR++: what the combiner makes of two LR faces of a person should be nearer to the mean of the HR
-features of the same two than to somebody else's HR feature, by a margin. The loop is its own, as it counts epochs,
-keeps the best one and stops when nothing gets better. All that is random in an epoch comes from
-(seed, epoch): a run that was stopped ends where an unbroken one does.
+Triplet loss as in FASR++: the merged feature of two LR faces of a person should be nearer to the
+mean of the HR features of the same two than to somebody else's HR feature, by a margin. The trainer
+has its own loop, as it counts epochs, keeps the best one and stops early. All randomness of an
+epoch comes from (seed, epoch), so a resumed run ends like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -52,17 +52,20 @@ class CombinerFeatures:
             or self.hr.shape != self.lr.shape
             or len(self.hr) != len(self.identity)
         ):
-            shapes = f"hr {tuple(self.hr.shape)}, lr {tuple(self.lr.shape)}, {len(self.identity)} identities"
-            raise UsageError("features", f"{shapes} do not fit together", "give M×D, M×D and M")
+            shapes = f"hr {tuple(self.hr.shape)}, lr {tuple(self.lr.shape)}"
+            reason = f"{shapes}, {len(self.identity)} identities do not fit together"
+            raise UsageError("features", reason, "give M×D, M×D and M")
 
     @classmethod
     def load(cls, path: Path) -> CombinerFeatures:
-        """From an .npz file with hr, lr and identity; `embedder` and `embedder_sha256` are kept where it names them."""
+        """Return the features of an .npz file with hr, lr and identity.
+
+        `embedder` and `embedder_sha256` are used if the file has them.
+        """
         try:
             with np.load(path, allow_pickle=False) as content:
-                hr, lr = (
-                    torch.from_numpy(np.asarray(content[name], np.float32)) for name in ("hr", "lr")
-                )
+                hr = torch.from_numpy(np.asarray(content["hr"], np.float32))
+                lr = torch.from_numpy(np.asarray(content["lr"], np.float32))
                 identity = tuple(content["identity"].tolist())
                 source = Source(
                     *(
@@ -78,12 +81,12 @@ class CombinerFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Photos of some people, two or more of each; rows of one person lie together."""
+    """Photos of several people, two or more of each; the rows of one person are adjacent."""
 
     hr: Tensor
     lr: Tensor
     person: Tensor
-    """A number for each row, that of the person in the whole set."""
+    """The number of each row's person in the full set."""
 
     @property
     def people(self) -> int:
@@ -98,26 +101,27 @@ class Split:
     train: Part
     validation: Part
     single: int
-    """People left out: one photo makes no pair."""
+    """Number of people left out because one photo makes no pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A line of the log. Epoch 0 is the combiner before training, which is the plain mean."""
+    """A line of the log; epoch 0 is the combiner before training, which is the plain mean."""
 
     epoch: int
     train_loss: float
     validation_loss: float
     cosine: float
-    """Mean on validation people: what the combiner makes of two LR faces, to the mean of their HR features."""
+    """On validation people: mean cosine of the merged LR feature and the mean HR feature."""
     cosine_mean: float
-    """The same of the plain mean of the LR features."""
+    """The same, of the plain mean of the LR features."""
     violated: float
-    """Share of validation triplets that are not apart by the margin yet."""
+    """Share of validation triplets that violate the margin."""
 
     def __str__(self) -> str:
         return (
-            f"epoch {self.epoch}: loss {self.train_loss:.4f}, validation loss {self.validation_loss:.4f}, "
+            f"epoch {self.epoch}: loss {self.train_loss:.4f}, "
+            f"validation loss {self.validation_loss:.4f}, "
             f"cosine to the HR mean {self.cosine:.4f} (of the plain mean: {self.cosine_mean:.4f}), "
             f"{self.violated:.1%} violated"
         )
@@ -138,7 +142,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Run:
-    """Where training stands, and what it was asked for."""
+    """The state of a training run, and its settings."""
 
     net: FeatureCombiner
     optimizer: torch.optim.Optimizer
@@ -167,22 +171,27 @@ def train_combiner(
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> Summary:
-    """Train in folder `out`; leaves combiner.safetensors (the best epoch's), log.csv and curves.png there.
+    """Train in folder `out`, or resume there, and return a summary.
 
-    Stops when `patience` epochs have not lowered the validation loss. Called again, it goes on with a run that stopped.
+    This writes combiner.safetensors (of the best epoch), log.csv and curves.png. It stops after
+    `patience` epochs without a lower validation loss.
     """
     _check(epochs, patience, margin, batch)
-    place, parts = find_device(device), split(features, seed)
-    train, validation = parts.train.to(place), parts.validation.to(place)
+    target = find_device(device)
+    parts = split(features, seed)
+    train = parts.train.to(target)
+    validation = parts.validation.to(target)
     length = features.hr.shape[1]
-    with _seeded(seed, 0, place) as generator:
-        fixed, trial = draw_triplets(validation, generator), draw_triplets(train, generator)
+    with _seeded(seed, 0, target) as generator:
+        fixed = draw_triplets(validation, generator)
+        trial = draw_triplets(train, generator)
         gap = measured_gap(train, trial)
         margin = margin_above(gap) if margin is None else margin
-        net = FeatureCombiner(length, eta, features.source, margin).to(place)
+        net = FeatureCombiner(length, eta, features.source, margin).to(target)
     people = f"{train.people} people for training, {validation.people} for validation"
     report(
-        f"{people}, {parts.single} with a single photo left out; gap {gap:.4f}, margin {margin}, eta {eta:g}"
+        f"{people}, {parts.single} with a single photo left out; "
+        f"gap {gap:.4f}, margin {margin}, eta {eta:g}"
     )
 
     settings = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
@@ -200,7 +209,7 @@ def train_combiner(
             _measure(run, validation, fixed, _loss(net.eval(), train, trial, margin).item())
         )
     while len(run.log) <= epochs and run.log[-1].epoch - run.best_epoch.epoch < patience:
-        with _seeded(seed, len(run.log), place) as generator:
+        with _seeded(seed, len(run.log), target) as generator:
             loss = _train_epoch(run, train, draw_triplets(train, generator))
         run.log.append(_measure(run, validation, fixed, loss))
         if run.best_epoch is run.log[-1]:
@@ -215,16 +224,19 @@ def train_combiner(
 
 
 def split(features: CombinerFeatures, seed: int) -> Split:
-    """85 % of the people for training, the others for validation."""
+    """Return 85 % of the people for training and the others for validation."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(features.identity))}
     person = torch.tensor([numbers[name] for name in features.identity], dtype=torch.long)
     photos = person.bincount()
     people = (photos > 1).nonzero()[:, 0]
     if len(people) < FEWEST_PEOPLE:
-        reason = f"{len(people)} people have two or more photos, {FEWEST_PEOPLE} are the fewest to train on"
+        reason = (
+            f"{len(people)} people have two or more photos, "
+            f"but training needs at least {FEWEST_PEOPLE}"
+        )
         raise UsageError("features", reason, "add people, or photos to those with one")
     people = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))]
-    kept = round(TRAIN_SHARE * len(people))
+    train_count = round(TRAIN_SHARE * len(people))
     hr, lr = unit_rows(features.hr), unit_rows(features.lr)
 
     def part(chosen: Tensor) -> Part:
@@ -232,13 +244,13 @@ def split(features: CombinerFeatures, seed: int) -> Split:
         rows = rows[person[rows].argsort(stable=True)]
         return Part(hr[rows], lr[rows], person[rows])
 
-    return Split(part(people[:kept]), part(people[kept:]), int((photos == 1).sum()))
+    return Split(part(people[:train_count]), part(people[train_count:]), int((photos == 1).sum()))
 
 
 def draw_triplets(part: Part, generator: torch.Generator) -> Tensor:
-    """P×3 rows of `part`: two photos of a person, one of somebody else.
+    """Return P×3 rows of `part`: two photos of a person, one of somebody else.
 
-    Each person's photos are put in a new order and taken two by two, so a photo is in one pair at most.
+    Each person's photos are shuffled and paired, so a photo is in one pair at most.
     """
     _, person, photos = torch.unique_consecutive(
         part.person, return_inverse=True, return_counts=True
@@ -246,19 +258,19 @@ def draw_triplets(part: Part, generator: torch.Generator) -> Tensor:
     start = photos.cumsum(0) - photos
     order = torch.randperm(len(person), generator=generator)
     order = order[person[order].argsort(stable=True)]
-    place = torch.arange(len(person)) - start[person]
-    at = ((place % 2 == 0) & (place + 1 < photos[person])).nonzero()[:, 0]
+    position = torch.arange(len(person)) - start[person]
+    at = ((position % 2 == 0) & (position + 1 < photos[person])).nonzero()[:, 0]
     own, first = photos[person[at]], start[person[at]]
     other = (
         torch.rand(len(at), generator=generator, dtype=torch.float64) * (len(person) - own)
     ).long()
-    other += own * (other >= first)  # every row but the person's own
+    other += own * (other >= first)  # skips the person's own rows
     triplets = torch.stack((order[at], order[at + 1], other), 1)
     return triplets[torch.randperm(len(triplets), generator=generator)]
 
 
 def distances(merge: Merge, part: Part, triplets: Tensor) -> tuple[Tensor, Tensor]:
-    """From each pair's merged LR features to the mean of its HR features, and to the stranger's HR feature."""
+    """Return the distances of merged LR features to the mean HR feature and to the stranger's."""
     first, second, other = triplets.unbind(1)
     anchor = merge(part.lr[first], part.lr[second])
     positive = F.normalize(part.hr[first] + part.hr[second], dim=1)
@@ -278,7 +290,7 @@ def plain_mean(first: Tensor, second: Tensor) -> Tensor:
 
 
 def measured_gap(part: Part, triplets: Tensor) -> float:
-    """Return how much farther strangers are than the person, on average, by the plain mean, where training begins."""
+    """Return how much farther strangers are than the person, on average, for the plain mean."""
     near, far = distances(plain_mean, part, triplets)
     return float((far - near).mean())
 
@@ -306,7 +318,7 @@ def _check(epochs: int, patience: int, margin: float | None, batch: int) -> None
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """PyTorch's own random numbers (weights, dropout) and a generator's, by seed and epoch; outside they go on."""
+    """Yield a seeded generator, and seed PyTorch's own random numbers inside the context."""
     number = seed * 1_000_003 + epoch
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(number)
@@ -314,10 +326,10 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Gener
 
 
 def _train_epoch(run: Run, part: Part, triplets: Tensor) -> float:
-    """One pass over the triplets; its mean loss."""
+    """Train on all triplets once, and return the mean loss."""
     run.net.train()
     total = 0.0
-    # Batches a little over the size asked for: batch normalisation cannot do with a last one of a single pair.
+    # Batches are a little larger than given: batch normalisation fails on a last batch of one pair.
     for rows in triplets.tensor_split(max(1, len(triplets) // int(run.settings["batch"]))):
         loss = _loss(run.net, part, rows, run.settings["margin"])
         run.optimizer.zero_grad(set_to_none=True)
@@ -339,7 +351,7 @@ def _measure(run: Run, part: Part, triplets: Tensor, train_loss: float) -> Epoch
 
 
 def _store(out: Path, run: Run) -> None:
-    """The checkpoint first: the other files can be made from it again."""
+    """Write the checkpoint first, then the files that can be rebuilt from it."""
     log = [asdict(e) for e in run.log]
     state = {
         "net": run.net.state_dict(),

@@ -12,7 +12,7 @@ from fasr_video.files import atomic_write
 
 
 def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
-    """These columns of a CSV file over its first one. A run that has logged nothing yet has no picture yet."""
+    """Plot these columns of a CSV file over its first one; do nothing if the file is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -30,16 +30,18 @@ def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
     atomic_write(png, lambda path: figure.savefig(path, format="png", dpi=120))
 
 
-def draw_or_warn(log: Path, png: Path, columns: Sequence[str], say: Callable[[str], None]) -> None:
-    """The same, for a run whose weights matter more than its picture: a later call draws."""
+def draw_or_warn(
+    log: Path, png: Path, columns: Sequence[str], report: Callable[[str], None]
+) -> None:
+    """Plot the columns, or report why that failed."""
     try:
         draw(log, png, columns)
     except (MissingExtra, InputError) as error:
-        say(f"no curves: {error}")
+        report(f"no curves: {error}")
 
 
 def draw_run(out: Path, terms: Sequence[str]) -> None:
-    """The log of `training.loop` in its run's folder: losses, and how fast it went."""
+    """Plot the log that `training.loop` wrote in a run's folder: losses and speed."""
     for name, columns in (("curves.png", terms), ("throughput.png", ("batches_per_second",))):
         draw_or_warn(
             out / "log.csv", out / name, columns, lambda line: print(line, file=sys.stderr)
@@ -47,7 +49,7 @@ def draw_run(out: Path, terms: Sequence[str]) -> None:
 
 
 def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:
-    """The name of the first column, and the numbers of it and of these columns."""
+    """Return the name of the first column, and the numbers of it and of these columns."""
     table = read_csv(log, columns, "give the log.csv of a training run")
     first = table.columns[0]
     try:

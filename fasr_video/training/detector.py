@@ -1,7 +1,7 @@
 """Train the builtin detector: `python -m fasr_video.training.detector --data DIR --out RUN`.
 
-Loss: penalty-reduced focal loss on a centre map (CornerNet, eq. 1; CenterNet) plus L1 on offset, log size and
-landmarks around each centre.
+Loss: penalty-reduced focal loss on a centre map (CornerNet, eq. 1; CenterNet) plus L1 on offset,
+log size and landmarks around each centre.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from fasr_video.detection.network import (
 from fasr_video.training.detector_data import Faces, Material, Stream
 from fasr_video.training.loop import Loss, Plan, Progress, own_device, train
 
-FALSE_ALARM = 2.0  # how much more an alarm counts where there is no face than a miss
-LOWERED = 0.25  # logits that saved weights score lower: no more false alarms than the teacher
+FALSE_ALARM = 2.0  # weight of a false alarm over a miss
+LOWERED = (
+    0.25  # logits by which saved weights score lower, for no more false alarms than the teacher
+)
 SCORE_BIAS = re.compile(r"head\.\d+\.bias")
-TOO_SMALL = 7.0  # px, square root of a box's area: not asked for
+TOO_SMALL = 7.0  # px, square root of a box's area; smaller faces are ignored
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one level should say for a batch; masks are N×H×W."""
+    """The target of one level for a batch; masks are N×H×W."""
 
     heat: Tensor
     ignore: Tensor
@@ -53,7 +55,7 @@ class Target:
 
 
 def make_target(faces: list[Faces], stride: int, side: int) -> Target:
-    """Return what the level of this stride should say for a batch of side×side pictures."""
+    """Return the target of the level with this stride for a batch of side×side pictures."""
     level = STRIDES.index(stride)
     low = 0.0 if level == 0 else LEVEL_LIMITS[level - 1]
     high = math.inf if level == len(STRIDES) - 1 else LEVEL_LIMITS[level]
@@ -76,7 +78,7 @@ def make_target(faces: list[Faces], stride: int, side: int) -> Target:
                 -((grid[None] - cx) ** 2 / (2 * sx**2) + (grid[:, None] - cy) ** 2 / (2 * sy**2))
             )
             if size < TOO_SMALL or not sure or not low <= size < high:
-                # Not to be asked for, or another level's face: near a limit both levels may answer.
+                # An ignored face, or one of another level: near a limit both levels may detect it.
                 if size < TOO_SMALL or not sure or low * 0.8 <= size < high * 1.25:
                     ignore[i] |= bump > 0.2
                 continue
@@ -103,7 +105,7 @@ def make_target(faces: list[Faces], stride: int, side: int) -> Target:
 
 
 def level_loss(output: LevelOutput, target: Target) -> tuple[Tensor, Tensor, Tensor, int]:
-    """(focal sum, box L1 sum, landmark L1 sum, number of faces) of one level."""
+    """Return (focal sum, box L1 sum, landmark L1 sum, number of faces) of one level."""
     logit = output.logit[:, 0].float()
     p = logit.sigmoid()
     positive = target.heat == 1.0
@@ -116,13 +118,13 @@ def level_loss(output: LevelOutput, target: Target) -> tuple[Tensor, Tensor, Ten
 
 
 def save_detector(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a DetectorNet's tensors in float16, its scores lowered, with its contract in the header."""
+    """Write a DetectorNet's tensors in float16 with lowered scores, its contract in the header."""
     lowered = shift_scores(state, -LOWERED)
     save_own({k: v.half().contiguous() for k, v in lowered.items()}, path, FORMAT, CONTRACT)
 
 
 def shift_scores(state: Mapping[str, Tensor], logits: float) -> dict[str, Tensor]:
-    """Return the tensors of a DetectorNet whose scores are all so much higher."""
+    """Return the tensors of a DetectorNet with all scores raised by so many logits."""
     shifted = dict(state)
     for name, value in state.items():
         if SCORE_BIAS.fullmatch(name):
@@ -134,7 +136,7 @@ def shift_scores(state: Mapping[str, Tensor], logits: float) -> dict[str, Tensor
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the network is shown."""
+    """The training pictures of the network."""
 
     batch: int = 16
     side: int = 256
@@ -142,13 +144,13 @@ class Recipe:
 
 
 def make_loss(data: Path, recipe: Recipe) -> Loss:
-    """Return the loss of one step; a process beside makes its pictures."""
+    """Return the loss of one step; a separate process makes its pictures."""
     batches: Iterator[list[tuple[Tensor, Faces]]] | None = None
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         nonlocal batches
         if batches is None:
-            # Seeded by the step that training begins or resumes at.
+            # The seed is that of the step at which training starts or resumes.
             stream = Stream(Material(data, recipe.shards), recipe.side, generator.initial_seed())
             batches = iter(
                 DataLoader(stream, recipe.batch, num_workers=1, collate_fn=list, prefetch_factor=4)
@@ -178,7 +180,7 @@ def run(
     report: Callable[[Progress], None],
     begin: Path | None = None,
 ) -> int:
-    """Train in folder `out`, from the weights of `begin` if given. Returns the step reached."""
+    """Train in folder `out`, from the weights `begin` if given, and return the step reached."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     net = DetectorNet()
@@ -192,8 +194,8 @@ def run(
     return train(net, make_loss(data, recipe), out, plan, device, save, report, {"recipe": recipe})
 
 
-def show(progress: Progress) -> None:
-    """Print how far training is."""
+def print_progress(progress: Progress) -> None:
+    """Print the step, the losses and the speed."""
     terms = " ".join(f"{name} {value:.4f}" for name, value in progress.terms.items())
     print(f"step {progress.step}: {terms}  {progress.batches_per_second:.2f} batches/s", flush=True)
 
@@ -203,7 +205,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with scenes/ and celeba/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--from", dest="begin", type=Path, help="detector weights that a new run begins with"
+        "--from", dest="begin", type=Path, help="detector weights that a new run starts with"
     )
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument(
@@ -214,9 +216,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--bf16", action="store_true", help="compute in bfloat16 in place of float32"
-    )
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, not in float32")
     args = parser.parse_args()
     plan = Plan(
         steps=args.steps,
@@ -229,7 +229,7 @@ def main() -> None:
         seconds=60 * args.minutes,
     )
     recipe = Recipe(args.batch, args.side, args.shards)
-    run(args.data, args.out, recipe, plan, own_device(args.device), show, args.begin)
+    run(args.data, args.out, recipe, plan, own_device(args.device), print_progress, args.begin)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Training pictures for the builtin detector: labelled scenes, portraits that a face fills, and rooms without a face.
+"""Training pictures for the builtin detector: labelled scenes, portraits, and rooms without a face.
 
-Scenes give real context and small faces; portraits give large ones and photographs with no margin. All are then
-damaged the way cameras damage pictures. Only PIL and numpy are used, so that the same code runs where neither OpenCV
-nor PyAV is installed.
+Scenes have real context and small faces; portraits have large faces without a margin. All are then
+damaged as cameras damage pictures. Only PIL and numpy are used, so this code runs without OpenCV
+and PyAV.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ Points = NDArray[np.float64]
 # N×4: x1, y1, x2, y2 in pixels.
 Boxes = NDArray[np.float64]
 
-SURE = 0.5  # the teacher's score from which a box counts as a face; the others are neither face nor background
-SMALLEST, LARGEST = 8.0, 180.0  # px, height that a chosen face is brought to
+# The teacher's score from which a box counts as a face; others are neither face nor background.
+SURE = 0.5
+SMALLEST, LARGEST = 8.0, 180.0  # px, height that a chosen face is scaled to
 MOST_ENLARGED = 2.0
-PATCH = 48  # px: the least side of a picture's part that is used
-MIRRORED = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirror
+PATCH = 48  # px, smallest side of a part of a mosaic
+MIRRORED = [1, 0, 2, 4, 3]  # the landmark that each one becomes in a mirror image
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +45,28 @@ class Faces:
     landmarks: NDArray[np.float64]
     """N×5×2."""
     sure: NDArray[np.bool_]
+    """N: True for a face; False for a box that may be one, which is ignored."""
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def moved(self, scale: float, left: float, top: float) -> Faces:
-        """Return the faces after the picture was cut at (left, top) and then scaled."""
+        """Return the faces of a picture that is cropped at (left, top) and then scaled."""
         corner = np.array([left, top])
         boxes = (self.boxes - np.tile(corner, 2)) * scale
         return Faces(boxes, (self.landmarks - corner) * scale, self.sure)
 
-    def inside(self, width: float, height: float, shown: float = 0.5) -> Faces:
-        """Return the faces that the picture shows any of; those mostly cut off are not sure any more."""
+    def inside(self, width: float, height: float, least_share: float = 0.5) -> Faces:
+        """Return the visible faces; those mostly cut off are no longer sure."""
         visible = self.boxes.clip(0, np.array([width, height, width, height]))
-        share = _areas(visible) / _areas(self.boxes).clip(1e-6)
+        visible_share = _areas(visible) / _areas(self.boxes).clip(1e-6)
         centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
         within = ((centres > 0) & (centres < [width, height])).all(1)
-        sure = self.sure & within & (share >= shown)
-        kept = share > 0
-        return Faces(self.boxes[kept], self.landmarks[kept], sure[kept])
+        sure = self.sure & within & (visible_share >= least_share)
+        visible_at_all = visible_share > 0
+        return Faces(
+            self.boxes[visible_at_all], self.landmarks[visible_at_all], sure[visible_at_all]
+        )
 
     def mirrored(self, width: float) -> Faces:
         """Return the faces of the picture's mirror image: its left eye is the face's right one."""
@@ -74,8 +78,8 @@ class Faces:
 NO_FACES = Faces(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0, np.bool_))
 
 
-def together(parts: Sequence[Faces]) -> Faces:
-    """Return the faces of several parts of one picture."""
+def concatenate_faces(parts: Sequence[Faces]) -> Faces:
+    """Return the faces of several parts of one picture together."""
     return Faces(
         np.concatenate([NO_FACES.boxes, *(p.boxes for p in parts)]),
         np.concatenate([NO_FACES.landmarks, *(p.landmarks for p in parts)]),
@@ -89,9 +93,9 @@ def _areas(boxes: Boxes) -> NDArray[np.float64]:
 
 
 def face_box(points: Points) -> tuple[float, float, float, float]:
-    """Return the box (x1, y1, x2, y2) that the teacher draws around five landmarks, on average of 8,176 faces.
+    """Return the teacher's usual box (x1, y1, x2, y2) around five landmarks, by 8,176 faces.
 
-    It hangs on the distance from the eyes to the mouth, which turning the head hardly changes.
+    Its size depends on the distance from eyes to mouth, which turning the head hardly changes.
     """
     eyes = points[:2].mean(0)
     mouth = points[3:].mean(0)
@@ -117,7 +121,7 @@ class Portrait:
 
 
 class Material:
-    """All scenes, decoded once into memory, and all portraits, as files."""
+    """All scenes, decoded in memory, and all portraits, as file contents."""
 
     def __init__(self, data: Path, shards: int) -> None:
         scenes = list(read_scenes(data / "scenes", "train"))
@@ -127,7 +131,7 @@ class Material:
 
 
 def read_scenes(folder: Path, split: str) -> Iterator[Scene]:
-    """Yield the scenes of one split (train or check) of a folder with scenes.json.gz and its tar files."""
+    """Yield the scenes of one split (train or check) of a folder."""
     with gzip.open(folder / "scenes.json.gz", "rt") as stream:
         entries = [entry for entry in json.load(stream) if entry["split"] == split]
     for name in sorted({entry["tar"] for entry in entries}):
@@ -157,7 +161,7 @@ def _portraits(folder: Path, shards: int) -> Iterator[Portrait]:
                     yield Portrait(file.read(), points)
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 Sample = tuple[Image.Image, Faces]
 
@@ -177,11 +181,11 @@ def scene_part(material: Material, width: int, height: int, rng: np.random.Gener
         wanted = np.exp(rng.uniform(np.log(SMALLEST), np.log(min(36.0, largest))))
     scale = min(MOST_ENLARGED, float(wanted) / tall)
     centre = (box[:2] + box[2:]) / 2
-    shown = np.array((width, height)) / scale
-    corner = centre - rng.uniform(0.1, 0.9, 2) * shown
-    if rng.random() < 0.9:  # as little as possible of what lies outside
-        beyond = np.array(scene.picture.shape[1::-1]) - shown
-        corner = corner.clip(np.minimum(beyond, 0), np.maximum(beyond, 0))
+    window = np.array((width, height)) / scale
+    corner = centre - rng.uniform(0.1, 0.9, 2) * window
+    if rng.random() < 0.9:  # with as little as possible from outside the scene
+        room = np.array(scene.picture.shape[1::-1]) - window
+        corner = corner.clip(np.minimum(room, 0), np.maximum(room, 0))
     return cut(scene, float(corner[0]), float(corner[1]), scale, (width, height), rng)
 
 
@@ -204,17 +208,19 @@ def cut(
     size: tuple[int, int],
     rng: np.random.Generator,
 ) -> Sample:
-    """Return what a window at (left, top) shows of a scene, scaled to `size`, mirrored half of the time."""
+    """Return a window at (left, top) of a scene, scaled to `size`, mirrored half the time."""
     width, height = size
     rows, columns = scene.picture.shape[:2]
     canvas = Image.new("RGB", size, _colour(rng))
     x1, y1 = max(0.0, left), max(0.0, top)
     x2, y2 = min(float(columns), left + width / scale), min(float(rows), top + height / scale)
     target = (round((x1 - left) * scale), round((y1 - top) * scale))
-    shown = (round((x2 - x1) * scale), round((y2 - y1) * scale))
-    if min(shown) >= 1 and x2 - x1 >= 1 and y2 - y1 >= 1:
+    pasted_size = (round((x2 - x1) * scale), round((y2 - y1) * scale))
+    if min(pasted_size) >= 1 and x2 - x1 >= 1 and y2 - y1 >= 1:
         method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BILINEAR
-        canvas.paste(Image.fromarray(scene.picture).resize(shown, method, (x1, y1, x2, y2)), target)
+        canvas.paste(
+            Image.fromarray(scene.picture).resize(pasted_size, method, (x1, y1, x2, y2)), target
+        )
     faces = scene.faces.moved(scale, left, top).inside(width, height)
     if rng.random() < 0.5:
         return canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT), faces.mirrored(width)
@@ -222,7 +228,7 @@ def cut(
 
 
 def portraits(material: Material, width: int, height: int, rng: np.random.Generator) -> Sample:
-    """Lay one to three portraits on a picture without a face: photographs that a face fills, and large faces."""
+    """Paste one to three portraits on a picture without a face."""
     canvas, _ = empty_part(material, width, height, rng)
     if rng.random() < 0.3:
         canvas = Image.new("RGB", (width, height), _colour(rng))
@@ -235,7 +241,7 @@ def portraits(material: Material, width: int, height: int, rng: np.random.Genera
         if rng.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             faces = faces.mirrored(picture.width)
-        # Tight cuts as well as the whole portrait.
+        # Tight crops as well as full portraits.
         rim = rng.uniform(0, 0.12) * picture.width
         side = picture.width - 2 * rim
         size = int(np.exp(rng.uniform(np.log(24), np.log(1.3 * min(width, height)))))
@@ -251,17 +257,17 @@ def portraits(material: Material, width: int, height: int, rng: np.random.Genera
         picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.7, 1.3))
         canvas.paste(picture, (x, y), mask)
         placed.append(faces)
-    return canvas, together(placed).inside(width, height)
+    return canvas, concatenate_faces(placed).inside(width, height)
 
 
 def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    """Tell whether two boxes touch, with the rim that a portrait has around its face."""
+    """Return whether two boxes touch, with the rim that a portrait has around its face."""
     rim = 0.3 * (a[2:] - a[:2] + b[2:] - b[:2]) / 2
     return bool((np.maximum(a[:2], b[:2]) - rim < np.minimum(a[2:], b[2:]) + rim).all())
 
 
 def _oval(side: int, rng: np.random.Generator) -> Image.Image:
-    """Return a mask from oval to nearly square with a soft edge, so that the seam itself is no cue."""
+    """Return a mask, oval to nearly square, with a soft edge so that the seam is no cue."""
     line = (np.arange(side) + 0.5) / side - 0.5
     power = float(rng.choice([2.0, 2.5, 4.0, 8.0]))
     across = np.abs(line / rng.uniform(0.38, 0.5)) ** power
@@ -282,7 +288,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def mosaic(material: Material, side: int, rng: np.random.Generator) -> Sample:
-    """Put four parts of different pictures side by side, parted anywhere: more scenes a picture, odd neighbours."""
+    """Return four parts of different pictures, side by side and of random sizes."""
     canvas = Image.new("RGB", (side, side))
     placed: list[Faces] = []
     across = int(rng.integers(PATCH, side - PATCH))
@@ -293,14 +299,14 @@ def mosaic(material: Material, side: int, rng: np.random.Generator) -> Sample:
             picture, faces = make(material, width, height, rng)
             canvas.paste(picture, (x, y))
             placed.append(faces.moved(1.0, -x, -y))
-    return canvas, together(placed)
+    return canvas, concatenate_faces(placed)
 
 
-# -------------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def damage(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return the picture after what lies between a face and a recording: optics, light, noise, compression."""
+    """Return the picture with the damage of a recording: optics, light, noise, compression."""
     if rng.random() < 0.12:
         image = image.convert("L").convert("RGB")  # infrared and old cameras
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.5, 1.4))
@@ -329,7 +335,7 @@ def damage(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _write_clock(image: Image.Image, rng: np.random.Generator) -> None:
-    """Write a line of digits into the picture, as recorders do: letters are no faces."""
+    """Write a line of digits into the picture, as recorders do."""
     digits = "".join(str(d) for d in rng.integers(0, 10, 12))
     text = f"{digits[:2]}-{digits[2:4]}-{digits[4:6]} {digits[6:8]}:{digits[8:10]}:{digits[10:]}"
     at = (int(rng.integers(image.width // 2)), int(rng.integers(image.height - 12)))
@@ -337,7 +343,7 @@ def _write_clock(image: Image.Image, rng: np.random.Generator) -> None:
 
 
 def make_sample(material: Material, side: int, rng: np.random.Generator) -> Sample:
-    """Draw one training picture of side×side and its faces."""
+    """Return a random training picture of side×side and its faces."""
     kind = rng.random()
     if kind < 0.40:
         image, faces = scene_part(material, side, side, rng)
@@ -351,7 +357,7 @@ def make_sample(material: Material, side: int, rng: np.random.Generator) -> Samp
 
 
 class Stream(torch.utils.data.IterableDataset[tuple[Tensor, Faces]]):
-    """Yields samples without end; each worker and each start draws its own."""
+    """Yields samples without end; each worker draws its own."""
 
     def __init__(self, material: Material, side: int, seed: int) -> None:
         self.material, self.side, self.seed = material, side, seed

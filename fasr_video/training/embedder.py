@@ -1,13 +1,15 @@
-"""Train the builtin embedder: distilled from a teacher of its own shape.
+"""Train the builtin embedder by distillation from a teacher of the same shape.
 
-First, *block by block*: each of the student's blocks learns to lead from the teacher's map before it to the one after
-it. No block waits for another to become good, and every cell of a map is something to learn from.
+First, *block by block*: each of the student's blocks learns to compute the teacher's map after it
+from the teacher's map before it. No block waits for another one, and every cell of a map is a
+training example.
 
-Then, *as a whole*: the student sees faces that are cut, mirrored and mixed at random, and learns the teacher's vector
-and maps of those very pictures (a patient and consistent teacher, Beyer et al. 2022). The same faces are made poor, by
-the papers' degradation and as cameras do, and their vectors are held to those of the clean faces. All of it is squared
-error of vectors that are *not* normalised: the student's best answer is then the mean of what the clean face may be,
-so a poor face has a short vector, and a picture that is no face, whose target is zero, hardly any.
+Then, *as a whole*: the student gets faces that are cropped, mirrored and mixed at random, and
+learns the teacher's vectors and maps of the same pictures (a patient and consistent teacher, Beyer
+et al. 2022). It also gets degraded faces, by the papers' degradation and as by cameras, and learns
+the vectors of the clean faces. The loss is the squared error of vectors that are *not* normalised:
+the best vector of a degraded face is then the mean over all clean faces that it may be. So a poor
+face has a short vector, and a picture without a face, whose target is zero, almost none.
 """
 
 from __future__ import annotations
@@ -37,24 +39,25 @@ from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import Teacher, merged
 
 SIDE, RIM = 128, 8
-# The network's vectors are this many times longer than the teacher's: their numbers are about one.
+# The network's vectors are this many times longer than the teacher's, so that their numbers are
+# about 1.
 SCALE = 16.0
-# Poor faces that the student sees, for each clean one.
+# Number of degraded faces for each clean one.
 POOR = 3
-# Pictures without a face in a batch.
+# Number of pictures without a face in a batch.
 EMPTY = 4
-# Share of the clean faces of which a part is another face: more faces than there are.
+# Share of the clean faces that are mixed with another face, which adds variety.
 MIXED = 1 / 3
-# Shares of faces of people seen several times, and of people seen once; the rest are cut out of
+# Shares of faces of people with several photographs, and with one; the others are cut out of
 # scenes.
-CELEBA, ONCE = 0.8, 0.1
-# Weights of the terms beside the squared errors of vectors: maps, pictures without a face, people.
+CELEBA, SINGLE = 0.8, 0.1
+# Weights of the other loss terms: maps, pictures without a face, people.
 HINTS, NOTHING, PEOPLE = 0.3, 0.2, 0.1
-# Of the cosines with everybody's mean vector.
+# Factor of the cosines with everybody's mean vector.
 SHARPNESS = 24.0
-# Blocks whose maps are the last of their size: the student's are held to the teacher's there.
+# Blocks with the last map of a size: there the student's maps learn the teacher's.
 STAGE_ENDS = (4, 11, 14)
-# Faces that the teacher's maps are measured on.
+# Number of faces that the teacher's maps are measured on.
 MEASURED = 256
 FAR = Surveillance(side=(12, 48))
 CLOSE = camera(48)
@@ -62,19 +65,19 @@ CLOSE = camera(48)
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """How large the teacher's maps and vectors are: the student's have a variance of about one."""
+    """The size of the teacher's maps and vectors, to scale them to a variance of about one."""
 
     means: tuple[Tensor, ...]
-    """Of each channel of each block's map, 1×C×1×1."""
+    """Mean of each channel of each block's map, 1×C×1×1."""
     spreads: tuple[Tensor, ...]
-    """Standard deviation of each channel at the end of the block's stage: what blocks add can be summed so."""
+    """Standard deviation of each channel at the end of the block's stage."""
     changes: tuple[float, ...]
-    """Variance of what each block adds, or makes anew, at that scale."""
+    """Variance of the change by each block, at that scale."""
     length: float
     """Root mean square of the norms of the teacher's vectors."""
 
     def standard(self, maps: Sequence[Tensor], blocks: Sequence[int]) -> list[Tensor]:
-        """Return the teacher's maps after these blocks, scaled as the student's are."""
+        """Return the teacher's maps after these blocks, at the student's scale."""
         scaled = []
         for block in blocks:
             values = (maps[block] - self.means[block]) / self.spreads[block]
@@ -84,20 +87,20 @@ class Scales:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Faces of 144×144 px, the canonical frame and a rim, with the teacher's vectors of them."""
+    """Faces of 144×144 px (the canonical frame and a rim) with the teacher's vectors."""
 
     pictures: Tensor
-    """N×3×144×144 uint8: of people seen several times, then of people seen once, then out of scenes."""
+    """N×3×144×144 uint8: first people with several photographs, then with one, then scenes."""
     person: Tensor
-    """N: the row of each one's person in the centres; -1 where nobody knows."""
+    """N: each person's row in the centres; -1 for unknown people."""
     vectors: Tensor
     """N×LENGTH: the teacher's unit vectors."""
     centres: Tensor
     """P×LENGTH: each person's mean vector, a unit vector."""
     ends: tuple[int, int]
-    """Rows before which people seen several times, and those seen once, end."""
+    """Rows after the people with several photographs, and after those with one."""
     empty: Tensor
-    """M×3×144×144 uint8: pictures that show no face."""
+    """M×3×144×144 uint8: pictures without a face."""
     scales: Scales
 
 
@@ -109,21 +112,24 @@ class Trainee(nn.Module):
         self.embedder = EmbedderNet()
 
     def forward(
-        self, x: Tensor, given: Sequence[Tensor] | None = None
+        self, x: Tensor, given_maps: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return N×LENGTH vectors at the teacher's scale, and maps; with given maps, each block begins with those."""
+        """Return N×LENGTH vectors at the teacher's scale, and maps.
+
+        With given maps, each block takes the given map before it, not the output of that block.
+        """
         net = self.embedder
-        if given is None:
+        if given_maps is None:
             maps = net.maps(x)
             return net.vectors(maps[-1]) / SCALE, maps
-        taken = (net.prepared(x), *given[:-1])
-        maps = [block(before) for block, before in zip(net.blocks, taken, strict=True)]
-        return net.vectors(given[-1]) / SCALE, maps
+        inputs = (net.prepared(x), *given_maps[:-1])
+        maps = [block(before) for block, before in zip(net.blocks, inputs, strict=True)]
+        return net.vectors(given_maps[-1]) / SCALE, maps
 
 
 @cache
 def lift() -> Tensor:
-    """Return LENGTH×256 with orthonormal columns: it makes the teacher's vectors longer and keeps their cosines."""
+    """Return LENGTH×256 with orthonormal columns: it lengthens vectors and keeps their cosines."""
     drawn = torch.randn(
         LENGTH, teaching.LENGTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
@@ -133,37 +139,42 @@ def lift() -> Tensor:
 
 def gather(
     faces: Faces,
-    once: Faces | None,
+    single: Faces | None,
     scenes: Path | None,
     teacher: Teacher,
     out: Path,
-    tell: Callable[[int, int], None],
+    report_progress: Callable[[int, int], None],
 ) -> Material:
-    """Return all faces of a run on the teacher's device; its vectors of them are computed once and kept in `out`."""
+    """Return all faces of a run on the teacher's device.
+
+    The teacher's vectors are computed once and stored in `out`.
+    """
     numbers = {name: i for i, name in enumerate(dict.fromkeys(faces.identities))}
-    none = torch.zeros(0, 3, SIDE + 2 * RIM, SIDE + 2 * RIM, dtype=torch.uint8)
-    others = none if once is None else with_rim(once.pictures)
-    in_scenes, empty = (none, none) if scenes is None else cut_scenes(scenes)
-    pictures = torch.cat((with_rim(faces.pictures), others, in_scenes))
+    no_faces = torch.zeros(0, 3, SIDE + 2 * RIM, SIDE + 2 * RIM, dtype=torch.uint8)
+    singles = no_faces if single is None else with_rim(single.pictures)
+    in_scenes, empty = (no_faces, no_faces) if scenes is None else cut_scenes(scenes)
+    pictures = torch.cat((with_rim(faces.pictures), singles, in_scenes))
     person = torch.cat(
         (
             torch.tensor([numbers[name] for name in faces.identities]),
-            len(numbers) + torch.arange(len(others)),
+            len(numbers) + torch.arange(len(singles)),
             torch.full((len(in_scenes),), -1),
         )
     )
     file = out / "teacher.safetensors"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        kept = {"vectors": _teacher_vectors(pictures, teacher, tell)}
-        atomic_write(file, lambda path: save_file(kept, path))
+        arrays = {"vectors": _teacher_vectors(pictures, teacher, report_progress)}
+        atomic_write(file, lambda path: save_file(arrays, path))
     vectors = read_state(file)["vectors"] @ lift().T
     if len(vectors) != len(pictures):
         raise UsageError(
-            file, "made of other faces", "give the faces that the run began with, or another --out"
+            file,
+            "made of other faces",
+            "give the faces that the run started with, or another --out",
         )
     known = person >= 0
-    sums = torch.zeros(len(numbers) + len(others), LENGTH).index_add_(
+    sums = torch.zeros(len(numbers) + len(singles), LENGTH).index_add_(
         0, person[known], vectors[known]
     )
     return Material(
@@ -171,7 +182,7 @@ def gather(
         person=person.to(teacher.device),
         vectors=vectors.to(teacher.device),
         centres=F.normalize(sums, dim=1).to(teacher.device),
-        ends=(len(faces), len(faces) + len(others)),
+        ends=(len(faces), len(faces) + len(singles)),
         empty=empty.to(teacher.device),
         scales=measure(pictures, teacher),
     )
@@ -179,19 +190,20 @@ def gather(
 
 @torch.no_grad()
 def measure(pictures: Tensor, teacher: Teacher) -> Scales:
-    """Return the scales of the teacher's maps and vectors of some of these faces with a rim."""
+    """Return the scales of the teacher's maps and vectors, measured on some of the faces."""
     rows = torch.linspace(0, len(pictures) - 1, min(MEASURED, len(pictures))).long()
     vectors, maps = [], []
-    for part in pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].split(32):  # type: ignore[no-untyped-call]
-        found, shown = teacher(part.to(teacher.device).float() / 255)
-        vectors.append(found)
-        maps.append(shown)
-    whole = [torch.cat(of_block) for of_block in zip(*maps, strict=True)]
+    middles = pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE]
+    for part in torch.split(middles, 32):
+        part_vectors, part_maps = teacher(part.to(teacher.device).float() / 255)
+        vectors.append(part_vectors)
+        maps.append(part_maps)
+    joined = [torch.cat(of_block) for of_block in zip(*maps, strict=True)]
     means, spreads, changes = [], [], []
-    for block, (shape, values) in enumerate(zip(SHAPES, whole, strict=True)):
+    for block, (shape, values) in enumerate(zip(SHAPES, joined, strict=True)):
         end = min(e for e in STAGE_ENDS if e >= block)
-        spread = whole[end].std((0, 2, 3), keepdim=True)
-        change = values if shape.halves else values - whole[block - 1]
+        spread = joined[end].std((0, 2, 3), keepdim=True)
+        change = values if shape.halves else values - joined[block - 1]
         means.append(values.mean((0, 2, 3), keepdim=True))
         spreads.append(spread)
         changes.append(float((change / spread).var((0, 2, 3)).mean()))
@@ -200,43 +212,46 @@ def measure(pictures: Tensor, teacher: Teacher) -> Scales:
 
 
 def with_rim(pictures: Tensor) -> Tensor:
-    """Return N×3×144×144 of faces with or without a rim; one that is missing is repeated from the edge."""
+    """Return faces with a rim, N×3×144×144; a missing rim repeats the edge."""
     side = pictures.shape[-1]
     if side == SIDE + 2 * RIM:
         return pictures
     if side != SIDE:
-        reason = f"they have {side} px a side, but an aligned face has {SIDE}, or {SIDE + 2 * RIM} with a rim"
+        reason = (
+            f"they have {side} px a side, but an aligned face has {SIDE}, "
+            f"or {SIDE + 2 * RIM} with a rim"
+        )
         raise UsageError("faces", reason, "give aligned faces")
     return F.pad(pictures.float(), (RIM, RIM, RIM, RIM), mode="replicate").to(torch.uint8)
 
 
 @torch.no_grad()
 def _teacher_vectors(
-    pictures: Tensor, teacher: Teacher, tell: Callable[[int, int], None]
+    pictures: Tensor, teacher: Teacher, report_progress: Callable[[int, int], None]
 ) -> Tensor:
     """Return the teacher's unit vectors of faces with a rim, N×256."""
     parts = []
     for start in range(0, len(pictures), 64):
         middle = pictures[start : start + 64, :, RIM : RIM + SIDE, RIM : RIM + SIDE]
         parts.append(teacher.vectors(middle.to(teacher.device).float() / 255).cpu())
-        tell(start + len(middle), len(pictures))
+        report_progress(start + len(middle), len(pictures))
     return torch.cat(parts)
 
 
-# ------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the student sees, clean faces first, then poor ones, then pictures without a face; and what is asked."""
+    """The student's pictures (clean faces, then poor ones, then no faces) and their targets."""
 
     pictures: Tensor
     targets: Tensor
-    """LENGTH numbers each."""
+    """LENGTH numbers a picture."""
     maps: Sequence[Tensor]
-    """The teacher's, of the clean faces: after each block where blocks learn by themselves, else where stages end."""
+    """The teacher's maps of the clean faces: of all blocks, or of those that end a stage."""
     person: Tensor
-    """A row of the centres each; -1 where nobody known is shown."""
+    """Each person's row in the centres; -1 for unknown people."""
     clean: int
     poor: int
 
@@ -244,52 +259,62 @@ class Batch:
 def make_batch(
     data: Material, teacher: Teacher, size: int, generator: torch.Generator, blocks: bool
 ) -> Batch:
-    """Draw `size` clean faces, each with its mirror image; and poor and empty pictures, but not for `blocks`."""
+    """Return a batch of `size` clean faces and their mirror images.
+
+    Without `blocks`, it also has poor faces and pictures without a face.
+    """
     others = 0 if blocks else 2 * POOR * size
     rows = draw_rows(data, size + others, generator)
     faces = _toned(_moved(data.pictures[rows].float() / 255, generator), generator)
     clean, mixed = faces[:size].clone(), round(MIXED * size)
     share = 0.3 + 0.4 * torch.rand(mixed, 1, 1, 1, generator=generator, device=faces.device)
     clean[:mixed] = share * clean[:mixed] + (1 - share) * faces[size - mixed : size]
-    shown = torch.cat((clean, clean.flip(3)))
-    vectors, maps = teacher(shown)
+    pictures = torch.cat((clean, clean.flip(3)))
+    vectors, maps = teacher(pictures)
     maps = data.scales.standard(maps, range(len(SHAPES)) if blocks else STAGE_ENDS)
     up = lift().to(faces.device).T
     if blocks:
-        nobody = torch.full((len(shown),), -1, device=faces.device)
-        return Batch(shown, vectors / data.scales.length @ up, maps, nobody, len(shown), 0)
+        nobody = torch.full((len(pictures),), -1, device=faces.device)
+        return Batch(pictures, vectors / data.scales.length @ up, maps, nobody, len(pictures), 0)
     of_clean = merged(vectors[:size], vectors[size:]) @ up
     poor, empty = make_poor(faces[size:], generator), _empty(data.empty, generator)
     person = data.person[rows].clone()
     person[:mixed] = -1
     return Batch(
-        pictures=torch.cat((shown, poor, empty)),
+        pictures=torch.cat((pictures, poor, empty)),
         targets=torch.cat(
             (of_clean, of_clean, data.vectors[rows[size:]], empty.new_zeros(len(empty), LENGTH))
         ),
         maps=maps,
         person=torch.cat((person[:size], person, person.new_full((len(empty),), -1))),
-        clean=len(shown),
+        clean=len(pictures),
         poor=len(poor),
     )
 
 
 def draw_rows(data: Material, count: int, generator: torch.Generator) -> Tensor:
-    """Return rows of faces, each kind with its share."""
+    """Return random rows of faces; each kind of face has its share."""
     device = data.pictures.device
     kind = torch.rand(count, generator=generator, device=device)
-    place = torch.rand(count, generator=generator, device=device)
-    several, once = data.ends
-    whole = len(data.pictures)
-    low = torch.where(kind < CELEBA, 0, torch.where(kind < CELEBA + ONCE, several, once))
-    high = torch.where(kind < CELEBA, several, torch.where(kind < CELEBA + ONCE, once, whole))
-    missing = high == low  # none of that kind
-    low, high = low.where(~missing, 0), high.where(~missing, several)
-    return (low + place * (high - low)).long().clamp(max=whole - 1)
+    position = torch.rand(count, generator=generator, device=device)
+    several_end, single_end = data.ends
+    total = len(data.pictures)
+    low = torch.where(
+        kind < CELEBA, 0, torch.where(kind < CELEBA + SINGLE, several_end, single_end)
+    )
+    high = torch.where(
+        kind < CELEBA, several_end, torch.where(kind < CELEBA + SINGLE, single_end, total)
+    )
+    missing = high == low  # no face of that kind
+    low, high = low.where(~missing, 0), high.where(~missing, several_end)
+    return (low + position * (high - low)).long().clamp(max=total - 1)
 
 
 def _moved(faces: Tensor, generator: torch.Generator) -> Tensor:
-    """Return 128×128 cut out of 144×144: moved by up to 5 px, scaled by 4 %, turned by 3°, half of them mirrored."""
+    """Return 128×128 parts of 144×144 faces, moved at random.
+
+    They move by up to 5 px, scale by 4 % and turn by 3°; half of them are mirrored.
+    """
     count, device = len(faces), faces.device
 
     def even() -> Tensor:
@@ -316,7 +341,7 @@ def _toned(faces: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def make_poor(faces: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the faces with detail lost: by the papers' degradation at 9-72 px, and by cameras far and near."""
+    """Return degraded faces: by the papers' degradation at 9-72 px, and by far and near cameras."""
     plain = len(faces) * 4 // 7
     parts = []
     for part in faces[:plain].chunk(6):
@@ -333,17 +358,17 @@ def make_poor(faces: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _empty(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return pictures without a face, half of them made poor."""
+    """Return random pictures without a face, half of them degraded."""
     if not len(pictures):
         return torch.zeros(0, 3, SIDE, SIDE, device=pictures.device)
     rows = torch.randint(0, len(pictures), (EMPTY,), generator=generator, device=pictures.device)
-    shown = pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].float() / 255
+    middles = pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].float() / 255
     side = int(torch.randint(12, 40, (), generator=generator, device=generator.device))
     half = EMPTY // 2
-    return torch.cat((shown[:half], enlarge(shrink(shown[half:], side), SIDE)))
+    return torch.cat((middles[:half], enlarge(shrink(middles[half:], side), SIDE)))
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss
+# --------------------------------------------------------------------------------------------- loss
 
 Terms = Mapping[str, Tensor]
 
@@ -351,7 +376,10 @@ Terms = Mapping[str, Tensor]
 def make_loss(
     data: Material, teacher: Teacher, size: int, blocks: bool
 ) -> Callable[[nn.Module, torch.Generator], Terms]:
-    """Return the loss of one step, block by block or as a whole, on batches of `size` faces and their mirror images."""
+    """Return the loss of one step, block by block or as a whole.
+
+    A batch has `size` faces and their mirror images.
+    """
 
     def loss(model: nn.Module, generator: torch.Generator) -> Terms:
         with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False):
@@ -362,20 +390,20 @@ def make_loss(
         if blocks:
             return _by_block(data.scales, own, batch.maps, error.mean())
         hints = []
-        for end, wanted in zip(STAGE_ENDS, batch.maps, strict=True):
-            hints.append(unexplained(own[end][: batch.clean].float(), wanted))
-        return _whole(data, batch, vectors.float(), error, torch.stack(hints).sum())
+        for end, target in zip(STAGE_ENDS, batch.maps, strict=True):
+            hints.append(unexplained(own[end][: batch.clean].float(), target))
+        return _full_loss(data, batch, vectors.float(), error, torch.stack(hints).sum())
 
     return loss
 
 
 def _by_block(
-    scales: Scales, own: Sequence[Tensor], wanted: Sequence[Tensor], vectors: Tensor
+    scales: Scales, own: Sequence[Tensor], target: Sequence[Tensor], vectors: Tensor
 ) -> Terms:
-    """Return each block's error as a share of what the block changes; terms are the means of the three stages."""
+    """Return each block's error relative to its change of the map; terms are means of stages."""
     shares = []
-    for made, values, change in zip(own, wanted, scales.changes, strict=True):
-        shares.append(F.mse_loss(made.float(), values) / change)
+    for output, values, change in zip(own, target, scales.changes, strict=True):
+        shares.append(F.mse_loss(output.float(), values) / change)
     terms = {"vectors": vectors}
     start = 0
     for name, end in zip(("early", "middle", "late"), STAGE_ENDS, strict=True):
@@ -384,14 +412,16 @@ def _by_block(
     return {"loss": torch.stack(shares).sum() + vectors, **terms}
 
 
-def _whole(data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: Tensor) -> Terms:
+def _full_loss(
+    data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: Tensor
+) -> Terms:
     faces = batch.clean + batch.poor
     known = batch.person >= 0
     cosines = F.normalize(vectors[known], dim=1) @ data.centres.T
     terms = {
         "clean": error[: batch.clean].mean(),
         "poor": error[batch.clean : faces].mean(),
-        "nothing": _gently(error[faces:]).sum() / EMPTY,
+        "nothing": _damped(error[faces:]).sum() / EMPTY,
         "hints": hints,
         "people": F.cross_entropy(SHARPNESS * cosines, batch.person[known]),
     }
@@ -404,18 +434,18 @@ def _whole(data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: 
     return {"loss": total, **terms}
 
 
-def _gently(error: Tensor) -> Tensor:
-    """Return about the error where it is small, and about twice its root where it is large.
+def _damped(error: Tensor) -> Tensor:
+    """Return about the error if it is small, and about twice its root if it is large.
 
-    Faces teach a network nothing of pictures unlike all faces: at first its vectors of some are a thousand times too
-    long, and one of them would count for more than all faces.
+    Training on faces says nothing about pictures unlike all faces: at first, vectors of some are a
+    thousand times too long, and one of them would outweigh all faces.
     """
     return 2 * ((1 + error).sqrt() - 1)
 
 
-def unexplained(values: Tensor, wanted: Tensor) -> Tensor:
-    """Return the squared error as a share of the variance of what is wanted."""
-    return F.mse_loss(values, wanted) / wanted.var()
+def unexplained(values: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error as a share of the variance of the target."""
+    return F.mse_loss(values, target) / target.var()
 
 
 def save_embedder(state: Mapping[str, Tensor], path: Path) -> None:
@@ -434,9 +464,10 @@ def train_embedder(
     begin: Path | None = None,
     blocks: bool = False,
 ) -> int:
-    """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached.
+    """Train in folder `out`, and return the step reached.
 
-    A new run begins with the weights of `begin`, if given; with `blocks`, each block learns by itself.
+    This writes embedder.safetensors (fp16, EMA), log.csv and curves. A new run starts with the
+    weights `begin`, if given; with `blocks`, each block learns by itself.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
@@ -446,8 +477,8 @@ def train_embedder(
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         prefix = "embedder."
-        kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        save_embedder(kept, out / "embedder.safetensors")
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        save_embedder(weights, out / "embedder.safetensors")
         draw_run(
             out, ("early", "middle", "late", "vectors") if blocks else ("clean", "poor", "hints")
         )

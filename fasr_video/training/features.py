@@ -1,4 +1,6 @@
-"""Each face's feature at full resolution and from its LR twin: what Feature Combiner and SR networks train on."""
+"""Features of faces at full resolution and of their LR twins, to train Feature Combiner and SR
+networks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, require_e
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.combiner import CombinerFeatures
 
-# Faces that are made safe together: a call that was stopped goes on from the last part.
+# Number of faces stored together: an interrupted call resumes after the last stored part.
 PART = 2048
 BATCH = 256
 Arrays = dict[str, NDArray[np.generic]]
@@ -26,23 +28,23 @@ Arrays = dict[str, NDArray[np.generic]]
 def make_features(
     faces: Faces, embedder: Embedder, lr_side: int, out: Path, report: Callable[[int], None]
 ) -> None:
-    """Write `out` (.npz): path, identity, hr and lr (N×length, float16), and whose features they are."""
-    question = f"{embedder.sha256} {lr_side} {len(faces)} {' '.join(faces.paths)}"
-    parts = out.with_name(f".{out.name}-{hashlib.sha256(question.encode()).hexdigest()[:12]}")
+    """Write `out` (.npz): path, identity, hr and lr (N×length, float16), and their embedder."""
+    inputs = f"{embedder.sha256} {lr_side} {len(faces)} {' '.join(faces.paths)}"
+    parts = out.with_name(f".{out.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}")
     parts.mkdir(parents=True, exist_ok=True)
-    made = []
+    arrays = []
     for start in range(0, len(faces), PART):
         file = parts / f"{start}.npz"
         if not file.exists():
             write_arrays(file, _embed(faces, slice(start, start + PART), embedder, lr_side, report))
         with np.load(file) as part:
-            made.append({name: part[name] for name in ("hr", "lr")})
+            arrays.append({name: part[name] for name in ("hr", "lr")})
         report(min(start + PART, len(faces)))
-    both = {name: np.concatenate([part[name] for part in made]) for name in ("hr", "lr")}
-    whose = {"embedder": np.array(embedder.name), "embedder_sha256": np.array(embedder.sha256)}
+    both = {name: np.concatenate([part[name] for part in arrays]) for name in ("hr", "lr")}
+    source = {"embedder": np.array(embedder.name), "embedder_sha256": np.array(embedder.sha256)}
     write_arrays(
         out,
-        {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **whose},
+        {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **source},
     )
     shutil.rmtree(parts)
 
@@ -54,7 +56,7 @@ def _embed(
     pictures = faces.pictures[rows]
     for start in range(0, len(pictures), BATCH):
         x = views(pictures[start : start + BATCH], 128, False, torch.Generator())
-        # Many CPUs that have bfloat16 compute slower in it.
+        # bfloat16 is slower on many CPUs that support it.
         with torch.autocast(
             embedder.device.type, torch.bfloat16, enabled=embedder.device.type != "cpu"
         ):
@@ -65,13 +67,18 @@ def _embed(
 
 
 def embedder_of(features: Path, weights: Path | None, device: torch.device) -> BuiltinEmbedder:
-    """The embedder with these weights (None: the bundled ones), if `features` (.npz) are its own."""
+    """Return the embedder with these weights (None: the bundled ones).
+
+    Raise an error if `features` (.npz) are not its own.
+    """
     embedder = BuiltinEmbedder(weights, device)
     require_embedder(features, CombinerFeatures.load(features).source.sha256, embedder.sha256)
     return embedder
 
 
 def write_arrays(file: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write arrays to an .npz file, all or nothing."""
+
     def write(path: Path) -> None:
         with path.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)

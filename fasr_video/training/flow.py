@@ -1,8 +1,7 @@
-"""Train the rectified flow from the posterior mean to faces as they are (PMRF).
+"""Train the rectified flow from the posterior mean to real faces (PMRF).
 
-Each step: the batch that the posterior mean trains on; its mean pictures, made by the finished
-mean; a point on the straight line from there (with noise) to the clean face; the squared error of
-the velocity.
+Each step takes a batch as for the posterior mean; mean pictures by the finished mean; a point on
+the straight line from there (plus noise) to the clean face; and the squared error of the velocity.
 """
 
 from __future__ import annotations
@@ -23,34 +22,36 @@ from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_mean, save_flow
 from fasr_video.training import mean as mean_training
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Loss, Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train, unwrapped
 from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.mean import make_batch
 from fasr_video.training.sr import Material, load_material
 
-DRAWS = 2  # times and noises for each mean, which takes a third of a step to make: one time early, one late
-UNIT = 0.015  # about the mean square of the velocity, that errors are divided by
+# Number of times and noises for each mean picture, which costs a third of a step: one early, one
+# late.
+DRAWS = 2
+UNIT = 0.015  # divides errors; about the mean square of the velocity
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video train flow` is asked for."""
+    """The inputs of `fasr-video train flow`."""
 
     mean: mean_training.Job
     """Faces, features and degradations, as for the posterior mean."""
     weights: Path
-    """Of the posterior mean."""
+    """The file of the posterior mean."""
     widths: tuple[int, ...] = (128, 192, 384)
     blocks: int = 1
     begin: Path | None = None
 
 
 def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean) -> Loss:
-    """Return the loss of one step; `mean` is finished and stays as it is."""
+    """Return the loss of one step; `mean` is finished and stays unchanged."""
     mean = mean.to(data.pictures.device).eval().requires_grad_(False)
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
-        flow: RectifiedFlow = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
+        flow: RectifiedFlow = unwrapped(model)
         batch = make_batch(data, recipe, mean.side, generator)
         device = batch.clean.device
         with torch.no_grad():
@@ -62,9 +63,9 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
         time = torch.rand(DRAWS, len(batch.clean), generator=generator, device=device)
         time += torch.arange(DRAWS, device=device)[:, None]
         time = time.flatten() / DRAWS
-        wanted = batch.clean.repeat(DRAWS, 1, 1, 1) - start
-        out = model(start + time[:, None, None, None] * wanted, time, side)
-        error = mean_training.squared_error(out, wanted) / UNIT
+        velocity = batch.clean.repeat(DRAWS, 1, 1, 1) - start
+        out = model(start + time[:, None, None, None] * velocity, time, side)
+        error = mean_training.squared_error(out, velocity) / UNIT
         late = time > 0.5
         return {
             "loss": error.mean(),
@@ -78,7 +79,10 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
 def run(
     job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
-    """Train in folder `out`; leaves flow.safetensors, its manifest, log and curves. Returns the step."""
+    """Train in folder `out`, and return the step reached.
+
+    This writes flow.safetensors, its manifest, log and curves.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     data, source = load_material(job.mean.faces, job.mean.features, job.mean.combiner, device)
@@ -97,16 +101,16 @@ def run(
     }
     faces = job.mean.faces
     people = len(set(faces.identities))
-    about = describe(len(faces), people, files, job.mean.recipe, plan)
+    provenance = describe(len(faces), people, files, job.mean.recipe, plan)
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(flow)
         learned.load_state_dict(state)
         save_flow(learned.eval(), out / "flow.safetensors")
-        write_manifest(out / "flow.safetensors", step, about)
+        write_manifest(out / "flow.safetensors", step, provenance)
         draw_run(out, ("loss", "early", "late"))
 
-    settings = {name: about[name] for name in ("features", "faces", "mean", "begun with")}
+    settings = {name: provenance[name] for name in ("features", "faces", "mean", "begun with")}
     settings |= {"recipe": job.mean.recipe, "widths": job.widths, "blocks": job.blocks}
     loss = make_loss(data, job.mean.recipe, mean)
     return train(flow, loss, out, plan, device, save, report, settings)

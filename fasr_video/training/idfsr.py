@@ -1,8 +1,10 @@
-"""Train IDFSR on aligned faces of people with two photos or more, with landmarks and identity features beside them.
+"""Train IDFSR on aligned faces of people with two photos or more, with their landmarks and identity
+features.
 
-Each step: faces, moved and mirrored; their LR twins, landmarks found on those a little wrong; another photo of each
-person, warped onto them; that person's feature; a step of the DDPM; |ε − ε̂|². A share of the faces has to do without
-references, as in the reference-free mode: the LR face is then its own, and the embedder looks at nothing else.
+Each step takes faces, moved and mirrored; their LR twins, with slightly wrong landmarks; another
+photo of each person, warped onto them; that person's feature; a noise level; and the error of D. A
+share of the faces has no reference, as in the reference-free mode: the LR face is then its own
+reference and the embedder's only input.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import is_own, load_own, save_idfsr
 from fasr_video.training.curves import draw_run
 from fasr_video.training.features import embedder_of
-from fasr_video.training.loop import Loss, Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train, unwrapped
 from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import merged_features, poor, unlike
 
@@ -64,39 +66,41 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the network is shown."""
+    """The training pictures of the network."""
 
     batch: int = 32
     sides: tuple[int, ...] = SIDES
     """Sizes of the LR face."""
     surveillance: float = 0.0
-    """Share of batches that suffer what cameras and recorders do, in place of the papers' degradation."""
+    """Share of batches damaged as by cameras and recorders, not by the papers' degradation."""
     alone: float = 0.1
     """Share of faces without references."""
     merged: float = 0.5
-    """Share of faces that get the mean feature of the person's other photos in place of the reference's alone."""
+    """Share of faces with the mean feature of the person's other photos, not the reference's."""
     landmark_noise: float = 3.0
-    """Deviation in pixels, of 128: the builtin detector's on faces of 16 px is 2.8, on those of 8 px 4.1."""
+    """Deviation in pixels, of 128: the builtin detector's on faces of 16 px is 2.8, on those of 8
+    px 4.1.
+    """
     identity: float = 0.0
-    """Weight of looking like the person, as in `training/sr.py`."""
+    """Weight of the identity term, as in `training/sr.py`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Faces of people with two photos or more, each person's together."""
+    """Faces of people with two photos or more; the rows of one person are adjacent."""
 
     pictures: Tensor
     """N×3×S×S uint8."""
     landmarks: Tensor
     """N×5×2 in their pixels."""
     own: Tensor
-    """N×512: the feature of each."""
+    """N×512: the feature of each face."""
     merged: Tensor
     """N×512: the mean feature of the person's other photos."""
     first: Tensor
-    """N: the row where the person begins,"""
+    """N: the first row of the person."""
     count: Tensor
-    """and how many rows it has."""
+    """N: the number of rows of the person."""
     judge: EmbedderNet | None = None
     """The embedder that made the features, for the identity term."""
 
@@ -107,7 +111,7 @@ class Material:
         return Material(**tensors, judge=judge)
 
     def partners(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Another photo of each one's person, drawn at random."""
+        """Return another photo of each row's person, at random."""
         first, count = self.first[rows], self.count[rows]
         draw = torch.rand(len(rows), generator=generator, device=generator.device)
         step = 1 + (draw * (count - 1)).long().clamp_max(count - 2)
@@ -115,7 +119,7 @@ class Material:
 
 
 def read_landmarks(file: Path, faces: Faces) -> Tensor:
-    """N×5×2: the landmarks of each face from a CSV file, found by its column `path`; NaN where `found` is 0."""
+    """Return N×5×2 landmarks from a CSV file, by its column `path`; NaN where `found` is 0."""
     values = []
     for row in csv_rows_of(file, faces, COLUMNS):
         try:
@@ -127,7 +131,7 @@ def read_landmarks(file: Path, faces: Faces) -> Tensor:
 
 
 def material(faces: Faces, landmarks: Tensor, features: Tensor) -> Material:
-    """The faces that can be used: with usable landmarks, and another such photo of the same person."""
+    """Return the faces with usable landmarks and with another such photo of the same person."""
     good = usable(landmarks, faces.pictures.shape[-1]).tolist()
     groups = [[i for i in group if good[i]] for group in faces.people.values()]
     groups = [group for group in groups if len(group) > 1]
@@ -148,14 +152,15 @@ def material(faces: Faces, landmarks: Tensor, features: Tensor) -> Material:
 
 
 def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
+    """Return the loss of one step."""
     device = data.pictures.device
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
-        denoiser: IdentityDenoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
+        denoiser: IdentityDenoiser = unwrapped(model)
         rows = torch.randint(
             0, len(data.pictures), (recipe.batch,), generator=generator, device=device
         )
-        clean, condition = shown(data, rows, recipe, side, embed, generator)
+        clean, condition = make_batch(data, rows, recipe, side, embed, generator)
         sigma = denoiser.levels(torch.rand(recipe.batch, generator=generator, device=device))
         noise = torch.randn(clean.shape, generator=generator, device=device)
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
@@ -174,7 +179,7 @@ def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
     return loss
 
 
-def shown(
+def make_batch(
     data: Material,
     rows: Tensor,
     recipe: Recipe,
@@ -182,17 +187,17 @@ def shown(
     embed: Embed,
     generator: torch.Generator,
 ) -> tuple[Tensor, FaceCondition]:
-    """The faces of these rows, and what the network is told of them."""
+    """Return the faces of these rows, and the network's condition for them."""
     partners = data.partners(rows, generator)
     rim = data.pictures.shape[-1] - side
     moves, mirrored = draw_moves(len(rows), rim, generator)
     other_moves, _ = draw_moves(len(rows), rim, generator)
     clean, landmarks = _view(data, rows, side, moves, mirrored)
-    # A mole stays on its cheek: the reference is mirrored with its face.
+    # The reference is mirrored with its face, so that a mole stays on its cheek.
     reference, reference_landmarks = _view(data, partners, side, other_moves, mirrored)
     ranges = Surveillance(side=(min(recipe.sides), max(recipe.sides)))
     lr = poor(clean, recipe.sides, recipe.surveillance, ranges, generator)
-    seen = landmarks + recipe.landmark_noise * torch.randn(
+    noisy_landmarks = landmarks + recipe.landmark_noise * torch.randn(
         landmarks.shape, generator=generator, device=landmarks.device
     )
     use_merged = torch.rand(len(rows), 1, generator=generator, device=rows.device) < recipe.merged
@@ -200,50 +205,52 @@ def shown(
     alone = torch.rand(len(rows), generator=generator, device=rows.device) < recipe.alone
     if bool(alone.any()):
         reference = torch.where(sde.per_item(alone, lr), lr, reference)
-        reference_landmarks = torch.where(alone[:, None, None], seen, reference_landmarks)
+        reference_landmarks = torch.where(
+            alone[:, None, None], noisy_landmarks, reference_landmarks
+        )
         feature[alone] = embed(lr[alone]).to(feature)
-    return clean, assemble(lr, seen, reference, reference_landmarks, feature)
+    return clean, assemble(lr, noisy_landmarks, reference, reference_landmarks, feature)
 
 
 def _view(
     data: Material, rows: Tensor, side: int, moves: Tensor, mirrored: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The faces, moved and mirrored, and where their landmarks are then."""
-    landmarks = data.landmarks[rows] - moves.flip(0).permute(
-        1, 2, 0
-    )  # moves are rows, columns; landmarks x, y
-    flipped = landmarks[:, MIRRORED] * landmarks.new_tensor([-1.0, 1.0]) + landmarks.new_tensor(
-        [side - 1.0, 0.0]
-    )
-    return cut(data.pictures[rows], side, moves, mirrored), torch.where(
-        mirrored[..., None], flipped, landmarks
-    )
+    """Return the faces, moved and mirrored, and their landmarks."""
+    # Moves are (rows, columns), landmarks (x, y).
+    landmarks = data.landmarks[rows] - moves.flip(0).permute(1, 2, 0)
+    flipped = landmarks[:, MIRRORED] * landmarks.new_tensor([-1.0, 1.0])
+    flipped = flipped + landmarks.new_tensor([side - 1.0, 0.0])
+    faces = cut(data.pictures[rows], side, moves, mirrored)
+    return faces, torch.where(mirrored[..., None], flipped, landmarks)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video train idfsr` is asked for."""
+    """The inputs of `fasr-video train idfsr`."""
 
     faces: Faces
     features: Path
     """.npz of `train features`."""
     landmarks: Path
-    """CSV with the landmarks of the faces, in their pixels."""
+    """CSV with the landmarks of the faces, in pixels."""
     embedder: Path | None
-    """The one that the features are of; None for the bundled one."""
+    """The embedder of the features; None for the bundled one."""
     size: str
     """compact or published."""
     recipe: Recipe
-    shown: Path | None = None
-    """Faces for the sample sheets, of people with two photos or more, or None for no sheets."""
+    sample_faces: Path | None = None
+    """Faces of people with two photos or more for the sample sheets; None for no sheets."""
     begin: Path | None = None
-    """Weights that a new run begins with."""
+    """Weights that a new run starts with."""
 
 
 def run(
     job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
-    """Train in folder `out`; leaves idfsr.safetensors, its manifest, log, curves and samples. Returns the step."""
+    """Train in folder `out`, and return the step reached.
+
+    This writes idfsr.safetensors, its manifest, log, curves and samples.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     embedder = embedder_of(job.features, job.embedder, device)
@@ -256,29 +263,29 @@ def run(
     denoiser = identity_denoiser(IdfsrNet(SIZES[job.size]))
     if job.begin is not None:
         begin_with(denoiser.network, job.begin)
-    denoiser.embedder, denoiser.band = (
-        embedder.sha256,
-        (min(job.recipe.sides), max(job.recipe.sides)),
-    )
+    denoiser.embedder = embedder.sha256
+    denoiser.band = (min(job.recipe.sides), max(job.recipe.sides))
     embed = _embedding(embedder)
-    sheets = None if job.shown is None else Sheets(job.shown, job.landmarks, embed, out)
+    sheets = None
+    if job.sample_faces is not None:
+        sheets = Sheets(job.sample_faces, job.landmarks, embed, out)
     files = {"features": job.features, "landmarks": job.landmarks, "begun with": job.begin}
     people = len(set(data.first.tolist()))
-    about = describe(len(data.pictures), people, files, job.recipe, plan)
-    about |= {"embedder": embedder.sha256, "size": job.size}
+    provenance = describe(len(data.pictures), people, files, job.recipe, plan)
+    provenance |= {"embedder": embedder.sha256, "size": job.size}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(denoiser)
         learned.load_state_dict(state)
         file = out / "idfsr.safetensors"
         save_idfsr(learned.eval(), file)
-        write_manifest(file, step, about)
+        write_manifest(file, step, provenance)
         draw_run(out, ("loss", "fine", "coarse"))
         if sheets is not None:
             sheets.draw(learned)
 
     settings = {
-        name: about[name]
+        name: provenance[name]
         for name in ("features", "landmarks", "embedder", "faces", "begun with", "size")
     }
     settings |= {"recipe": job.recipe}
@@ -287,11 +294,13 @@ def run(
 
 
 def begin_with(network: IdfsrNet, file: Path) -> None:
-    """Fill it with weights of its own kind, or with what it has in common with a compact SR network."""
+    """Load weights of the same kind, or the layers in common with a compact SR network."""
     if not is_own(file):
         load_state(network, file)
         return
-    state = {_name_here(name): value for name, value in load_own(file).network.state_dict().items()}
+    state = {
+        _idfsr_name(name): value for name, value in load_own(file).network.state_dict().items()
+    }
     own = network.state_dict()
     common = {
         name: value
@@ -304,8 +313,8 @@ def begin_with(network: IdfsrNet, file: Path) -> None:
     network.load_state_dict(common, strict=False)
 
 
-def _name_here(name: str) -> str:
-    """What the SR network's layer is called here."""
+def _idfsr_name(name: str) -> str:
+    """Return the name in IDFSR's network of an SR network's layer."""
     level = re.fullmatch(r"places_(down|up)\.(\d+)\.bias", name)
     if level:
         return f"{level[1]}.{level[2]}.places.bias"
@@ -317,7 +326,7 @@ def _embedding(embedder: Embedder) -> Embed:
 
 
 class Sheets:
-    """A few people drawn at each checkpoint, with what the network is told and the truth: whether the loss means it."""
+    """Draws a few people at each checkpoint, beside the network's inputs and the truth."""
 
     def __init__(
         self, source: Path, landmarks: Path, embed: Embed, out: Path, count: int = 8
@@ -331,22 +340,23 @@ class Sheets:
         data = material(faces, read_landmarks(landmarks, faces), features)
         rows = torch.tensor(sorted(set(data.first.tolist())))
         recipe = Recipe(alone=0.0, landmark_noise=0.0)
-        self._clean, self._told = shown(data, rows, recipe, SIDE, embed, generator)
+        self._clean, self._condition = make_batch(data, rows, recipe, SIDE, embed, generator)
         self._out = out
 
     def draw(self, denoiser: IdentityDenoiser) -> None:
+        """Write samples.png."""
         device = next(denoiser.parameters()).device
-        told = self._told
+        on_cpu = self._condition
         condition = FaceCondition(
-            *(v.to(device) for v in (told.lr, told.feature, told.mask, told.reference))
+            *(v.to(device) for v in (on_cpu.lr, on_cpu.feature, on_cpu.mask, on_cpu.reference))
         )
-        noise = samplers.generators(range(len(told.lr)))
+        noise = samplers.generators(range(len(on_cpu.lr)))
         drawn = sampling.draw(denoiser, condition, sampling.parse(denoiser.sampler), noise).cpu()
-        masked = told.lr * (1 - told.mask) + 0.5 * told.mask
+        masked = on_cpu.lr * (1 - on_cpu.mask) + 0.5 * on_cpu.mask
         rows = torch.cat(
             [
                 torch.cat(list(row), dim=2)
-                for row in (told.lr, masked, told.reference, drawn, self._clean)
+                for row in (on_cpu.lr, masked, on_cpu.reference, drawn, self._clean)
             ],
             dim=1,
         )

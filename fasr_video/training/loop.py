@@ -1,7 +1,9 @@
-"""The training loop of all networks but the Feature Combiner: bf16, EMA, a log, checkpoints, several devices.
+"""The training loop of all networks but the Feature Combiner: bf16, EMA, a log, checkpoints,
+several devices.
 
-All that is random in a step comes from (seed, step): a resumed run sees what an unbroken one would. Several GPUs: start
-with `torchrun` or `accelerate launch`; each process takes its own batches, the first one writes.
+All randomness of a step comes from (seed, step), so a resumed run continues like an uninterrupted
+one. For several GPUs, start it with `torchrun` or `accelerate launch`; each process draws its own
+batches, and the first one writes.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.files import atomic_write
 from fasr_video.training.muon import MATRICES, Muon
 
-# One batch's terms by name; the one named `loss` is minimised, the others are logged.
+# Returns the terms of a batch by name: `loss` is minimised, all are logged.
 Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
-# Given the EMA weights and the step, at each checkpoint.
+# Called with the EMA weights and the step at each checkpoint.
 Save = Callable[[Mapping[str, Tensor], int], None]
 
 
 STATE = "state.pt"  # the checkpoint of a run, in its folder
-FALL = 0.2  # share of the steps over which a constant learning rate falls at the end
+FALL = 0.2  # share of the steps, at the end, in which a constant learning rate falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +45,25 @@ class Plan:
     lr: float
     warmup: int = 200
     floor: float = 0.02
-    """The learning rate falls to this share of itself, along a cosine,"""
+    """Share of the learning rate at the end; it falls along a cosine."""
     constant: bool = False
-    """or in a line over the last steps, FALL of all; while it is constant, a run may be given more steps."""
+    """True: it stays constant and falls linearly in the last steps (FALL of all).
+
+    While it is constant, a resumed run may have more steps.
+    """
     ema: float = 0.999
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
     bf16: bool = True
     channels_last: bool = True
-    """How weights and maps lie in memory: faster, but for networks of many narrow layers on a CPU."""
+    """Memory layout of weights and maps: faster, except for many narrow layers on a CPU."""
     log_every: int = 50
     save_seconds: float = 120.0
     seconds: float = math.inf
-    """Stop after this long, whatever the step; a later call goes on."""
+    """Stop after this time; a later call resumes."""
     muon: bool = False
-    """Matrices move by Muon in place of AdamW."""
+    """Whether matrices are trained with Muon, not with AdamW."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
-        keep = min(self.decay, (1 + step) / (10 + step))  # early weights are soon forgotten
+        decay = min(self.decay, (1 + step) / (10 + step))  # smaller for early weights
         means, now = [], []
         for key, value in net.state_dict().items():
             if value.is_floating_point():
@@ -87,22 +92,23 @@ class Ema:
                 now.append(value)
             else:
                 self.values[key].copy_(value)
-        torch._foreach_lerp_(means, now, 1 - keep)
+        torch._foreach_lerp_(means, now, 1 - decay)
 
 
 @dataclass(slots=True)
 class Run:
-    """Where training stands."""
+    """The state of a training run."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema
     settings: dict[str, str]
-    """What the run was begun with: it goes on with nothing else."""
+    """The settings of the run; it resumes with the same ones alone."""
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Of each term since the last report."""
+    """Sum of each term since the last report."""
     since: int = 0
+    """Number of steps since the last report."""
 
 
 def train(
@@ -115,25 +121,27 @@ def train(
     report: Callable[[Progress], None],
     settings: Mapping[str, object] | None = None,
 ) -> int:
-    """Train `net` in folder `out` up to plan.steps or plan.seconds. Returns the step reached.
+    """Train `net` in folder `out` up to plan.steps or plan.seconds, and return the step reached.
 
-    `settings` are what else the run depends on; a run begun with others is not gone on with.
+    `settings` is what else the run depends on; a run with other settings is not resumed.
     """
     rank = join_processes(device)
     net.to(device)
     if plan.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    asked = {"seed": plan.seed, "lr": plan.lr, **(settings or {})}
+    all_settings = {"seed": plan.seed, "lr": plan.lr, **(settings or {})}
     if not plan.constant:
-        asked["steps"] = plan.steps
-    run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in asked.items()})
+        all_settings["steps"] = plan.steps
+    run = Run(
+        net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in all_settings.items()}
+    )
     _resume(out, run, device)
     model = DistributedDataParallel(net) if torch.distributed.is_initialized() else net
     net.train()
-    began = saved = reported = time.monotonic()
-    with _stop_signal() as told:
+    started = saved = reported = time.monotonic()
+    with _stop_signal() as stop:
         while run.step < plan.steps and not _agreed(
-            told.is_set() or time.monotonic() - began > plan.seconds, device
+            stop.is_set() or time.monotonic() - started > plan.seconds, device
         ):
             _one_step(run, model, loss, plan, device, rank)
             now = time.monotonic()
@@ -150,7 +158,7 @@ def train(
         _checkpoint(out, run, save)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if told.is_set():
+    if stop.is_set():
         raise KeyboardInterrupt
     return run.step
 
@@ -166,12 +174,12 @@ def _one_step(
         terms = loss(model, torch.Generator(device).manual_seed(number))
     run.optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()  # type: ignore[no-untyped-call]
-    slope = torch.nn.utils.clip_grad_norm_(run.net.parameters(), plan.clip)
+    gradient_norm = torch.nn.utils.clip_grad_norm_(run.net.parameters(), plan.clip)
     run.optimizer.step()
     run.step += 1
     run.since += 1
     run.ema.update(run.net, run.step)
-    for name, value in (*terms.items(), ("slope", slope)):
+    for name, value in (*terms.items(), ("slope", gradient_norm)):
         run.sums[name] = run.sums[name] + value.detach() if name in run.sums else value.detach()
 
 
@@ -184,23 +192,21 @@ def _progress(run: Run, plan: Plan, seconds: float) -> Progress:
 
 
 def _check_numbers(run: Run) -> None:
-    """Weights that are not numbers any more must not take the place of a good checkpoint."""
+    """Raise FasrError for infinite or NaN terms, before bad weights replace a good checkpoint."""
     bad = [name for name, value in run.sums.items() if not bool(value.isfinite())]
     if bad:
         reason = f"{' and '.join(bad)} became infinite or NaN before step {run.step}"
-        raise FasrError(
-            "training", reason, "begin again with a lower --lr; the last checkpoint is whole"
-        )
+        remedy = "start again with a lower --lr; the last checkpoint is intact"
+        raise FasrError("training", reason, remedy)
 
 
 def rate(step: int, plan: Plan) -> float:
-    """Share of the full learning rate at a step: up in a line, down along a cosine or in a line."""
+    """Return the factor of the learning rate at a step: it rises linearly, then falls."""
     warm = min(1.0, (step + 1) / max(1, plan.warmup))
     if plan.constant:
         return warm * max(plan.floor, min(1.0, (plan.steps - step) / (FALL * plan.steps)))
-    return warm * (
-        plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps)))
-    )
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps)))
+    return warm * (plan.floor + (1 - plan.floor) * cosine)
 
 
 def _optimizer(net: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -213,11 +219,11 @@ def _optimizer(net: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     return Muon(groups, lr=plan.lr, fused=True)
 
 
-# ------------------------------------------------------------------------------------------------- several processes
+# -------------------------------------------------------------------------------- several processes
 
 
 def own_device(name: str) -> torch.device:
-    """The device of that name; where a launcher has started several processes, "cuda" is this one's own GPU."""
+    """Return the device of that name; under a launcher, "cuda" is this process's own GPU."""
     if name != "cuda" or "LOCAL_RANK" not in os.environ:
         return find_device(name)
     device = find_device(f"cuda:{os.environ['LOCAL_RANK']}")
@@ -225,20 +231,25 @@ def own_device(name: str) -> torch.device:
     return device
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """Return the network itself; where several processes train it, it is in a wrapper."""
+    return getattr(model, "module", model)
+
+
 def process_number() -> int:
-    """0 for the process that writes and speaks."""
+    """Return this process's number; process 0 writes and reports."""
     return int(os.environ.get("RANK", "0"))
 
 
 def join_processes(device: torch.device) -> int:
-    """This process's number; joins the others where a launcher has started several."""
+    """Join the other processes of a launcher, if there are any, and return this one's number."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return process_number()
 
 
 def _agreed(stop: bool, device: torch.device) -> bool:
-    """Whether to stop: the first process decides for all, since none can go on without the others."""
+    """Return whether to stop; process 0 decides for all."""
     if not torch.distributed.is_initialized():
         return stop
     flag = torch.tensor(float(stop), device=device)
@@ -248,21 +259,21 @@ def _agreed(stop: bool, device: torch.device) -> bool:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and a friendly kill set: the step is finished and a checkpoint written first."""
-    told = threading.Event()
+    """Yield an event that Ctrl-C or SIGTERM sets, so that training ends with a checkpoint."""
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield stop
         return
     kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda *_: told.set()) for kind in kinds]
+    before = [signal.signal(kind, lambda *_: stop.set()) for kind in kinds]
     try:
-        yield told
+        yield stop
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
 
 
-# --------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 def _checkpoint(out: Path, run: Run, save: Save) -> None:
@@ -279,7 +290,7 @@ def _checkpoint(out: Path, run: Run, save: Save) -> None:
 
 
 def has_checkpoint(out: Path) -> bool:
-    """Return whether a run of this folder is to be resumed."""
+    """Return whether the folder has a checkpoint to resume from."""
     return (out / STATE).exists()
 
 
@@ -294,21 +305,23 @@ def _resume(out: Path, run: Run, device: torch.device) -> None:
     _cut_log(out / "log.csv", run.step)
 
 
-def read_checkpoint(file: Path, parts: set[str], asked: Mapping[str, object]) -> dict[str, Any]:
-    """Return the state of a run, which goes on with the settings that it was begun with, or not at all."""
+def read_checkpoint(file: Path, parts: set[str], settings: Mapping[str, object]) -> dict[str, Any]:
+    """Return the state of a run; raise UsageError if it was started with other settings."""
     state = read_torch(file)
     if not isinstance(state, dict) or not state.keys() >= {"settings", *parts}:
         raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
-    begun = state["settings"]
-    keys = sorted(begun.keys() | asked.keys())
+    stored = state["settings"]
+    keys = sorted(stored.keys() | settings.keys())
     other = [
-        f"{k} {begun.get(k)}, not {asked.get(k)}" for k in keys if begun.get(k) != asked.get(k)
+        f"{k} {stored.get(k)}, not {settings.get(k)}"
+        for k in keys
+        if stored.get(k) != settings.get(k)
     ]
     if other:
         raise UsageError(
             file,
             f"its run was begun with {', '.join(other)}",
-            "ask for the same, or use an empty folder",
+            "give the same, or use an empty folder",
         )
     return state
 
@@ -324,13 +337,13 @@ def _log(file: Path, progress: Progress) -> None:
 
 
 def _cut_log(file: Path, step: int) -> None:
-    """Keep the lines up to the checkpoint: what came after it is done, and told, again."""
+    """Remove the log's lines after the checkpoint, since those steps run again."""
     if not file.exists():
         return
     head, *lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [
+    done = [
         x
         for x in lines
         if x.endswith("\n") and x.count(",") == head.count(",") and int(x.split(",")[0]) <= step
     ]
-    atomic_write(file, lambda path: path.write_text("".join((head, *kept)), encoding="utf-8"))
+    atomic_write(file, lambda path: path.write_text("".join((head, *done)), encoding="utf-8"))

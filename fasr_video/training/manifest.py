@@ -1,4 +1,4 @@
-"""What the weights of a run were made from, as JSON beside them."""
+"""The manifest of trained weights: what they were made from, as JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from fasr_video import __version__
 from fasr_video.files import atomic_write_text, sha256_file
 from fasr_video.training.loop import Plan
 
-LICENCE = "follows the faces and labels it was trained on: name them, and their terms, beside these weights"
+LICENCE = (
+    "follows the faces and labels it was trained on: "
+    "name them, and their terms, beside these weights"
+)
 Provenance = Mapping[str, object]
 
 
 def describe(
     faces: int, people: int, files: Mapping[str, Path | None], recipe: Any, plan: Plan
 ) -> dict[str, object]:
-    """Return what a run depends on; `files` by what they are, each named by its SHA-256."""
+    """Return what a run depends on; `files` are replaced by their SHA-256."""
     hashes = {name: "" if file is None else sha256_file(file) for name, file in files.items()}
     return {
         "version": __version__,
@@ -33,7 +36,7 @@ def describe(
 
 
 def write_manifest(weights: Path, step: int, provenance: Provenance) -> None:
-    """Write manifest.json beside a file of weights."""
+    """Write manifest.json into the folder of the weights."""
     content = {"file": weights.name, "sha256": sha256_file(weights), "step": step, **provenance}
     text = json.dumps(content, indent=2)
     atomic_write_text(weights.with_name("manifest.json"), text)

@@ -1,8 +1,8 @@
-"""Train the posterior-mean network on aligned faces, with identity features beside them.
+"""Train the posterior-mean network on aligned faces and their identity features.
 
-Each step: faces, moved a little and mirrored; their LR twins, of one size a part of the batch, by
-the papers' degradation or through cameras; the squared error of each face, divided by bicubic's.
-What a camera does to tone stays: brightness and colour are evidence, not damage.
+Each step takes faces, moved a little and mirrored; their LR twins, by the papers' degradation or by
+cameras, with one size in each part of the batch; and the squared error of each face, divided by
+bicubic's. Cameras here do not change the tone: brightness and colour are evidence, not damage.
 """
 
 from __future__ import annotations
@@ -28,40 +28,37 @@ from fasr_video.training.loop import Loss, Plan, Progress, has_checkpoint, train
 from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import Material, load_material
 
-PARTS = 8  # of a batch: each has an LR size of its own
-MOVE = 1  # px, how far a face is moved at most: alignment is never exact
-SHIFT, SCALE, TURN = (
-    4.0,
-    0.05,
-    4.0,
-)  # px, share and degrees: what landmarks are wrong by in footage, at most
-LEAST_ERROR = 1e-4  # of bicubic, that an error is divided by: at 64 px there is next to none
-FITTED = 16_000  # faces that the linear maps are made of,
-FITTED_TOGETHER = 250  # so many at a time
-MEASURED = 128  # faces that the gain over bicubic is measured on
+PARTS = 8  # parts of a batch, each with its own LR size
+MOVE = 1  # px, the largest shift of a face, since alignment is never exact
+# Largest errors of landmarks in footage: pixels, share and degrees.
+SHIFT, SCALE, TURN = 4.0, 0.05, 4.0
+LEAST_ERROR = 1e-4  # smallest divisor of an error: bicubic's error at 64 px is almost zero
+FITTED = 16_000  # number of faces that the linear maps are fitted to
+FITTED_TOGETHER = 250  # number of faces in a batch of that fit
+MEASURED = 128  # number of faces that the gain over bicubic is measured on
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the network is shown."""
+    """The training pictures of the network."""
 
     batch: int = 64
     sides: tuple[int, ...] = (8, 12, 16, 16, 16, 16, 24, 32, 48, 64)
-    """Sizes of the LR face, each as likely as it is often named."""
+    """Sizes of the LR face; a repeated size is more likely."""
     cameras: float = 0.35
-    """Share of parts that go through a camera, in place of the papers' degradation."""
+    """Share of parts degraded as by a camera, not by the papers' degradation."""
     misaligned: float = 0.25
-    """Share of parts whose faces lie as the landmarks of footage have them."""
+    """Share of parts that are misaligned like faces in footage."""
     no_feature: float = 0.15
     own: float = 0.1
-    """Share of faces that get their own feature in place of the merged one of the other photos."""
+    """Share of faces with their own feature, not the merged one of the other photos."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     clean: Tensor
     lr: Tensor
-    """The LR twins, brought up to size."""
+    """The LR twins, enlarged."""
     side: Tensor
     """Pixels of each LR twin."""
     feature: Tensor
@@ -108,7 +105,7 @@ def make_batch(data: Material, recipe: Recipe, side: int, generator: torch.Gener
 
 
 def _degrade(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the LR twins of some faces, all of one size, brought up to size; and that size."""
+    """Return the enlarged LR twins of faces, all of one size, and that size."""
     device = clean.device
     choice = torch.randint(0, len(recipe.sides), (), generator=generator, device=device)
     pixels = recipe.sides[int(choice)]
@@ -120,13 +117,13 @@ def _degrade(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple
 
 
 def in_tone(kind: Surveillance) -> Surveillance:
-    """Return a camera that leaves tone and alignment as they are."""
+    """Return the camera without its changes of tone and alignment."""
     same = (1.0, 1.0)
     return replace(kind, shift=0, scale=0, turn=0, gamma=same, contrast=same, light=0, tint=0)
 
 
 def misaligned(pictures: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Return the middles of pictures, side×side, each shifted, scaled and turned as landmarks err."""
+    """Return the side×side middles of pictures, shifted, scaled and turned at random."""
     n, device = len(pictures), pictures.device
     draw = 2 * torch.rand(n, 4, generator=generator, device=device) - 1
     scale = (1 + SCALE * draw[:, 0]) * side / pictures.shape[-1]
@@ -141,7 +138,7 @@ def misaligned(pictures: Tensor, side: int, generator: torch.Generator) -> Tenso
 
 
 def stored(clean: Tensor, pixels: int) -> Tensor:
-    """Return the faces brought down to so many pixels, stored in 8 bits, and brought up again."""
+    """Return the faces shrunk to so many pixels, stored in 8 bits, and enlarged again."""
     low = (shrink(clean, pixels) * 255).round() / 255
     return enlarge(low, clean.shape[-1])
 
@@ -152,7 +149,7 @@ def squared_error(picture: Tensor, clean: Tensor) -> Tensor:
 
 
 def fit_maps(network: MeanNet, pictures: Tensor) -> None:
-    """Make the linear maps that the network begins with, of the first faces and their mirror images."""
+    """Fit the network's linear maps to the first faces and their mirror images."""
     for linear in network.linear_maps():
         linear.fit(_pairs(pictures[:FITTED], linear.pixels, network.side))
 
@@ -187,7 +184,7 @@ def _psnr(picture: Tensor, clean: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video train mean` is asked for."""
+    """The inputs of `fasr-video train mean`."""
 
     faces: Faces
     features: Path
@@ -197,15 +194,18 @@ class Job:
     width: int = 192
     blocks: int = 8
     held_out: Faces | None = None
-    """Faces that the gain over bicubic is measured on at each checkpoint."""
+    """Faces to measure the gain over bicubic on, at each checkpoint."""
     begin: Path | None = None
-    """Weights that a new run begins with."""
+    """Weights that a new run starts with."""
 
 
 def run(
     job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
-    """Train in folder `out`; leaves mean.safetensors, its manifest, log and curves. Returns the step."""
+    """Train in folder `out`, and return the step reached.
+
+    This writes mean.safetensors, its manifest, log and curves.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     data, source = load_material(job.faces, job.features, job.combiner, device)
@@ -219,20 +219,22 @@ def run(
     mean.band = (min(job.recipe.sides), max(job.recipe.sides))
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
     people = len(set(job.faces.identities))
-    about = describe(len(job.faces), people, files, job.recipe, plan) | {"embedder": source.sha256}
+    provenance = describe(len(job.faces), people, files, job.recipe, plan) | {
+        "embedder": source.sha256
+    }
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(mean)
         learned.load_state_dict(state)
         file = out / "mean.safetensors"
         save_mean(learned.eval(), file)
-        gains: dict[str, object] = (
-            {} if job.held_out is None else _gains(learned.cpu(), job.held_out)
-        )
-        write_manifest(file, step, gains | about)
+        gains: dict[str, object] = {}
+        if job.held_out is not None:
+            gains = _gains(learned.cpu(), job.held_out)
+        write_manifest(file, step, gains | provenance)
         draw_run(out, ("loss", "at_16"))
 
-    settings = {name: about[name] for name in ("features", "faces", "begun with")}
+    settings = {name: provenance[name] for name in ("features", "faces", "begun with")}
     settings |= {"recipe": job.recipe, "width": job.width, "blocks": job.blocks}
     loss = make_loss(data, job.recipe, mean.side)
     return train(mean, loss, out, plan, device, save, report, settings)

@@ -1,8 +1,10 @@
-"""Muon: matrices move along the orthogonal matrix nearest to their momentum; everything else moves by AdamW.
+"""Muon: matrices move along the orthogonal matrix nearest to their momentum; AdamW moves everything
+else.
 
-(Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate found with AdamW fits.) At
-its start the embedder's training comes to the same loss in about two thirds of AdamW's time.
-torch.optim.Muon takes the same steps, but refuses all that is not 2-D: here nearly all weights are of convolutions.
+(Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate for AdamW fits.)
+Early in its training, the embedder reaches the same loss in about two thirds of AdamW's time.
+torch.optim.Muon takes the same steps, but accepts 2-D weights only; nearly all weights here are
+convolutions.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ MATRICES = "matrices"
 
 
 class Muon(torch.optim.AdamW):
-    """Parameter groups with `matrices` true move by Muon; a convolution counts as outputs × everything else."""
+    """Moves parameter groups with `matrices` true by Muon; a convolution is outputs × everything
+    else.
+    """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -29,23 +33,24 @@ class Muon(torch.optim.AdamW):
             for p in group["params"] if group[MATRICES] else ():
                 if p.grad is not None:
                     self._move(p, p.grad, group)
-                    p.grad = None  # AdamW passes over what has none
+                    p.grad = None  # AdamW skips parameters without one
         return super().step(closure)
 
     def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
-        if not state:  # AdamW looks for a step in every state that it loads
+        if not state:  # AdamW needs a step in every state that it loads
             state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(p)
         momentum = state["momentum"].lerp_(grad, 1 - MOMENTUM)
-        way = grad.lerp(momentum, MOMENTUM).reshape(len(p), -1)
+        direction = grad.lerp(momentum, MOMENTUM).reshape(len(p), -1)
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.add_(
-            orthogonal(way).reshape(p.shape).to(p), alpha=-group["lr"] * 0.2 * max(way.shape) ** 0.5
+            orthogonal(direction).reshape(p.shape).to(p),
+            alpha=-group["lr"] * 0.2 * max(direction.shape) ** 0.5,
         )
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """About U Vᵀ of x = U S Vᵀ, by Newton-Schulz."""
+    """Return about U Vᵀ of x = U S Vᵀ, by Newton-Schulz."""
     wide: Tensor = x.bfloat16() if len(x) <= x.shape[1] else x.bfloat16().T
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(ROUNDS):

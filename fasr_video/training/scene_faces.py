@@ -1,4 +1,6 @@
-"""What the embedder learns from labelled scenes: their faces in the canonical frame, and parts without a face."""
+"""Labelled scenes for the embedder's training: faces in the canonical frame, and parts without a
+face.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from fasr_video.training.detector_data import Faces, Points, Scene, read_scenes
 SIDE, RIM = 128, 8
 # Left eye, right eye and the middle of the mouth, in a picture with a rim.
 CANONICAL = np.array([[0.335, 0.483], [0.650, 0.478], [0.500, 0.815]]) * SIDE + RIM
-# px: smaller faces say too little of who it is.
+# px: smaller faces identify nobody.
 LEAST = 26.0
-# Parts that are tried to be cut out of a scene without faces, and beside the faces of others.
+# Number of parts to cut out of a scene without faces, and out of other scenes.
 OF_EMPTY, OF_OTHERS = 12, 3
 TRIES = 8
 
@@ -41,17 +43,17 @@ def cut_scenes(folder: Path, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _aligned(picture: NDArray[np.uint8], landmarks: Points) -> NDArray[np.uint8]:
-    """Return the face with its eyes and mouth where canonical ones are, with a rim."""
+    """Return the face in the canonical frame, with a rim."""
     points = np.stack((landmarks[0], landmarks[1], landmarks[3:].mean(0))) @ np.array([1, 1j])
-    wanted = CANONICAL @ np.array([1, 1j])
-    spread = wanted - wanted.mean()
-    # From the canonical picture to the scene, which is the way that PIL asks for.
+    canonical = CANONICAL @ np.array([1, 1j])
+    spread = canonical - canonical.mean()
+    # The map from the canonical picture to the scene, as PIL needs it.
     turn = np.vdot(spread, points - points.mean()) / np.vdot(spread, spread)
-    start = points.mean() - turn * wanted.mean()
+    start = points.mean() - turn * canonical.mean()
     side = SIDE + 2 * RIM
     image = Image.fromarray(picture)
     factor = abs(turn)
-    if factor > 1:  # pixels are averaged before they are left out
+    if factor > 1:  # average pixels before skipping any
         size = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
         across, down = size[0] / image.width, size[1] / image.height
         image = image.resize(size, Image.Resampling.BOX)
@@ -67,7 +69,7 @@ def _aligned(picture: NDArray[np.uint8], landmarks: Points) -> NDArray[np.uint8]
 
 
 def _part_without(scene: Scene, generator: np.random.Generator) -> NDArray[np.uint8] | None:
-    """Return a square part of the scene that touches no face, of any size; None where none was found in a few tries."""
+    """Return a random square part of the scene without a face; None after TRIES failed draws."""
     rows, columns = scene.picture.shape[:2]
     for _ in range(TRIES):
         side = int(np.exp(generator.uniform(np.log(16), np.log(0.9 * min(rows, columns)))))

@@ -1,9 +1,11 @@
-"""Train a super-resolution denoiser (compact or NCSN++) on aligned faces, with identity features beside them.
+"""Train a super-resolution denoiser (compact or NCSN++) on aligned faces and their identity
+features.
 
-Each step: faces, moved and mirrored; their LR twins; a noise level a face; |D(clean + noise) − clean|² with the
-denoiser's own weight. With noise "ve", "vp" or "subvp" levels come from that SDE at uniform times, as in the papers.
-With `identity`, what the denoiser shows must also look like the person to the embedder: few pixels decide that, so the
-squared error alone hardly asks for it.
+Each step takes faces, moved and mirrored; their LR twins; a noise level a face; and |D(clean +
+noise) − clean|² with the denoiser's own weight. With noise "ve", "vp" or "subvp", levels come from
+that SDE at uniform times, as in the papers. With `identity`, the denoiser's output must also be
+like the person to the embedder: few pixels decide that, so the squared error alone hardly rewards
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
 from fasr_video.training.features import embedder_of
-from fasr_video.training.loop import Loss, Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train, unwrapped
 from fasr_video.training.manifest import describe, write_manifest
 
 SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
@@ -44,24 +46,26 @@ SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the network is shown."""
+    """The training pictures of the network."""
 
     batch: int = 32
     noise: str = "edm"
     """edm (log-normal levels) or an SDE of the papers: ve, vp, subvp."""
     log_sigma: tuple[float, float] = (-2.2, 1.5)
-    """Mean and spread of ln(sigma) for edm, with an LR face; without one they lie higher, as the unknown does."""
+    """Mean and spread of ln(sigma) for edm, with an LR face; without one the mean is higher."""
     sides: tuple[int, ...] = (16, 16, 16, 16, 16, 24, 32, 12)
-    """Sizes of the LR face, each as likely as it is often named."""
+    """Sizes of the LR face; a repeated size is more likely."""
     surveillance: float = 0.0
-    """Share of batches that suffer what cameras and recorders do, in place of the papers' degradation."""
+    """Share of batches damaged as by cameras and recorders, not by the papers' degradation."""
     no_lr: float = 0.04
     """Share of faces without LR: feature-only generation (y = 0)."""
     no_feature: float = 0.12
     others: float = 0.4
-    """Share of faces that get the merged feature of the person's other photos in place of their own."""
+    """Share of faces with the merged feature of the person's other photos, not their own."""
     identity: float = 0.0
-    """Weight of 1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
+    """Weight of 1 − the cosine of the features of D and of the clean face, on a batch's noisier
+    half.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +73,19 @@ class Material:
     pictures: Tensor
     """N×3×S×S uint8, perhaps with a rim around the canonical frame."""
     own: Tensor
-    """N×length: the feature of each picture itself."""
+    """N×length: the feature of each picture."""
     merged: Tensor
-    """N×length: what the person's other pictures tell; zeros where there are none."""
+    """N×length: the merged feature of the person's other pictures; zeros if there are none."""
     judge: EmbedderNet | None = None
     """The embedder that made the features, for the identity term."""
 
 
 def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
+    """Return the loss of one step."""
+
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
-        denoiser: Denoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
-        rows, clean, condition = batch_of(data, recipe, side, generator)
+        denoiser: Denoiser = unwrapped(model)
+        rows, clean, condition = make_batch(data, recipe, side, generator)
         sigma = levels(recipe, denoiser, condition.lr.flatten(1).any(1), generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
@@ -102,32 +108,28 @@ def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
     return loss
 
 
-def batch_of(
+def make_batch(
     data: Material, recipe: Recipe, side: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Condition]:
-    """Faces, moved and mirrored: their rows, they themselves, and what is told of them."""
+    """Return the rows of random faces, the faces moved and mirrored, and their condition."""
     rows = torch.randint(
         0, len(data.pictures), (recipe.batch,), generator=generator, device=data.pictures.device
     )
     clean = views(data.pictures[rows], side, True, generator)
-    return (
-        rows,
-        clean,
-        Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator)),
-    )
+    lr = _low(clean, recipe, generator)
+    return rows, clean, Condition(lr, _features(data, rows, recipe, generator))
 
 
 def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tensor:
-    """1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
-    noisiest = sigma.topk(
-        len(sigma) // 2
-    ).indices  # with little noise any face looks like its person
-    looks = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
-    return 1 - functional.cosine_similarity(looks, own[noisiest]).mean()
+    """Return 1 − the cosine of the features of D and the clean face, on a batch's noisier half."""
+    # With little noise, every output is like its person.
+    noisiest = sigma.topk(len(sigma) // 2).indices
+    features = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
+    return 1 - functional.cosine_similarity(features, own[noisiest]).mean()
 
 
 def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.Generator) -> Tensor:
-    """A noise level for each of n faces; `known` says which have an LR face."""
+    """Return a random noise level for each face; `known` is True for those with an LR face."""
     n = len(known)
     if recipe.noise == "edm":
         mean, spread = recipe.log_sigma
@@ -139,12 +141,12 @@ def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.G
         return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
     process = SDES[recipe.noise]
     t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
-    # VP and subVP see pictures in [−1, 1], where noise counts half.
+    # VP and subVP have pictures in [−1, 1], where noise counts half.
     return process.std(t) / process.alpha(t) / (1 if recipe.noise == "ve" else 2)
 
 
 def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """LR twins, and zeros where there is to be none."""
+    """Return the LR twins, with zeros for a share of the faces."""
     low = poor(clean, recipe.sides, recipe.surveillance, Surveillance(), generator)
     keep = torch.rand(len(clean), generator=generator, device=generator.device) >= recipe.no_lr
     return low * sde.per_item(keep.to(clean), clean)
@@ -157,14 +159,14 @@ def poor(
     surveillance: Surveillance,
     generator: torch.Generator,
 ) -> Tensor:
-    """LR twins at full size: by the papers' degradation, or, for that share of batches, by what cameras do."""
+    """Return the enlarged LR twins; in a share of batches, damaged as by cameras."""
     chance = torch.rand((), generator=generator, device=generator.device)
     if chance < share:
         seeds = torch.randint(
             0, 2**62, (len(clean),), generator=generator, device=generator.device
         ).tolist()
         return surveillance(clean, seeds)
-    # One size for each quarter of the batch, since faces of one size go through together.
+    # One size for each quarter of the batch, since faces of one size are resized together.
     picks = torch.randint(
         0, len(sides), (4,), generator=generator, device=generator.device
     ).tolist()
@@ -184,7 +186,7 @@ def _features(data: Material, rows: Tensor, recipe: Recipe, generator: torch.Gen
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video train sr` is asked for."""
+    """The inputs of `fasr-video train sr`."""
 
     faces: Faces
     features: Path
@@ -193,18 +195,21 @@ class Job:
     network: str
     """compact or ncsnpp."""
     recipe: Recipe
-    shown: Path | None
-    """Faces for the sample sheets, or None for no sheets."""
+    sample_faces: Path | None
+    """Faces for the sample sheets; None for no sheets."""
     begin: Path | None = None
-    """Weights that a new run begins with."""
+    """Weights that a new run starts with."""
     embedder: Path | None = None
-    """Weights of the embedder that made the features, for the identity term; None for the bundled one."""
+    """Weights of the embedder that made the features, for the identity term; None: bundled."""
 
 
 def run(
     job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
-    """Train in folder `out`; leaves sr.safetensors, its manifest, log, curves and sample sheets. Returns the step."""
+    """Train in folder `out`, and return the step reached.
+
+    This writes sr.safetensors, its manifest, log, curves and sample sheets.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     data, source = load_material(job.faces, job.features, job.combiner, device)
@@ -214,45 +219,39 @@ def run(
     if job.begin is not None:
         load_state(denoiser.network, job.begin)
     denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
-    sheets = None if job.shown is None else Sheets(job.shown, out)
+    sheets = None if job.sample_faces is None else Sheets(job.sample_faces, out)
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
     people = len(set(job.faces.identities))
-    about = describe(len(job.faces), people, files, job.recipe, plan) | {"embedder": source.sha256}
+    provenance = describe(len(job.faces), people, files, job.recipe, plan) | {
+        "embedder": source.sha256
+    }
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(denoiser)
         learned.load_state_dict(state)
         file = out / "sr.safetensors"
         save_denoiser(learned.eval(), file)
-        write_manifest(file, step, about)
+        write_manifest(file, step, provenance)
         draw_run(out, ("loss", "fine", "coarse"))
         if sheets is not None:
             sheets.draw(learned)
 
-    settings = {name: about[name] for name in ("features", "faces", "begun with")}
+    settings = {name: provenance[name] for name in ("features", "faces", "begun with")}
     settings |= {"recipe": job.recipe, "network": job.network}
-    return train(
-        denoiser,
-        make_loss(data, job.recipe, denoiser.side),
-        out,
-        plan,
-        device,
-        save,
-        report,
-        settings,
-    )
+    loss = make_loss(data, job.recipe, denoiser.side)
+    return train(denoiser, loss, out, plan, device, save, report, settings)
 
 
 def band(recipe: Recipe) -> tuple[int, int]:
-    """Smallest and largest LR face that is shown."""
-    seen = (*recipe.sides, *(Surveillance().side if recipe.surveillance else ()))
-    return min(seen), max(seen)
+    """Return the smallest and the largest LR side of the training."""
+    sides = (*recipe.sides, *(Surveillance().side if recipe.surveillance else ()))
+    return min(sides), max(sides)
 
 
 def load_material(
     faces: Faces, features: Path, combiner: Path | None, device: torch.device
 ) -> tuple[Material, merging.Source]:
-    """Return faces with their features, and whose features they are."""
+    """Return faces with their features, and the embedder of these features."""
     rows = rows_of(features, faces, ("hr", "lr"))
     source = CombinerFeatures.load(features).source
     merge = merging.mean if combiner is None else load_combiner(combiner, source).combine
@@ -261,7 +260,7 @@ def load_material(
 
 
 def load_combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
-    """Return the Feature Combiner of a file, if it was trained on features of this embedder."""
+    """Return the Feature Combiner of a file; raise an error if it is for another embedder."""
     combiner = merging.load_combiner(file)
     require_embedder(file, combiner.source.sha256, source.sha256)
     return combiner
@@ -270,7 +269,7 @@ def load_combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner
 def merged_features(
     features: Tensor, people: Iterable[list[int]], merge: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """For each face, what the person's other faces tell together; zeros where there are none."""
+    """Return the merged feature of each person's other faces; zeros if there are none."""
     merged = torch.zeros_like(features)
     for group in people:
         for i in group:
@@ -295,11 +294,11 @@ def _ncsnpp(feature_length: int) -> Denoiser:
 NETWORKS: dict[str, Callable[[int], Denoiser]] = {"compact": _compact, "ncsnpp": _ncsnpp}
 
 
-HOW = sampling.parse("dpmpp-10")
+SHEET_SAMPLER = sampling.parse("dpmpp-10")
 
 
 class Sheets:
-    """A few faces drawn at each checkpoint, LR and original beside them: whether the loss means anything."""
+    """Draws a few faces at each checkpoint, beside the LR and the original face."""
 
     def __init__(self, source: Path, out: Path, count: int = 8) -> None:
         faces, _ = read_faces([source])
@@ -308,9 +307,12 @@ class Sheets:
         self._out = out
 
     def draw(self, denoiser: Denoiser) -> None:
+        """Write samples.png."""
         lr = self._lr.to(next(denoiser.parameters()).device)
         noise = samplers.generators(range(len(lr)))
-        drawn = sampling.draw(denoiser, Condition(lr, denoiser.no_feature(lr)), HOW, noise).cpu()
+        drawn = sampling.draw(
+            denoiser, Condition(lr, denoiser.no_feature(lr)), SHEET_SAMPLER, noise
+        ).cpu()
         rows = torch.cat(
             [torch.cat(list(row), dim=2) for row in (self._lr, drawn, self._clean)], dim=1
         )

@@ -1,4 +1,4 @@
-"""The embedder's teacher: face-reidentification-retail-0095 of Intel's Open Model Zoo, its vectors and its maps."""
+"""The embedder's teacher, face-reidentification-retail-0095 of Intel's Open Model Zoo."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fasr_video.recognition.openvino_ir import IrNet
 
 SIDE = 128
 LENGTH = 256
-# Shapes of the maps that its blocks end with: the student's.
+# Shapes of the maps at the end of its blocks; the student has the same.
 MAPS = tuple((shape.outputs, shape.side, shape.side) for shape in SHAPES)
 
 
 class Teacher:
-    """On a CPU OpenVINO computes it where it is installed, in a fifth of torch's time; elsewhere torch does."""
+    """The teacher; on a CPU it uses OpenVINO if installed, which takes a fifth of torch's time."""
 
     def __init__(self, xml: Path, device: torch.device) -> None:
         self.device = device
@@ -32,21 +32,21 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, faces: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """N×3×128×128 RGB in [0, 1], the canonical frame → (N×256, the map of each block)."""
+        """Return N×256 vectors and each block's map, for canonical faces N×3×128×128 in [0, 1]."""
         if self._compiled is None:
             vectors, *maps = self._net(faces)
             return vectors, list(maps)
-        found = self._compiled([faces.float().contiguous().numpy()])
-        vectors, *maps = (torch.from_numpy(found[i].copy()) for i in range(1 + len(MAPS)))
+        outputs = self._compiled([faces.float().contiguous().numpy()])
+        vectors, *maps = (torch.from_numpy(outputs[i].copy()) for i in range(1 + len(MAPS)))
         return vectors, list(maps)
 
     def vectors(self, faces: Tensor) -> Tensor:
-        """Return the unit vectors of the faces, each with its mirror image: they tell people apart better so."""
+        """Return unit vectors of the faces, merged with those of their mirror images."""
         return merged(self(faces)[0], self(faces.flip(3))[0])
 
 
 def merged(vectors: Tensor, mirrored: Tensor) -> Tensor:
-    """Return the unit vectors of faces from those of the faces and of their mirror images."""
+    """Return the unit vectors that merge those of faces and of their mirror images."""
     return F.normalize(F.normalize(vectors, dim=1) + F.normalize(mirrored, dim=1), dim=1)
 
 
@@ -62,7 +62,10 @@ class _WithMaps(nn.Module):
 
 
 def _maps_of(net: IrNet, xml: Path) -> tuple[str, ...]:
-    """Return the names of the last layer and of those that blocks end with: sums or products that are not added to."""
+    """Return the names of the last layer and of the layers at the end of blocks.
+
+    A block ends with a sum or product to which no other is added.
+    """
     ends = []
     for layer, following in pairwise(net.layers):
         if layer.kind == "Eltwise" and following.kind != "Eltwise":

@@ -1,4 +1,4 @@
-"""The super-resolution methods, by name: a new one is a file beside this one, and a line in METHODS."""
+"""The super-resolution methods by name. To add one: write a module here and add it to METHODS."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = tuple(f"{name}FILE" if name.endswith(":") else name for name in METHODS)
 
 
 def find_method(name: str) -> Method:
-    """Return the method of that name; PREFIX:FILE gives the method PREFIX: with the whole as its name."""
+    """Return the method of that name; for PREFIX:FILE, method `PREFIX:` renamed to PREFIX:FILE."""
     prefix, colon, file = name.partition(":")
     method = METHODS.get(prefix + colon)
     if method is None or (colon and not file):
@@ -44,7 +44,7 @@ def find_method(name: str) -> Method:
 
 
 def open_restorer(method: Method, options: Options) -> Restorer:
-    """Return the restorer of a method, after refusing options that it cannot follow."""
+    """Return the restorer of a method; raise UsageError for options that it does not support."""
     name, supports = method.name, method.supports
     if options.sampler is not None and not supports.sampler:
         raise UsageError(
@@ -53,7 +53,7 @@ def open_restorer(method: Method, options: Options) -> Restorer:
     if options.guidance is not None and not supports.attributes:
         raise UsageError(
             "attributes",
-            f"method {name} cannot be drawn towards any",
+            f"method {name} cannot be guided by any",
             "leave them out, or use fasr++",
         )
     if options.files.identity is not None and not supports.identity:

@@ -1,4 +1,4 @@
-"""Faces of sizes that a network was not trained on: nothing is drawn, and one sentence says why."""
+"""Faces of sizes that a network was not trained on are enlarged, not drawn, with a warning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fasr_video.errors import UsageError
 from fasr_video.sr.methods.bicubic import enlarged
 from fasr_video.sr.restoration import FaceInput, Restoration
 
-# One answer a probe, by these seeds.
+# Returns one restoration a face, drawn with these seeds.
 Draw = Callable[[Sequence[FaceInput], Sequence[int]], list[Restoration]]
 
 
@@ -17,36 +17,40 @@ Band = tuple[int, int]
 
 
 def draw_within(
-    band: Band | None, probes: Sequence[FaceInput], seeds: Sequence[int], draw: Draw
+    band: Band | None, faces: Sequence[FaceInput], seeds: Sequence[int], draw: Draw
 ) -> list[Restoration]:
-    """Draw the faces of sizes within the band; the classical picture stands for each other one.
+    """Return restorations: drawn for faces within the band, enlarged for the others.
 
-    All are drawn where the band is not known.
+    All are drawn if the band is not known.
     """
-    reasons = [None if band is None else outside(band, probe) for probe in probes]
-    inside = [k for k, reason in enumerate(reasons) if reason is None]
-    drawn = iter(draw([probes[k] for k in inside], [seeds[k] for k in inside]) if inside else ())
-    answers = []
-    for probe, seed, reason in zip(probes, seeds, reasons, strict=True):
-        answers.append(next(drawn) if reason is None else enlarged(probe, seed, (reason,)))
-    return answers
+    warnings = [None if band is None else outside(band, face) for face in faces]
+    inside = [k for k, warning in enumerate(warnings) if warning is None]
+    drawn = iter(draw([faces[k] for k in inside], [seeds[k] for k in inside]) if inside else ())
+    restorations = []
+    for face, seed, warning in zip(faces, seeds, warnings, strict=True):
+        restorations.append(next(drawn) if warning is None else enlarged(face, seed, (warning,)))
+    return restorations
 
 
-def outside(band: Band, probe: FaceInput) -> str | None:
-    """Return why a face is not drawn by a network trained on these sizes; None where it is."""
-    (smallest, largest), side = band, len(probe.lr0)
-    if not probe.lr_known or smallest <= side <= largest:
+def outside(band: Band, face: FaceInput) -> str | None:
+    """Return why a network trained on these sizes does not draw a face; None if it does."""
+    smallest, largest = band
+    side = len(face.lr0)
+    if not face.lr_known or smallest <= side <= largest:
         return None
-    return f"nothing is reconstructed: the face has {side} px, and the network was trained on {sizes(band)}"
+    return (
+        f"nothing is reconstructed: the face has {side} px, "
+        f"and the network was trained on {sizes(band)}"
+    )
 
 
 def sizes(band: Band) -> str:
-    """Return the sizes in words."""
+    """Return a band in words."""
     smallest, largest = band
     return f"{smallest} px" if smallest == largest else f"{smallest} to {largest} px"
 
 
-def check_lr_face(name: str, probes: Sequence[FaceInput]) -> None:
-    """Refuse to draw from a feature alone."""
-    if not all(probe.lr_known for probe in probes):
+def check_lr_face(name: str, faces: Sequence[FaceInput]) -> None:
+    """Raise UsageError for a face without an LR picture."""
+    if not all(face.lr_known for face in faces):
         raise UsageError("feature-only", f"method {name} needs the LR face", "use fasr++ or fasr")

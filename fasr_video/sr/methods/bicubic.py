@@ -1,4 +1,4 @@
-"""`bicubic`: what is there, larger; nothing is added."""
+"""`bicubic`: the LR face enlarged, with nothing added."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Bicubic:
         return {"method": NAME}
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        pairs = zip(probes, seeds, strict=True)
-        return [enlarged(probe, seed, unused_auxiliaries(NAME, probe)) for probe, seed in pairs]
+        pairs = zip(faces, seeds, strict=True)
+        return [enlarged(face, seed, unused_auxiliaries(NAME, face)) for face, seed in pairs]
 
 
-def enlarged(probe: FaceInput, seed: int, warnings: tuple[str, ...]) -> Restoration:
-    """Return the classical picture of a face."""
+def enlarged(face: FaceInput, seed: int, warnings: tuple[str, ...]) -> Restoration:
+    """Return a face enlarged by bicubic interpolation, as a restoration."""
     return Restoration(
-        *pictures_of(enlarge(as_tensor([probe.lr0]), SIDE)),
+        *pictures_of(enlarge(as_tensor([face.lr0]), SIDE)),
         method=NAME,
         sampler="",
         calls=0,

@@ -1,4 +1,4 @@
-"""The papers' diffusion methods: one denoiser, told apart by sampler, feature and sample count."""
+"""The papers' diffusion methods: one denoiser, with various samplers and features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasr_video.batch_size import PICTURES, batch_size_for
 from fasr_video.errors import UsageError
@@ -26,7 +26,7 @@ from fasr_video.weights.manifest import bundled
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What the diffusion methods are made of."""
+    """The models of a diffusion method."""
 
     denoiser: Denoiser
     denoiser_sha256: str
@@ -42,7 +42,7 @@ def load_models(method: Method, files: ModelFiles, device: torch.device) -> Mode
 
 
 def unguided(name: str) -> UsageError:
-    """Return the error of a method that needs attributes and has none."""
+    """Return the error for a method that needs attributes and has none."""
     remedy = "give them with --attr, set restore.attributes=read for a run, or use sde-sr-ve"
     return UsageError(f"method {name}", "it is guided by attributes, and there are none", remedy)
 
@@ -60,10 +60,10 @@ class Diffusion:
         self._batch = batch_size_for(PICTURES, options.device, options.batch)
         self._denoiser = models.denoiser.to(options.device).eval()
         self._denoiser.precision = PRECISIONS[options.precision]
-        if isinstance(
-            self._denoiser, ScoreDenoiser
-        ):  # NCSN++ is a tenth faster so; the compact one sees to it itself
-            self._denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # NCSN++ is a tenth faster with channels last; the compact network converts by itself.
+        if isinstance(self._denoiser, ScoreDenoiser):
+            network: nn.Module = self._denoiser.network
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._features = Features(method, models.features, self._denoiser.feature_length)
 
     def provenance(self) -> dict[str, object]:
@@ -78,73 +78,67 @@ class Diffusion:
         }
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        if not all(p.lr_known for p in probes) and (
-            self._method.merge is None or self._sampling.warm is not None
-        ):
-            reason = (
-                "it would draw from nothing: no feature, or a start at the LR face that is left out"
-            )
-            raise UsageError(
-                "feature-only", reason, "use fasr++ or fasr, with a sampler that begins at noise"
-            )
+        needs_lr = self._method.merge is None or self._sampling.warm is not None
+        if needs_lr and not all(face.lr_known for face in faces):
+            reason = "without the LR face it has no feature, or no picture to start at"
+            remedy = "use fasr++ or fasr, with a sampler that starts at noise"
+            raise UsageError("feature-only", reason, remedy)
 
-        def draw(some: Sequence[FaceInput], their_seeds: Sequence[int]) -> list[Restoration]:
-            return self._draw(some, samples, their_seeds)
+        def draw(inside: Sequence[FaceInput], inside_seeds: Sequence[int]) -> list[Restoration]:
+            return self._draw(inside, samples, inside_seeds)
 
         band = self._denoiser.band if self._denoiser.band_known else None
-        return draw_within(band, probes, seeds, draw)
+        return draw_within(band, faces, seeds, draw)
 
     def _draw(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        drawn_to = [self._drawn_to(p) for p in probes]
-        features = [self._features.of(p) for p in probes]
+        guides = [self._guiding_attributes(face) for face in faces]
+        features = [self._features.of(face) for face in faces]
         lr = torch.cat(
-            [enlarge(as_tensor([p.lr0]), self._denoiser.side) * p.lr_known for p in probes]
+            [enlarge(as_tensor([face.lr0]), self._denoiser.side) * face.lr_known for face in faces]
         )
         condition = Condition(lr, torch.stack([feature for feature, _ in features]))
-        rows = torch.arange(len(probes)).repeat_interleave(samples)
+        rows = torch.arange(len(faces)).repeat_interleave(samples)
         generators = samplers.generators([sample_seed(s, k) for s in seeds for k in range(samples)])
         parts = []
         for i in range(0, len(rows), self._batch):
-            some = rows[i : i + self._batch]
+            batch = rows[i : i + self._batch]
             part = Condition(
-                condition.lr[some].to(self._device), condition.feature[some].to(self._device)
+                condition.lr[batch].to(self._device), condition.feature[batch].to(self._device)
             )
-            denoiser = self._guided([drawn_to[k] for k in some.tolist()])
-            parts.append(
-                sampling.draw(denoiser, part, self._sampling, generators[i : i + self._batch])
-                .float()
-                .cpu()
-            )
-        drawn = torch.cat(parts).reshape(len(probes), samples, *lr.shape[1:])
+            denoiser = self._guided([guides[k] for k in batch.tolist()])
+            noise = generators[i : i + self._batch]
+            pictures = sampling.draw(denoiser, part, self._sampling, noise)
+            parts.append(pictures.float().cpu())
+        drawn = torch.cat(parts).reshape(len(faces), samples, *lr.shape[1:])
         sources = [source for _, source in features]
-        return [self._answer(*row) for row in zip(probes, drawn, seeds, sources, strict=True)]
+        return [self._restoration(*row) for row in zip(faces, drawn, seeds, sources, strict=True)]
 
     def _guided(self, rows: Sequence[tuple[Attribute, ...]]) -> Denoiser:
         if self._guidance is None:
             return self._denoiser
         return self._guidance.guided(self._denoiser, rows, bounded=self._sampling.in_few_steps)
 
-    def _drawn_to(self, probe: FaceInput) -> tuple[Attribute, ...]:
-        """The probe's attributes, without what was read but not surely enough."""
-        if Need.ATTRIBUTES in self._method.needs and not probe.attributes:
+    def _guiding_attributes(self, face: FaceInput) -> tuple[Attribute, ...]:
+        """Return the face's attributes, without readings that are too uncertain."""
+        if Need.ATTRIBUTES in self._method.needs and not face.attributes:
             raise unguided(self.name)
         known = Classifiers((), ()) if self._guidance is None else self._guidance.classifiers
-        known.check(probe.attributes)
-        return tuple(a for a in probe.attributes if a.source != "read" or a.confidence >= SURE)
+        known.check(face.attributes)
+        return tuple(a for a in face.attributes if a.source != "read" or a.confidence >= SURE)
 
-    def _answer(self, probe: FaceInput, drawn: Tensor, seed: int, source: str) -> Restoration:
-        warnings = self._features.warnings(probe, source, self._denoiser.embedder)
-        if not self._denoiser.band_known and outside(self._denoiser.band, probe) is not None:
+    def _restoration(self, face: FaceInput, drawn: Tensor, seed: int, source: str) -> Restoration:
+        warnings = self._features.warnings(face, source, self._denoiser.embedder)
+        if not self._denoiser.band_known and outside(self._denoiser.band, face) is not None:
             usual = sizes(self._denoiser.band)
             warnings.append(
-                f"the face has {len(probe.lr0)} px, where networks like this one are trained on {usual}"
+                f"the face has {len(face.lr0)} px; networks like this one are trained on {usual}"
             )
-        if self._guidance is not None and probe.attributes:
-            warnings += self._about_attributes(probe, self._guidance.classifiers)
+        if self._guidance is not None and face.attributes:
+            warnings += self._attribute_warnings(face, self._guidance.classifiers)
         return Restoration(
             *pictures_of(drawn),
             method=self.name,
@@ -154,30 +148,35 @@ class Diffusion:
             model=self._models.denoiser_sha256,
             feature=source,
             warnings=tuple(warnings),
-            attributes=self._drawn_to(probe),
+            attributes=self._guiding_attributes(face),
         )
 
-    def _about_attributes(self, probe: FaceInput, classifiers: Classifiers) -> list[str]:
-        side, used = len(probe.lr0), self._drawn_to(probe)
+    def _attribute_warnings(self, face: FaceInput, classifiers: Classifiers) -> list[str]:
+        side = len(face.lr0)
+        used = self._guiding_attributes(face)
         warnings = [
             f"attribute {a.name}: read with certainty {a.confidence:g}, too little to use it"
-            for a in probe.attributes
+            for a in face.attributes
             if a not in used
         ]
         guessed = ", ".join(a.name for a in used if a.source == "read")
         if guessed:
             warnings.append(
-                f"{guessed}: guessed by a network (LR face of {side} px), which may be sure and wrong"
+                f"{guessed}: guessed by a network (LR face of {side} px), "
+                "which can be certain and wrong"
             )
         if not used:
-            warnings.append("drawn without guidance: no attribute was read surely enough")
-        said = {a.name: a for a in used if a.source == "examiner"}
-        shown = read(classifiers, [probe.lr0]) if said else ()
-        return warnings + [
-            f"attribute {said[a.name]}: the LR face of {side} px reads as the opposite, with certainty {a.confidence:g}"
-            for a in shown
-            if a.name in said and a.value != said[a.name].value and a.confidence >= CLEAR
-        ]
+            warnings.append("drawn without guidance: no attribute was read with enough certainty")
+        given = {a.name: a for a in used if a.source == "examiner"}
+        for reading in read(classifiers, [face.lr0]) if given else ():
+            claim = given.get(reading.name)
+            if claim is None or claim.value == reading.value or reading.confidence < CLEAR:
+                continue
+            warnings.append(
+                f"attribute {claim}: the LR face of {side} px reads as the opposite, "
+                f"with certainty {reading.confidence:g}"
+            )
+        return warnings
 
 
 def _open(method: Method, options: Options) -> Diffusion:
@@ -185,7 +184,7 @@ def _open(method: Method, options: Options) -> Diffusion:
 
 
 def _method(name: str, sampler: str, *needs: Need, samples: int = 1) -> Method:
-    """Return a method of the family; one that needs an embedder takes a feature."""
+    """Return a method of the family; a method that needs an embedder takes a feature."""
     supports = Supports(
         feature=Need.EMBEDDER in needs, samples=True, sampler=True, attributes=True, weights=True
     )
@@ -194,7 +193,7 @@ def _method(name: str, sampler: str, *needs: Need, samples: int = 1) -> Method:
     )
 
 
-FAST = "dpmpp-sde-15"  # docs/methods.md has the papers' own samplers
+FAST = "dpmpp-sde-15"  # docs/methods.md lists the papers' own samplers
 FAMILY = (
     _method("fasr++", FAST, Need.EMBEDDER, Need.COMBINER, samples=2),
     _method("fasr", FAST, Need.EMBEDDER),

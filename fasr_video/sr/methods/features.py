@@ -1,4 +1,4 @@
-"""A person's feature as a network is told it: merged from auxiliary faces, or given."""
+"""A person's feature as input of a network: merged from auxiliary faces, or given."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fasr_video.weights.manifest import bundled
 
 @dataclass(frozen=True, slots=True)
 class FeatureModels:
-    """What makes one feature of faces; None for what a method does not need."""
+    """The models that merge faces into a feature; None for a model that is not needed."""
 
     embedder: Embedder | None = None
     combiner: merging.FeatureCombiner | None = None
@@ -32,10 +32,13 @@ class FeatureModels:
 def load_feature_models(
     method: Method, files: ModelFiles, device: torch.device, network: Path, trained_with: str
 ) -> FeatureModels:
-    """Return the feature models that the method needs, held against the embedder its network was trained with."""
+    """Return the feature models that the method needs.
+
+    Raise an error if its network was trained with another embedder.
+    """
     if Need.EMBEDDER not in method.needs:
         return FeatureModels()
-    embedder = open_faces(files, device)
+    embedder = feature_embedder(files, device)
     require_embedder(network, trained_with, embedder.sha256)
     if Need.COMBINER not in method.needs:
         return FeatureModels(embedder)
@@ -45,10 +48,12 @@ def load_feature_models(
     return FeatureModels(embedder, combiner, sha256_file(file))
 
 
-def open_faces(files: ModelFiles, device: torch.device) -> Embedder:
-    """Return the embedder that is given open, else the builtin one with the weights of that file."""
-    given = files.embedder
-    return BuiltinEmbedder(given, device) if given is None or isinstance(given, Path) else given
+def feature_embedder(files: ModelFiles, device: torch.device) -> Embedder:
+    """Return the opened embedder if one is given, else the builtin one with the given weights."""
+    embedder = files.embedder
+    if embedder is None or isinstance(embedder, Path):
+        return BuiltinEmbedder(embedder, device)
+    return embedder
 
 
 class Features:
@@ -75,16 +80,16 @@ class Features:
             "combiner": self._models.combiner_sha256,
         }
 
-    def of(self, probe: FaceInput) -> tuple[Tensor, str]:
-        """Return the feature of a probe's person, and where it is from: given, combiner, mean or none."""
+    def of(self, face: FaceInput) -> tuple[Tensor, str]:
+        """Return the feature of a face's person and its source: given, combiner, mean or none."""
         if self._method.merge is None:
             return torch.zeros(self._length), "none"
-        if probe.feature is not None:
-            return torch.from_numpy(np.asarray(probe.feature, np.float32)), "given"
-        if self._merged is not None and probe.auxiliaries and probe.auxiliaries is self._merged[0]:
-            return self._merged[1]  # many stills of one person share their auxiliaries
-        merged = self._merge(probe.auxiliaries or (probe.lr0,))
-        self._merged = (probe.auxiliaries, merged)
+        if face.feature is not None:
+            return torch.from_numpy(np.asarray(face.feature, np.float32)), "given"
+        if self._merged is not None and face.auxiliaries and face.auxiliaries is self._merged[0]:
+            return self._merged[1]  # stills of one person often share their auxiliaries
+        merged = self._merge(face.auxiliaries or (face.lr0,))
+        self._merged = (face.auxiliaries, merged)
         return merged
 
     def _merge(self, faces: tuple[Image, ...]) -> tuple[Tensor, str]:
@@ -101,15 +106,16 @@ class Features:
             return merging.mean(features), "mean"
         return combiner.combine(features), "combiner"
 
-    def warnings(self, probe: FaceInput, source: str, trained_with: str) -> list[str]:
-        """Return what there is to say of a feature from `source`, for a network trained with that embedder."""
+    def warnings(self, face: FaceInput, source: str, trained_with: str) -> list[str]:
+        """Return the warnings about a feature; `trained_with` is the network's embedder."""
         if source == "none":
-            return list(unused_auxiliaries(self._method.name, probe))
+            return list(unused_auxiliaries(self._method.name, face))
         warnings = []
-        if source != "given" and not probe.auxiliaries:
+        if source != "given" and not face.auxiliaries:
             warnings.append("no auxiliary faces: the feature is that of the LR face itself")
         if not trained_with:
             warnings.append(
-                "which embedder this network was trained with is not known: the feature may tell it nothing"
+                "it is not known which embedder this network was trained with: "
+                "the feature may mean nothing to it"
             )
         return warnings

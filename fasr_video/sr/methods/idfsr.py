@@ -1,4 +1,4 @@
-"""`idfsr`: rebuilds the face of a very poor picture from references or a fitted identity."""
+"""`idfsr`: redraws the face of a very poor picture from references or a fitted identity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.identity import Identity, load_identity
 from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
 from fasr_video.sr.methods.band import check_lr_face, draw_within
-from fasr_video.sr.methods.features import open_faces
+from fasr_video.sr.methods.features import feature_embedder
 from fasr_video.sr.methods.method import Method, ModelFiles, Need, Options, Supports
 from fasr_video.sr.restoration import FaceInput, Restoration, as_image, pictures_of
 from fasr_video.sr.sampling import Sampling, sample_seed
@@ -31,18 +31,19 @@ from fasr_video.types import Image
 from fasr_video.weights.manifest import bundled
 
 NAME = "idfsr"
-# Side in pixels from which a face without landmarks is an unusual one: of CelebA's 97 % have some
-# at 16 px, 56 % at 8 px, none at 4 px. A smaller one is taken to be as its frame says: the usual
-# landmarks are off by 3.6 px of 128 (root mean square), the detector's on faces of 8 px by 4.1.
+# Side in pixels from which a face without landmarks is an unusual one: the detector finds landmarks
+# on 97 % of CelebA's faces at 16 px, on 56 % at 8 px, on none at 4 px. On a smaller face the usual
+# landmarks of the frame will do: they are off by 3.6 px of 128 (root mean square), the detector's
+# on faces of 8 px by 4.1.
 FINDABLE = 12
 
 
 class FindLandmarks(Protocol):
     sha256: str
-    """Of the model that finds them."""
+    """Hash of the landmark model."""
 
     def __call__(self, face: Image) -> NDArray[np.float32] | None:
-        """5×2: usable landmarks of a canonical picture (128×128×3), or None."""
+        """Return 5×2 usable landmarks of a canonical picture (128×128×3), or None."""
         ...
 
 
@@ -58,12 +59,12 @@ class IdfsrModels:
 
 @dataclass(frozen=True, slots=True)
 class _References:
-    """The auxiliary faces on which landmarks were found."""
+    """The auxiliary faces with usable landmarks."""
 
     pictures: Tensor
     landmarks: Tensor
     feature: Tensor
-    """512: the mean of theirs."""
+    """512 numbers: the mean of their features."""
     warnings: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -71,22 +72,25 @@ class _References:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Conditioning:
+    """The network's condition for one face, and where it comes from."""
+
     condition: FaceCondition
     """One row."""
     source: str
+    """Of the identity: fitted, given, mean or own."""
     by_references: bool
-    """Whether any of the auxiliary faces has a part in it."""
+    """Whether it uses the auxiliary faces."""
     warnings: tuple[str, ...]
 
 
 def load_idfsr_models(
     files: ModelFiles, device: torch.device, find_landmarks: FindLandmarks
 ) -> IdfsrModels:
-    """Return the models of these files, the fitted identity among them where there is one."""
+    """Return the models of these files, with the fitted identity if there is one."""
     weights = files.network or bundled("idfsr.safetensors")
     denoiser = load_idfsr(weights).to(device)
-    embedder = open_faces(files, device)
+    embedder = feature_embedder(files, device)
     require_embedder(weights, denoiser.embedder, embedder.sha256)
     models = IdfsrModels(denoiser, sha256_file(weights), embedder, find_landmarks)
     if files.identity is None:
@@ -112,7 +116,7 @@ class Idfsr:
             sampler or models.denoiser.sampler, sampling.DENOISERS
         )
         models.denoiser.precision = PRECISIONS[precision]
-        self._seen: tuple[tuple[Image, ...], _References] | None = None
+        self._cached_references: tuple[tuple[Image, ...], _References] | None = None
 
     def provenance(self) -> dict[str, object]:
         m = self._models
@@ -127,22 +131,20 @@ class Idfsr:
         }
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        check_lr_face(NAME, probes)
+        check_lr_face(NAME, faces)
 
-        def draw(some: Sequence[FaceInput], their_seeds: Sequence[int]) -> list[Restoration]:
-            return [
-                self._restore(probe, samples, seed)
-                for probe, seed in zip(some, their_seeds, strict=True)
-            ]
+        def draw(inside: Sequence[FaceInput], inside_seeds: Sequence[int]) -> list[Restoration]:
+            pairs = zip(inside, inside_seeds, strict=True)
+            return [self._restore(face, samples, seed) for face, seed in pairs]
 
-        return draw_within(self._models.denoiser.band, probes, seeds, draw)
+        return draw_within(self._models.denoiser.band, faces, seeds, draw)
 
-    def _restore(self, probe: FaceInput, samples: int, seed: int) -> Restoration:
-        told = self._told(probe)
+    def _restore(self, face: FaceInput, samples: int, seed: int) -> Restoration:
+        conditioning = self._conditioning(face)
         rows = torch.zeros(samples, dtype=torch.long)
-        repeated = told.condition[rows]
+        repeated = conditioning.condition[rows]
         condition = FaceCondition(
             *(
                 v.to(self._device)
@@ -158,86 +160,91 @@ class Idfsr:
             calls=self._sampling.calls * samples,
             seed=seed,
             model=self._models.denoiser_sha256,
-            feature=told.source,
-            warnings=told.warnings,
-            conditioned_on=probe.subject if told.by_references else "",
+            feature=conditioning.source,
+            warnings=conditioning.warnings,
+            conditioned_on=face.subject if conditioning.by_references else "",
         )
 
-    def _told(self, probe: FaceInput) -> _Told:
-        """What the network is told of a face: by references, by a fitted identity, or by the face itself."""
-        lr = enlarge(as_tensor([probe.lr0]), SIDE)
-        found, references = self._landmarks_of(lr), self._references(probe.auxiliaries)
-        landmarks = torch.from_numpy(DEFAULT_LANDMARKS).float()[None] if found is None else found
-        used = len(references) > 0 and (found is not None or len(probe.lr0) < FINDABLE)
+    def _conditioning(self, face: FaceInput) -> _Conditioning:
+        """Return the condition of a face: by references, a fitted identity, or the face itself."""
+        lr = enlarge(as_tensor([face.lr0]), SIDE)
+        own_landmarks = self._landmarks_of(lr)
+        references = self._references(face.auxiliaries)
+        landmarks = own_landmarks
+        if landmarks is None:
+            landmarks = torch.from_numpy(DEFAULT_LANDMARKS).float()[None]
+        small = len(face.lr0) < FINDABLE
+        used = len(references) > 0 and (own_landmarks is not None or small)
         warnings = [*references.warnings]
-        reference, reference_landmarks = lr, landmarks
         if used:
-            nearest = int(
-                (references.landmarks - landmarks).square().sum((1, 2)).argmin()
-            )  # it is bent least
-            reference, reference_landmarks = (
-                references.pictures[nearest, None],
-                references.landmarks[nearest, None],
-            )
-        feature, source = self._identity(probe, lr, references if used else None)
-        if found is None:
-            warnings.append(
-                "no usable landmarks on the LR face: the usual ones of its frame stand in for them"
-            )
-        if source == "own":
-            unused = " The references given were not used." if probe.auxiliaries else ""
-            warnings.append(
-                f"reference-free: style and identity are those of the LR face itself.{unused}"
-            )
+            # The reference with the nearest landmarks is warped least.
+            nearest = int((references.landmarks - landmarks).square().sum((1, 2)).argmin())
+            reference = references.pictures[nearest, None]
+            reference_landmarks = references.landmarks[nearest, None]
         else:
-            whose = f"subject {probe.subject}" if used and probe.subject else "its references"
-            warnings.append(f"conditioned on {whose}: never compare it with those photographs")
-            if not used:
-                warnings.append("no reference for the style: it is that of the LR face itself")
-        return _Told(
-            assemble(lr, landmarks, reference, reference_landmarks, feature[None]),
-            source,
-            used,
-            tuple(warnings),
+            reference = lr
+            reference_landmarks = landmarks
+        feature, source = self._identity(face, lr, references if used else None)
+        if own_landmarks is None:
+            warnings.append(
+                "no usable landmarks on the LR face: the usual ones of its frame take their place"
+            )
+        warnings += _source_warnings(face, source, used)
+        return _Conditioning(
+            condition=assemble(lr, landmarks, reference, reference_landmarks, feature[None]),
+            source=source,
+            by_references=used,
+            warnings=tuple(warnings),
         )
 
     def _identity(
-        self, probe: FaceInput, lr: Tensor, references: _References | None
+        self, face: FaceInput, lr: Tensor, references: _References | None
     ) -> tuple[Tensor, str]:
-        """512 numbers, and where they are from."""
+        """Return the identity (512 numbers) and its source."""
         if self._models.identity is not None:
             return self._models.identity.vector, "fitted"
-        if probe.feature is not None:
-            return torch.from_numpy(np.asarray(probe.feature, np.float32)), "given"
+        if face.feature is not None:
+            return torch.from_numpy(np.asarray(face.feature, np.float32)), "given"
         if references is not None and len(references):
             return references.feature, "mean"
         return self._models.embedder.embed(lr)[0][0], "own"
 
     def _references(self, faces: tuple[Image, ...]) -> _References:
-        if self._seen is not None and self._seen[0] is faces:
-            return self._seen[1]  # many stills of one person share their references
+        if self._cached_references is not None and self._cached_references[0] is faces:
+            return self._cached_references[1]  # stills of one person often share their references
         pictures, landmarks, warnings = [], [], []
         for number, face in enumerate(faces, 1):
             picture = enlarge(as_tensor([face]), SIDE)
-            found = self._landmarks_of(picture)
-            if found is None:
+            points = self._landmarks_of(picture)
+            if points is None:
                 warnings.append(
                     f"reference {number} of {len(faces)} left out: no usable landmarks on it"
                 )
             else:
                 pictures.append(picture)
-                landmarks.append(found)
+                landmarks.append(points)
         block = torch.cat([torch.zeros(0, 3, SIDE, SIDE), *pictures])
         feature = merging.mean(self._models.embedder.embed(block)[0])
-        told = _References(
-            block, torch.cat([torch.zeros(0, 5, 2), *landmarks]), feature, tuple(warnings)
-        )
-        self._seen = (faces, told)
-        return told
+        points = torch.cat([torch.zeros(0, 5, 2), *landmarks])
+        references = _References(block, points, feature, tuple(warnings))
+        self._cached_references = (faces, references)
+        return references
 
     def _landmarks_of(self, picture: Tensor) -> Tensor | None:
-        found = self._models.find_landmarks(as_image(picture[0]))
-        return None if found is None else torch.from_numpy(found).float()[None]
+        landmarks = self._models.find_landmarks(as_image(picture[0]))
+        return None if landmarks is None else torch.from_numpy(landmarks).float()[None]
+
+
+def _source_warnings(face: FaceInput, source: str, references_used: bool) -> list[str]:
+    """Return the warnings about where the identity and the style of a picture come from."""
+    if source == "own":
+        unused = " The references given were not used." if face.auxiliaries else ""
+        return [f"reference-free: style and identity are those of the LR face itself.{unused}"]
+    whose = f"subject {face.subject}" if references_used and face.subject else "its references"
+    warnings = [f"conditioned on {whose}: never compare it with those photographs"]
+    if not references_used:
+        warnings.append("no reference for the style: it is that of the LR face itself")
+    return warnings
 
 
 def _open(method: Method, options: Options) -> Idfsr:

@@ -24,7 +24,7 @@ FILE = "mean.safetensors"
 
 
 class Mean:
-    """Answers with the mean of all pictures that LR face and feature allow."""
+    """Draws the mean of all pictures that the LR face and the feature allow."""
 
     def __init__(
         self,
@@ -34,8 +34,11 @@ class Mean:
         models: FeatureModels,
         options: Options,
     ) -> None:
-        self.name, self.sha256, self.side = method.name, sha256, network.side
-        self._network, self._device = network.to(options.device), options.device
+        self.name = method.name
+        self.sha256 = sha256
+        self.side = network.side
+        self._network = network.to(options.device)
+        self._device = options.device
         self._features = Features(method, models, network.feature_length)
         self._precision = PRECISIONS[options.precision]
         self._batch = batch_size_for(PICTURES, options.device, options.batch)
@@ -49,28 +52,28 @@ class Mean:
         }
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        check_lr_face(self.name, probes)
-        return draw_within(self._network.band, probes, seeds, self._draw)
+        check_lr_face(self.name, faces)
+        return draw_within(self._network.band, faces, seeds, self._draw)
 
-    def pictures(self, probes: Sequence[FaceInput]) -> tuple[Tensor, list[str]]:
-        """Return the mean pictures, N×3×S×S, and where the feature of each is from."""
-        lr = torch.cat([enlarge(as_tensor([probe.lr0]), self.side) for probe in probes])
-        features = [self._features.of(probe) for probe in probes]
-        parts = (lr, sides_of(probes), torch.stack([feature for feature, _ in features]))
+    def pictures(self, faces: Sequence[FaceInput]) -> tuple[Tensor, list[str]]:
+        """Return the mean pictures, N×3×S×S, and the source of each feature."""
+        lr = torch.cat([enlarge(as_tensor([face.lr0]), self.side) for face in faces])
+        features = [self._features.of(face) for face in faces]
+        parts = (lr, sides_of(faces), torch.stack([feature for feature, _ in features]))
         batches = zip(*(torch.split(part, self._batch) for part in parts), strict=True)
         pictures = torch.cat([self._call(*batch) for batch in batches])
         return pictures, [source for _, source in features]
 
-    def warnings(self, probe: FaceInput, source: str) -> tuple[str, ...]:
-        """Return what there is to say of a picture whose feature is from `source`."""
-        return tuple(self._features.warnings(probe, source, self._network.embedder))
+    def warnings(self, face: FaceInput, source: str) -> tuple[str, ...]:
+        """Return the warnings about a picture whose feature is from `source`."""
+        return tuple(self._features.warnings(face, source, self._network.embedder))
 
-    def _draw(self, probes: Sequence[FaceInput], seeds: Sequence[int]) -> list[Restoration]:
-        pictures, sources = self.pictures(probes)
-        rows = zip(probes, pictures, seeds, sources, strict=True)
-        return [self._answer(*row) for row in rows]
+    def _draw(self, faces: Sequence[FaceInput], seeds: Sequence[int]) -> list[Restoration]:
+        pictures, sources = self.pictures(faces)
+        rows = zip(faces, pictures, seeds, sources, strict=True)
+        return [self._restoration(*row) for row in rows]
 
     @torch.no_grad()
     def _call(self, lr: Tensor, sides: Tensor, features: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ class Mean:
             out: Tensor = self._network(lr.to(device), sides.to(device), features.to(device))
         return out.float().cpu()
 
-    def _answer(self, probe: FaceInput, picture: Tensor, seed: int, source: str) -> Restoration:
+    def _restoration(self, face: FaceInput, picture: Tensor, seed: int, source: str) -> Restoration:
         return Restoration(
             *pictures_of(picture[None]),
             method=self.name,
@@ -88,13 +91,13 @@ class Mean:
             seed=seed,
             model=self.sha256,
             feature=source,
-            warnings=self.warnings(probe, source),
+            warnings=self.warnings(face, source),
         )
 
 
-def sides_of(probes: Sequence[FaceInput]) -> Tensor:
+def sides_of(faces: Sequence[FaceInput]) -> Tensor:
     """Return the side of each LR face, in pixels."""
-    return torch.tensor([float(len(probe.lr0)) for probe in probes])
+    return torch.tensor([float(len(face.lr0)) for face in faces])
 
 
 def open_mean(method: Method, options: Options) -> Mean:

@@ -1,4 +1,4 @@
-"""What a super-resolution method is: how it is opened, what it needs, what it takes."""
+"""The description of a super-resolution method: how to open it, what it needs and supports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fasr_video.sr.restoration import SMALLEST, Restorer
 
 
 class Need(StrEnum):
-    """What a method is nothing without."""
+    """Something that a method cannot work without."""
 
     NETWORK = "network"
     EMBEDDER = "embedder"
@@ -25,52 +25,52 @@ class Need(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where the models of a method are: None for the bundled ones, and for no identity."""
+    """The files of a method's models; None for the bundled ones, and for no identity."""
 
     network: Path | None = None
     embedder: Embedder | Path | None = None
-    """Its file; one of another kind than the builtin embedder is given open."""
+    """The weights of the builtin embedder, or an opened embedder of any kind."""
     combiner: Path | None = None
     identity: Path | None = None
-    """A fitted one, for methods that support it."""
+    """A fitted identity, for methods that support it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a method is opened."""
+    """How to open a method."""
 
     device: torch.device
     files: ModelFiles = ModelFiles()
     sampler: str | None = None
-    """None for the method's own."""
+    """None for the method's default."""
     precision: str = "float32"
     guidance: Guidance | None = None
     batch: int | None = None
-    """Pictures that are drawn at a time; None for as many as suit the device."""
+    """Number of pictures drawn at a time; None for as many as suit the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
     samples: int = 1
     sampler: str = ""
-    """Empty where a method does not sample, or its network names the sampler."""
+    """Empty if the method does not sample, or if its network names the sampler."""
 
 
 @dataclass(frozen=True, slots=True)
 class Supports:
-    """What a method makes use of where it is given."""
+    """The optional inputs that a method uses."""
 
     feature: bool = False
-    """The person's merged feature, and auxiliary faces to merge it from."""
+    """The person's merged feature, or auxiliary faces to merge it from."""
     samples: bool = False
-    """More than one picture of a face."""
+    """Several pictures of a face."""
     sampler: bool = False
     attributes: bool = False
     references: bool = False
-    """Photographs whose looks it takes over."""
+    """Photographs whose appearance it transfers."""
     identity: bool = False
     weights: bool = False
-    """Other weights than the bundled ones."""
+    """Weights other than the bundled ones."""
     smallest: int = SMALLEST
     """Side of the smallest face in pixels."""
 
@@ -78,7 +78,7 @@ class Supports:
 @dataclass(frozen=True, slots=True)
 class Method:
     name: str
-    """As people give it; one that ends in a colon is followed by a file."""
+    """As on the command line; if it ends in a colon, a file follows."""
     open: Callable[[Method, Options], Restorer]
     needs: frozenset[Need] = frozenset()
     defaults: Defaults = Defaults()
@@ -86,7 +86,7 @@ class Method:
 
     @property
     def merge(self) -> str | None:
-        """How the features of several faces become one: combiner, mean, or None for a method without a feature."""
+        """How to merge several features: combiner, mean, or None for a method without a feature."""
         if not self.supports.feature:
             return None
         return "combiner" if Need.COMBINER in self.needs else "mean"

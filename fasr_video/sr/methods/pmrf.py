@@ -34,10 +34,13 @@ class Pmrf:
     def __init__(
         self, method: Method, mean: Mean, flow: RectifiedFlow, sha256: str, options: Options
     ) -> None:
-        self._mean, self._flow, self._sha256 = mean, flow.to(options.device), sha256
+        self._mean = mean
+        self._flow = flow.to(options.device)
+        self._sha256 = sha256
         sampler = options.sampler or method.defaults.sampler
         self._sampling = sampling.parse(sampler, sampling.FLOWS)
-        self._device, self._precision = options.device, PRECISIONS[options.precision]
+        self._device = options.device
+        self._precision = PRECISIONS[options.precision]
         self._batch = batch_size_for(PICTURES, options.device, options.batch)
 
     def provenance(self) -> dict[str, object]:
@@ -49,39 +52,40 @@ class Pmrf:
         }
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        check_lr_face(self.name, probes)
+        check_lr_face(self.name, faces)
 
-        def draw(some: Sequence[FaceInput], their_seeds: Sequence[int]) -> list[Restoration]:
-            return self._draw(some, samples, their_seeds)
+        def draw(inside: Sequence[FaceInput], inside_seeds: Sequence[int]) -> list[Restoration]:
+            return self._draw(inside, samples, inside_seeds)
 
-        return draw_within(self._flow.band, probes, seeds, draw)
+        return draw_within(self._flow.band, faces, seeds, draw)
 
     def _draw(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        means, sources = self._mean.pictures(probes)
-        sides = sides_of(probes)
-        rows = torch.arange(len(probes)).repeat_interleave(samples)
+        means, sources = self._mean.pictures(faces)
+        sides = sides_of(faces)
+        rows = torch.arange(len(faces)).repeat_interleave(samples)
         own_seeds = [sample_seed(seed, k) for seed in seeds for k in range(samples)]
         parts = []
         for i in range(0, len(rows), self._batch):
-            some = rows[i : i + self._batch]
-            parts.append(self._sharpen(means[some], sides[some], own_seeds[i : i + self._batch]))
-        drawn = torch.cat(parts).reshape(len(probes), samples, *means.shape[1:])
-        answers = zip(probes, drawn, seeds, sources, strict=True)
-        return [self._answer(*row) for row in answers]
+            batch = rows[i : i + self._batch]
+            parts.append(self._sharpen(means[batch], sides[batch], own_seeds[i : i + self._batch]))
+        drawn = torch.cat(parts).reshape(len(faces), samples, *means.shape[1:])
+        restorations = zip(faces, drawn, seeds, sources, strict=True)
+        return [self._restoration(*row) for row in restorations]
 
     def _sharpen(self, means: Tensor, sides: Tensor, seeds: Sequence[int]) -> Tensor:
-        device, steps = self._device, self._sampling.steps
-        begin = means.to(device)
-        noise = samplers.noise_like(begin, samplers.generators(seeds))
+        device = self._device
+        steps = self._sampling.steps
+        start = means.to(device)
+        noise = samplers.noise_like(start, samplers.generators(seeds))
         with torch.autocast(device.type, self._precision, self._precision != torch.float32):
-            drawn = self._flow.draw(begin, sides.to(device), noise, steps)
+            drawn = self._flow.draw(start, sides.to(device), noise, steps)
         return drawn.float().cpu().clamp(0, 1)
 
-    def _answer(self, probe: FaceInput, drawn: Tensor, seed: int, source: str) -> Restoration:
+    def _restoration(self, face: FaceInput, drawn: Tensor, seed: int, source: str) -> Restoration:
         return Restoration(
             *pictures_of(drawn),
             method=self.name,
@@ -90,7 +94,7 @@ class Pmrf:
             seed=seed,
             model=self._sha256,
             feature=source,
-            warnings=self._mean.warnings(probe, source),
+            warnings=self._mean.warnings(face, source),
         )
 
 
@@ -101,10 +105,10 @@ def _open(method: Method, options: Options) -> Pmrf:
         remedy = "give a file that `train flow` wrote, with --model or restore.weights"
         raise ModelError(f"method {method.name}", reason, remedy)
     flow = load_flow(file)
-    beside = _mean_beside(file)
-    mean = open_mean(method, replace(options, files=replace(options.files, network=beside)))
+    files = replace(options.files, network=_mean_beside(file))
+    mean = open_mean(method, replace(options, files=files))
     if flow.mean not in ("", mean.sha256):
-        reason = f"it goes on from the mean {flow.mean[:12]}…, but {mean.sha256[:12]}… is given"
+        reason = f"it starts from the mean {flow.mean[:12]}…, but {mean.sha256[:12]}… is given"
         remedy = f"put that {posterior_mean.FILE} beside it, or train it again from this one"
         raise ModelError(file, reason, remedy)
     return Pmrf(method, mean, flow, sha256_file(file), options)

@@ -1,4 +1,4 @@
-"""`spandrel:FILE`: a restorer of somebody else, from a local checkpoint that spandrel can read."""
+"""`spandrel:FILE`: a third-party restorer, from a local checkpoint that spandrel can read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fasr_video.sr.methods.method import Method, Options
 from fasr_video.sr.restoration import SIDE, FaceInput, Restoration, pictures_of, unused_auxiliaries
 
 PREFIX = "spandrel:"
-# Pixels a side of the aligned faces that networks for faces alone take.
+# Side in pixels of the aligned faces that face-only networks take.
 FACE_SIDE = 512
 
 
@@ -31,7 +31,7 @@ class ThirdParty:
         self._sha256 = sha256_file(path)
         try:
             self._model = spandrel.ModelLoader(device).load_from_file(str(path)).eval()
-        except Exception as error:  # spandrel lets each network fail in its own way
+        except Exception as error:  # each network of spandrel may fail in its own way
             reason = f"spandrel cannot read it ({error})"
             raise ModelError(path, reason, "give a checkpoint that spandrel lists") from error
         self._device = device
@@ -40,16 +40,16 @@ class ThirdParty:
         return {"method": self.name, "network": self._sha256}
 
     def restore_all(
-        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+        self, faces: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
-        return [self._restore(probe, seed) for probe, seed in zip(probes, seeds, strict=True)]
+        return [self._restore(face, seed) for face, seed in zip(faces, seeds, strict=True)]
 
     @torch.no_grad()
-    def _restore(self, probe: FaceInput, seed: int) -> Restoration:
-        face = as_tensor([probe.lr0]).to(self._device)
+    def _restore(self, face: FaceInput, seed: int) -> Restoration:
+        picture = as_tensor([face.lr0]).to(self._device)
         if str(self._model.purpose) == "FaceSR":
-            face = enlarge(face, FACE_SIDE)
-        out = self._model(face).float().cpu()
+            picture = enlarge(picture, FACE_SIDE)
+        out = self._model(picture).float().cpu()
         out = shrink(out, SIDE) if out.shape[-1] > SIDE else enlarge(out, SIDE)
         return Restoration(
             *pictures_of(out),
@@ -59,7 +59,7 @@ class ThirdParty:
             seed=seed,
             model=self._sha256,
             feature="none",
-            warnings=unused_auxiliaries(self.name, probe),
+            warnings=unused_auxiliaries(self.name, face),
         )
 
 

@@ -1,9 +1,9 @@
-"""SRDG's attribute classifier C(c | x, sigma): a DenseNet that reads attributes off a picture with known noise on it.
+"""SRDG's attribute classifier C(c | x, sigma): a DenseNet for pictures with known noise.
 
-Four dense blocks (Huang et al. 2017) with 2×2 pools between them; ln(sigma) joins the first map as channels. Names and
-order of the modules are those of the published Flax checkpoints, which are for one attribute. Our compact form differs
-in two things: the picture's 4×4 pixels become channels before anything else (block 4), which makes it 14 times cheaper,
-and one network reads several attributes.
+Four dense blocks (Huang et al. 2017) with 2×2 pools between them; ln(sigma) joins the first map as
+channels. The modules have the names and the order of the published Flax checkpoints, which are for
+one attribute. Our compact form differs in two ways: first, 4×4 pixels become channels (block 4),
+which makes it 14 times cheaper; and one network reads several attributes.
 """
 
 from __future__ import annotations
@@ -16,29 +16,24 @@ from torch.nn import functional as F
 
 from fasr_video.sr.networks.ncsnpp import Fourier
 
-MEAN, STD = (
-    (0.49139968, 0.48215841, 0.44653091),
-    (0.24703223, 0.24348513, 0.26158784),
-)  # of CIFAR-10, as published
+# Of CIFAR-10, as published.
+MEAN = (0.49139968, 0.48215841, 0.44653091)
+STD = (0.24703223, 0.24348513, 0.26158784)
 STEM, FREQUENCIES, CONDITION = 32, 128, 512
 LAYERS, GROWTH, BOTTLENECK = 6, 16, 32
-# Channels that enter each dense block: the stem and the time, then what the transitions leave.
+# Input channels of each dense block: the stem and the time, then the outputs of the transitions.
 WIDTHS = (64, 64, 80, 88)
 
 
 class DenseLayer(nn.Module):
-    """BN, ReLU, 1×1, BN, ReLU, 3×3; the result is joined to what came in."""
+    """BN, ReLU, 1×1, BN, ReLU, 3×3; the output is joined to the input."""
 
     def __init__(self, cin: int) -> None:
         super().__init__()
-        self.BatchNorm_0, self.Conv_0 = (
-            nn.BatchNorm2d(cin),
-            nn.Conv2d(cin, BOTTLENECK, 1, bias=False),
-        )
-        self.BatchNorm_1, self.Conv_1 = (
-            nn.BatchNorm2d(BOTTLENECK),
-            nn.Conv2d(BOTTLENECK, GROWTH, 3, 1, 1, bias=False),
-        )
+        self.BatchNorm_0 = nn.BatchNorm2d(cin)
+        self.Conv_0 = nn.Conv2d(cin, BOTTLENECK, 1, bias=False)
+        self.BatchNorm_1 = nn.BatchNorm2d(BOTTLENECK)
+        self.Conv_1 = nn.Conv2d(BOTTLENECK, GROWTH, 3, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.Conv_0(F.relu(self.BatchNorm_0(x)))
@@ -50,14 +45,17 @@ class TransitionLayer(nn.Module):
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()
-        self.BatchNorm_0, self.Conv_0 = nn.BatchNorm2d(cin), nn.Conv2d(cin, cout, 1, bias=False)
+        self.BatchNorm_0 = nn.BatchNorm2d(cin)
+        self.Conv_0 = nn.Conv2d(cin, cout, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self.Conv_0(F.relu(self.BatchNorm_0(x))), 2)
 
 
 class AttributeNet(nn.Module):
-    """(N×3×side×side in [0, 1] plus noise, N sigmas) → N×2·attributes: two logits for each attribute, in its order."""
+    """(N×3×side×side in [0, 1] plus noise, N sigmas) → N×2·attributes: two logits for each
+    attribute, in its order.
+    """
 
     mean: Tensor
     std: Tensor
@@ -68,10 +66,8 @@ class AttributeNet(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
         self.GaussianFourierProjection_0 = Fourier(FREQUENCIES)
-        self.Dense_0, self.Dense_1 = (
-            nn.Linear(2 * FREQUENCIES, CONDITION),
-            nn.Linear(CONDITION, CONDITION),
-        )
+        self.Dense_0 = nn.Linear(2 * FREQUENCIES, CONDITION)
+        self.Dense_1 = nn.Linear(CONDITION, CONDITION)
         self.Dense_2 = nn.Linear(CONDITION, WIDTHS[0] - STEM)
         self.Conv_0 = nn.Conv2d(3 * block**2, STEM, 3, 1, 1)
         for i, width in enumerate(WIDTHS):
@@ -97,12 +93,14 @@ class AttributeNet(nn.Module):
                 h = self.get_submodule(f"TransitionLayer_{i - 1}")(h)
             h = self.get_submodule(f"DenseBlock_{i}")(h)
         h = F.relu(self.BatchNorm_0(h))
-        return self.Dense_3(h.permute(0, 2, 3, 1).flatten(1))  # type: ignore[no-any-return]  # channels last, as Flax
+        channels_last = h.permute(0, 2, 3, 1).flatten(1)  # as in Flax
+        return self.Dense_3(channels_last)  # type: ignore[no-any-return]
 
 
 def standardise(x: Tensor) -> Tensor:
-    """Each picture to mean 0 and deviation 1 over all its values; a deviation counts as 1/√N at least."""
+    """Return each picture with mean 0 and deviation 1; a deviation is at least 1/√N."""
     flat = x.flatten(1)
     variance, mean = torch.var_mean(flat, dim=1, correction=0, keepdim=True)
-    # The floor stands under the variance: the root of 0 has no slope, and a black picture would have NaN for one.
+    # The floor is one of the variance: the root has no gradient at 0, so a black picture's would be
+    # NaN.
     return ((flat - mean) * variance.clamp_min(1 / flat.shape[1]).rsqrt()).reshape(x.shape)

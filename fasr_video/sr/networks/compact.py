@@ -1,10 +1,11 @@
 """The compact denoiser: a U-Net over 4×4 pixel blocks, for machines without a GPU.
 
-Half of a 128 px diffusion network's time goes into its largest maps. Here the noisy picture and the LR picture are cut
-into 4×4 blocks that become channels (pixel-unshuffle), so that the largest map is 32×32; skips are added, not joined.
-The conditions act as in FASR: each block adds Dense_t(SiLU(E_t)) + Dense_f(SiLU(F)), here as a scale and a shift.
-Faces are aligned: each cell of each map has a bias of its own, and the feature is also laid out over the smallest map,
-since a scale and a shift alone cannot say where something is.
+A 128 px diffusion network spends half its time on its largest maps. Here the noisy picture and the
+LR picture are divided into 4×4 blocks that become channels (pixel-unshuffle), so the largest map is
+32×32; skips are added, not concatenated. The conditions act as in FASR: each block adds
+Dense_t(SiLU(E_t)) + Dense_f(SiLU(F)), here as a scale and a shift. Faces are aligned: each cell of
+each map has a bias of its own, and the feature is also laid out over the smallest map, since a
+scale and a shift alone cannot place anything.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.sr.networks.places import Places
+from fasr_video.sr.networks.cell_bias import CellBias
 
 BLOCK = 4
 GROUPS = 16
-# Channels that the feature is laid out in.
+# Number of channels that the feature is laid out in.
 LAYOUT = 32
 
 
@@ -46,7 +47,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each cell of the map looks at all others, in heads of 64 channels."""
+    """Self-attention of the map's cells, in heads of 64 channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,12 +64,12 @@ class Attention(nn.Module):
             .transpose(-1, -2)
             .unbind(1)
         )
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
-        return x + self.out(seen)  # type: ignore[no-any-return]
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
+        return x + self.out(attended)  # type: ignore[no-any-return]
 
 
 class Level(nn.Module):
-    """Residual blocks at one size, with attention after them or not."""
+    """Residual blocks at one size, followed by attention or not."""
 
     def __init__(
         self, width: int, blocks: int, attention: bool, condition: int, dropout: float
@@ -89,14 +90,13 @@ class Layout(nn.Module):
     def __init__(self, condition: int, width: int, cells: int) -> None:
         super().__init__()
         self.cells = cells
-        self.draw, self.out = (
-            nn.Linear(condition, LAYOUT * cells**2, bias=False),
-            nn.Conv2d(LAYOUT, width, 1),
-        )
+        self.draw = nn.Linear(condition, LAYOUT * cells**2, bias=False)
+        self.out = nn.Conv2d(LAYOUT, width, 1)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, feature: Tensor) -> Tensor:
-        return x + self.out(F.silu(self.draw(feature).reshape(-1, LAYOUT, self.cells, self.cells)))  # type: ignore[no-any-return]
+        layout = self.draw(feature).reshape(-1, LAYOUT, self.cells, self.cells)
+        return x + self.out(F.silu(layout))  # type: ignore[no-any-return]
 
 
 class CompactNet(nn.Module):
@@ -117,12 +117,10 @@ class CompactNet(nn.Module):
         side: int = 128,
     ) -> None:
         super().__init__()
-        self.widths, self.blocks, self.feature_length, self.condition = (
-            widths,
-            blocks,
-            feature_length,
-            condition,
-        )
+        self.widths = widths
+        self.blocks = blocks
+        self.feature_length = feature_length
+        self.condition = condition
         self.side = side
         self.register_buffer("frequencies", torch.randn(condition // 2) * 2 * math.pi)
         self.time = nn.Sequential(
@@ -139,8 +137,8 @@ class CompactNet(nn.Module):
             Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths)
         )
         cells = [side // BLOCK // 2**i for i in range(len(widths))]
-        self.places_down = nn.ModuleList(map(Places, widths, cells))
-        self.places_up = nn.ModuleList(map(Places, widths, cells))
+        self.places_down = nn.ModuleList(map(CellBias, widths, cells))
+        self.places_up = nn.ModuleList(map(CellBias, widths, cells))
         self.layout = Layout(condition, widths[-1], cells[-1])
         pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairs)

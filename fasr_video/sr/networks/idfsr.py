@@ -1,13 +1,16 @@
-"""IDFSR's network: (noisy picture, masked LR, time, style, identity) → what is asked of it. One class in two sizes.
+"""IDFSR's network in two sizes: (noisy picture, masked LR, time, style, identity) → noise or
+detail.
 
-The published size is told a DDPM's step and answers with the noise. The compact size is told ln(sigma)/4 and answers
-with what its base lacks, as `compact.py` does; layers that both have bear one name, so it can begin with those weights.
+The published size takes a DDPM's step and predicts the noise. The compact size takes ln(sigma)/4
+and predicts the detail that its base lacks, as `compact.py` does; layers that both have share a
+name, so training can start from those weights.
 
-A U-Net that two codes enter by ways of their own. The style code (512 numbers that an encoder like the U-Net's own
-first half makes of the warped reference) scales each block's normalised map, z_s · (t_s · GroupNorm(h) + t_b). The
-identity (an embedder's feature, or a fitted vector) is looked at by each cell of the 16×16 map: cross-attention
-stands there in place of self-attention. Faces are aligned: each cell of each map has a bias of its own, so that a cell
-knows where in the face it is when it looks. A block size above 1 cuts pixels into channels, as in `compact.py`.
+Two codes condition the U-Net. The style code (512 numbers; an encoder like the U-Net's first half
+computes it from the warped reference) scales each block's normalised map, z_s · (t_s · GroupNorm(h)
++ t_b). The identity (an embedder's feature, or a fitted vector) enters the 16×16 map by
+cross-attention, in place of self-attention. Faces are aligned: each cell of each map has a bias of
+its own, so that a cell knows its position in the face. A block size above 1 turns pixels into
+channels, as in `compact.py`.
 """
 
 from __future__ import annotations
@@ -20,21 +23,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.sr.networks.places import Places
+from fasr_video.sr.networks.cell_bias import CellBias
 
 GROUPS = 16
 STYLE, IDENTITY = 512, 512
-# Attention to a single vector says the same to every cell, so the identity is told as eight vectors
-# of 64.
+# Attention to a single vector is the same for every cell, so the identity becomes eight tokens of
+# 64.
 TOKENS, TOKEN = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
     side: int
-    """Of the pictures, in pixels."""
+    """Side of the pictures in pixels."""
     block: int
-    """Pixels a side that become channels."""
+    """Side in pixels of the blocks that become channels."""
     widths: tuple[int, ...]
     """Channels of each level; each level halves the one before."""
     blocks: int
@@ -46,11 +49,11 @@ class Size:
     style_widths: tuple[int, ...]
     """Channels of the style encoder's levels."""
     residual: bool
-    """Whether it answers with what its base lacks; the published one answers with the noise."""
+    """Whether it predicts the detail that its base lacks; the published one predicts the noise."""
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """A side of each level's map."""
+        """The side of each level's map."""
         return tuple(self.side // self.block // 2**i for i in range(len(self.widths)))
 
 
@@ -72,7 +75,7 @@ SIZES = {"compact": COMPACT, "published": PUBLISHED}
 
 
 class PlainResidual(nn.Module):
-    """Norm, SiLU, conv, norm, SiLU, conv: a block that no code enters. The last conv starts at zero."""
+    """Norm, SiLU, conv, norm, SiLU, conv, without codes. The last conv starts at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class PlainResidual(nn.Module):
 
 
 class Residual(PlainResidual):
-    """The same with AdaGN for its second norm: (1 + z_s) · ((1 + t_s) · GroupNorm(h) + t_b)."""
+    """The same with AdaGN as second norm: (1 + z_s) · ((1 + t_s) · GroupNorm(h) + t_b)."""
 
     def __init__(self, width: int, condition: int) -> None:
         super().__init__(width)
@@ -100,7 +103,7 @@ class Residual(PlainResidual):
 
 
 class CrossAttention(nn.Module):
-    """Each cell of the map looks at the identity's tokens, in heads of 64 channels or less."""
+    """Attention of the map's cells to the identity's tokens, in heads of up to 64 channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -121,16 +124,18 @@ class CrossAttention(nn.Module):
             .reshape(n, TOKENS, 2, self.heads, c // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
-        return x + self.out(seen)  # type: ignore[no-any-return]
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
+        return x + self.out(attended)  # type: ignore[no-any-return]
 
 
 class Level(nn.Module):
-    """Places, then residual blocks at one size, each followed by cross-attention where the level has it."""
+    """Cell bias, then residual blocks at one size, each with cross-attention after it if the level
+    has it.
+    """
 
     def __init__(self, width: int, cells: int, size: Size, attention: bool) -> None:
         super().__init__()
-        self.places = Places(width, cells)
+        self.places = CellBias(width, cells)
         self.blocks = nn.ModuleList(Residual(width, size.condition) for _ in range(size.blocks))
         self.attention = nn.ModuleList(
             CrossAttention(width) for _ in range(size.blocks if attention else 0)
@@ -146,7 +151,7 @@ class Level(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """The U-Net's way down, without time: N×3×S×S in [−1, 1] → N×512."""
+    """The U-Net's downward path, without time: N×3×S×S in [−1, 1] → N×512."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -167,7 +172,9 @@ class StyleEncoder(nn.Module):
 
 
 class IdfsrNet(nn.Module):
-    """The U-Net and, as `style`, the encoder of the reference. Pictures are in [−1, 1]; the output starts at zero."""
+    """The U-Net and, as `style`, the encoder of the reference. Pictures are in [−1, 1]; the output
+    starts at zero.
+    """
 
     def __init__(self, size: Size = COMPACT) -> None:
         super().__init__()
@@ -180,7 +187,7 @@ class IdfsrNet(nn.Module):
         )
         self.tokens = nn.Linear(IDENTITY, TOKENS * TOKEN)
         self.enter = nn.Conv2d(2 * pixels, size.widths[0], 3, 1, 1)
-        # At the lowest size the ways down and up are one after the other, as the middle of a U-Net.
+        # The lowest levels of the paths down and up follow each other, as the middle of the U-Net.
         self.down, self.up = (
             nn.ModuleList(
                 Level(w, cells, size, i == size.attention)
@@ -199,25 +206,31 @@ class IdfsrNet(nn.Module):
     def forward(
         self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
     ) -> Tensor:
-        """`time` is ln(sigma)/4 or a step from 0 to 999, fractions too; `identity` N×512 is a unit vector or zeros."""
-        told = F.silu(self.time(self.waves(time)))
+        """Return the noise or the missing detail.
+
+        `time` is ln(sigma)/4, or a step from 0 to 999 with fractions; `identity` (N×512) has unit
+        vectors or zeros.
+        """
+        encoded_time = F.silu(self.time(self.waves(time)))
         tokens = self.tokens(identity * math.sqrt(IDENTITY)).unflatten(1, (TOKENS, TOKEN))
         h = self.enter(F.pixel_unshuffle(torch.cat((x, lr), dim=1), self.size.block))
         skips = []
         for i, level in enumerate(self.down):
-            h = level(h, told, style, tokens)
+            h = level(h, encoded_time, style, tokens)
             skips.append(h)
             if i < len(self.shrink):
                 h = self.shrink[i](F.pixel_unshuffle(h, 2))
         for i in reversed(range(len(self.up))):
             if i < len(self.grow):
                 h = F.pixel_shuffle(self.grow[i](h), 2) + skips[i]
-            h = self.up[i](h, told, style, tokens)
+            h = self.up[i](h, encoded_time, style, tokens)
         return F.pixel_shuffle(self.leave(h), self.size.block)
 
 
 class StepWaves(nn.Module):
-    """Sines and cosines of the step at periods from 2π to 10,000 · 2π. (DDPM, as Transformers tell places)"""
+    """Sines and cosines of the step, at periods from 2π to 10,000 · 2π, as in DDPM and
+    Transformers.
+    """
 
     def __init__(self, length: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A linear map from the LR cells around each place of an aligned face to what the face lacks there.
+"""A linear map from the LR cells around each point of an aligned face to the missing detail there.
 
-It has a closed form (ridge regression), made in a minute. A network begins where it ends.
+It has a closed form (ridge regression), computed in a minute. A network refines its result.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from fasr_video.sr.degradation import weights
 
-STRENGTH = 3.0  # of the ridge: how much smaller weights are preferred
-RANK = 64  # patterns that what is lacking in a cell is made of
+STRENGTH = 3.0  # of the ridge, which prefers small weights
+RANK = 64  # number of patterns that the missing detail of a cell is a sum of
 
 
 class LinearMap(nn.Module):
-    """(LR face brought up to size) → what it lacks, N×3×S×S, by the LR cells within `reach` of each."""
+    """(enlarged LR face) → its missing detail, N×3×S×S, from LR cells within `reach`."""
 
     weight: Tensor
     """Cells × inputs × patterns."""
@@ -43,26 +43,25 @@ class LinearMap(nn.Module):
         return F.pixel_shuffle(maps, self.side // self.pixels)
 
     def inputs(self, lr: Tensor) -> Tensor:
-        """Return cells × N × inputs: the values around each LR cell, and a one."""
+        """Return cells × N × inputs: the values around each LR cell, and a constant one."""
         low = reduce(lr, self.pixels) - 0.5
         around = F.unfold(low, self.width, padding=self.reach)
         return torch.cat((around, torch.ones_like(around[:, :1])), dim=1).permute(2, 0, 1)
 
     def fit(self, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Set the weights by ridge regression on pairs of (clean, LR face brought up to size).
+        """Set the weights by ridge regression on pairs of (clean face, enlarged LR face).
 
-        The patterns are the principal components of what the full regression says is lacking.
+        The patterns are the principal components of the detail that the full regression predicts.
         """
         cells, inputs, _ = self.weight.shape
         gram = torch.zeros(cells, inputs, inputs, dtype=torch.float64)
         cross = torch.zeros(cells, inputs, self.outputs, dtype=torch.float64)
         for clean, lr in pairs:
             x = self.inputs(lr)
-            lacking = (
-                F.pixel_unshuffle(clean - lr, self.side // self.pixels).flatten(2).permute(2, 0, 1)
-            )
+            detail = F.pixel_unshuffle(clean - lr, self.side // self.pixels)
+            detail = detail.flatten(2).permute(2, 0, 1)
             gram += torch.bmm(x.mT, x)
-            cross += torch.bmm(x.mT, lacking)
+            cross += torch.bmm(x.mT, detail)
         ridge = STRENGTH * torch.eye(inputs, dtype=torch.float64)
         full = torch.linalg.solve(gram + ridge, cross)
         predicted = (full.mT @ gram @ full).sum(0)
@@ -72,7 +71,7 @@ class LinearMap(nn.Module):
 
 
 def reduce(lr: Tensor, pixels: int) -> Tensor:
-    """Return the face of so many pixels a side that would come nearest to this one if brought up."""
+    """Return the face of so many pixels a side that is nearest to this one when enlarged."""
     down = _inverse(lr.shape[-1], pixels).to(lr)
     return down @ lr @ down.T
 

@@ -1,11 +1,11 @@
 """The posterior-mean network: a residual network over cells of 8×8 pixels.
 
-What a picture most likely shows is smooth in what it does not know, so hardly any of the work
-needs full resolution. The LR face, brought up to size, is cut into cells that become channels
-(pixel-unshuffle); all maps have one value a cell. Faces are aligned: each cell of each block has a
-bias of its own. Linear maps, made for two LR sizes, come first; the network learns what they
-leave. The size of the LR face and the person's feature act as a scale and a shift; the feature is
-also laid out over the cells, since a scale alone cannot say where something is.
+A mean picture is smooth wherever the detail is unknown, so little of the work needs full
+resolution. The enlarged LR face is divided into cells that become channels (pixel-unshuffle); all
+maps have one value a cell. Faces are aligned: each cell of each block has a bias of its own. Linear
+maps, fitted for two LR sizes, come first; the network learns what they leave. The size of the LR
+face and the person's feature act as a scale and a shift; the feature is also laid out over the
+cells, since a scale alone cannot place anything.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.sr.networks.cell_bias import CellBias
 from fasr_video.sr.networks.linear import LinearMap
-from fasr_video.sr.networks.places import Places
 from fasr_video.sr.networks.sizes import WAVES, size_waves
 
 CELL = 8
 GROUPS = 8
 LAYOUT = 32  # channels that the feature is laid out in
-RESIDUAL = 0.1  # about the spread of what an LR face of 16 px lacks
-MAPS = (
-    (8, 1),
-    (16, 2),
-)  # LR sizes that linear maps are made for, and how many cells away they look
+RESIDUAL = 0.1  # about the deviation of the detail that an LR face of 16 px lacks
+# LR sizes of the linear maps, and their reach in cells.
+MAPS = ((8, 1), (16, 2))
 
 
 def _zero(layer: nn.Module) -> None:
@@ -36,13 +34,13 @@ def _zero(layer: nn.Module) -> None:
 
 
 class Block(nn.Module):
-    """Norm, SiLU, conv, a bias a cell, the conditions' scale and shift, SiLU, conv."""
+    """Norm, SiLU, conv, cell bias, scale and shift by the conditions, SiLU, conv."""
 
     def __init__(self, width: int, cells: int, condition: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, width)
         self.conv_1 = nn.Conv2d(width, width, 3, 1, 1)
-        self.places = Places(width, cells)
+        self.places = CellBias(width, cells)
         self.dense = nn.Linear(condition, 2 * width)
         self.conv_2 = nn.Conv2d(width, width, 3, 1, 1)
         _zero(self.dense)
@@ -56,7 +54,7 @@ class Block(nn.Module):
 
 
 class MeanNet(nn.Module):
-    """(LR face brought up to size, its own side in pixels, feature) → what it lacks, N×3×S×S.
+    """(enlarged LR face, its own side in pixels, feature) → its missing detail, N×3×S×S.
 
     The feature is a unit vector of `feature_length`, or zero for none.
     """
@@ -84,7 +82,7 @@ class MeanNet(nn.Module):
         self.maps = nn.ModuleList(LinearMap(pixels, reach, side) for pixels, reach in MAPS)
         self.enter = nn.Conv2d(pixels, width, 3, 1, 1)
         self.enter_base = nn.Conv2d(pixels, width, 1)
-        self.places = Places(width, cells)
+        self.places = CellBias(width, cells)
         self.blocks = nn.ModuleList(Block(width, cells, condition) for _ in range(blocks))
         self.leave = nn.Conv2d(width, pixels, 3, 1, 1)
         _zero(self.laid_out)
@@ -107,10 +105,13 @@ class MeanNet(nn.Module):
         return [linear for linear in self.maps if isinstance(linear, LinearMap)]
 
     def base(self, lr: Tensor, side: Tensor) -> Tensor:
-        """Return what the linear maps say; between their sizes a blend, at twice the largest nothing."""
-        lacking = torch.zeros_like(lr)
+        """Return the detail by the linear maps.
+
+        Between their LR sizes it is a blend; it fades to zero at twice the largest one.
+        """
+        detail = torch.zeros_like(lr)
         with torch.autocast(lr.device.type, enabled=False):
             for linear in self.linear_maps():
                 share = (1 - torch.log2(side / linear.pixels).abs()).clamp(0, 1)
-                lacking += share[:, None, None, None] * linear(lr)
-        return lacking
+                detail += share[:, None, None, None] * linear(lr)
+        return detail

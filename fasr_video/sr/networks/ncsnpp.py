@@ -1,8 +1,10 @@
-"""NCSN++ (Song et al. 2021, section 4.1) as FASR, SDE-SR and SRDG publish it: (x, LR, sigma, feature) → score.
+"""NCSN++ (Song et al. 2021, section 4.1) as FASR, SDE-SR and SRDG publish it: (x, LR, sigma,
+feature) → score.
 
-A U-Net of BigGAN residual blocks on six channels: the noisy picture and the LR picture, interleaved r, r, g, g, b, b.
-The input is halved with a FIR filter at every level and added there. FASR tells every block a face feature too:
-h + Dense_0(SiLU(time)) + Dense_1(SiLU(face)). Names and order of the modules are those of the published state dicts.
+A U-Net of BigGAN residual blocks on six channels: the noisy picture and the LR picture, interleaved
+r, r, g, g, b, b. The input is halved with a FIR filter and added at every level. In FASR every
+block also takes a face feature: h + Dense_0(SiLU(time)) + Dense_1(SiLU(face)). The modules have the
+names and the order of the published state dicts.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ FOURIER_SCALE = 16.0
 SIGMA_MAX, SIGMA_MIN, SIGMA_MIN_WITHOUT_FEATURE = 348.0, 0.001, 0.01
 SCALES = 2000
 FIR = (1.0, 3.0, 3.0, 1.0)
-NEARLY_ZERO = (
-    1e-5  # the last layer of every branch starts there, so that the network starts as the identity
-)
+# Initial gain of the last layer of each branch: the network starts as the identity.
+NEARLY_ZERO = 1e-5
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -38,14 +39,15 @@ class Resample(Enum):
 
 
 class Fourier(nn.Module):
-    """ln(sigma) as sines and cosines of fixed random frequencies. (SDE appendix C.2)"""
+    """Sines and cosines of ln(sigma) at fixed random frequencies. (SDE appendix C.2)"""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.W = nn.Parameter(FOURIER_SCALE * torch.randn(width), requires_grad=False)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        # The factors one after the other, as published: another order rounds angles of 10³ differently in float32.
+        # The published order of the factors: another one rounds angles of 10³ differently in
+        # float32.
         angle = sigma.log()[:, None] * self.W * 2 * math.pi
         return torch.cat((angle.sin(), angle.cos()), dim=1)
 
@@ -63,18 +65,17 @@ class NIN(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Halves or doubles with the filter 1, 3, 3, 1 along both axes; outside the picture is zero."""
+    """Halves or doubles with the filter 1, 3, 3, 1 along both axes; zero outside the picture."""
 
     kernel: Tensor
 
     def __init__(self, how: Resample) -> None:
         super().__init__()
         self.how = how
-        # A constant, never in a file: it lives on the CPU even where the parameters are only sketched on "meta".
+        # A constant, never in a file: on the CPU, even where the parameters are on "meta".
         line = torch.tensor(FIR, device="cpu") / sum(FIR)
-        gain = (
-            4.0 if how is Resample.DOUBLE else 1.0
-        )  # three of four samples are zeros that were put in
+        # Doubling inserts zeros for three of four samples.
+        gain = 4.0 if how is Resample.DOUBLE else 1.0
         self.register_buffer("kernel", gain * torch.outer(line, line)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,12 +85,15 @@ class Resampler(nn.Module):
         kernel = self.kernel.expand(channels, 1, -1, -1)
         if self.how is Resample.HALVE:
             return F.conv2d(x, kernel, stride=2, padding=1, groups=channels)
-        # The kernel is symmetric: a transposed convolution is the zeros put in, padding (2, 1) and the filter in one.
+        # Since the kernel is symmetric, a transposed convolution inserts the zeros, pads (2, 1) and
+        # filters.
         return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=channels)
 
 
 class Block(nn.Module):
-    """A BigGAN residual block that halves, doubles or keeps the size; `time` and `face` come SiLU'd."""
+    """A BigGAN residual block that halves, doubles or keeps the size; `time` and `face` have passed
+    a SiLU.
+    """
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every cell of the map looks at all others, with one head."""
+    """Self-attention of the map's cells, with one head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -137,10 +141,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cells = self.GroupNorm_0(x).flatten(2).transpose(1, 2)[:, None]
-        seen = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             self.NIN_0(cells), self.NIN_1(cells), self.NIN_2(cells)
         )
-        h = self.NIN_3(seen)[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
+        h = self.NIN_3(attended)[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
         return (x + h) / math.sqrt(2)  # type: ignore[no-any-return]
 
 
@@ -156,14 +160,16 @@ class Combine(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """x and lr N×3×S×S with values in [0, 1] (x before its noise), sigma N, feature N×(4·width) or None → score.
+    """x and lr N×3×S×S with values in [0, 1] (x before its noise), sigma N, feature N×(4·width) or
+    None → score.
 
-    The feature may have any scale: each row is stretched to [0, 1]. A row of equal values, such as the zeros that stand
-    for "no feature", has no scale and counts as zeros. The score has x's type, whatever autocast computes inside.
+    The feature may have any scale: each row is stretched to [0, 1]. A row of equal values, such as
+    the zeros that mean "no feature", becomes zeros. The score has x's type, whatever autocast
+    computes inside.
     """
 
     sigmas: Tensor
-    """The published noise levels, highest first: part of the files, not of the function."""
+    """The published noise levels, highest first: stored in the files, not used in the network."""
 
     def __init__(
         self,
@@ -185,7 +191,7 @@ class NCSNpp(nn.Module):
         self.all_modules = nn.ModuleList(self._in_order([width * m for m in multipliers], dropout))
 
     def _in_order(self, widths: list[int], dropout: float) -> Iterator[nn.Module]:
-        """The modules as `forward` meets them, which is the published numbering."""
+        """Yield the modules in the order of `forward`, which is the published numbering."""
         condition = 4 * self.width
         block = partial(
             Block, condition=condition, feature=self.feature_length > 0, dropout=dropout
@@ -225,14 +231,12 @@ class NCSNpp(nn.Module):
         sigma = sigma.to(x.dtype)
         fourier, dense_1, dense_2, *body = self.all_modules
         face = None
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # angles reach 10³: bfloat16 would leave nothing of them
+        # Without autocast: angles reach 10³, which bfloat16 cannot resolve.
+        with torch.autocast(x.device.type, enabled=False):
             time = F.silu(dense_2(F.silu(dense_1(fourier(sigma)))))
             if feature is not None:
-                face = F.silu(
-                    dense_2(F.silu(stretch(feature.to(x.dtype))))
-                )  # the time's layer, as published
+                stretched = stretch(feature.to(x.dtype))
+                face = F.silu(dense_2(F.silu(stretched)))  # the layer of the time, as published
         pixels = 2 * torch.stack((x, lr), dim=2).flatten(1, 2) - 1
         return self._u_net(iter(body), pixels, time, face) / sigma[:, None, None, None]
 
@@ -263,7 +267,7 @@ class NCSNpp(nn.Module):
 
 
 def stretch(feature: Tensor) -> Tensor:
-    """Each row to [0, 1] by its least and greatest value; a row of equal values to zeros."""
+    """Return each row stretched to [0, 1]; a row of equal values becomes zeros."""
     low, high = feature.aminmax(dim=1, keepdim=True)
     return (feature - low) / torch.where(high > low, high - low, 1.0)
 

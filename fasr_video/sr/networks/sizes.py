@@ -1,4 +1,4 @@
-"""The size of an LR face, as networks are told it."""
+"""The size of an LR face as input of a network."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 FREQUENCIES = 4
 WAVES = 2 * FREQUENCIES
-REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
+REFERENCE_SIDE = 16  # px; the logarithm of this LR size is zero
 
 
 def size_waves(side: Tensor) -> Tensor:
-    """Return N×WAVES numbers that tell an LR size, close ones for close sizes."""
+    """Return N×WAVES numbers that encode LR sizes; similar sizes have similar numbers."""
     powers = 2.0 ** torch.arange(FREQUENCIES, device=side.device)
     angles = torch.log2(side / REFERENCE_SIDE)[:, None] * powers
     return torch.cat((angles.sin(), angles.cos()), dim=1)
