@@ -15,13 +15,13 @@ from typing import Any
 import av
 import numpy as np
 
-from fasr_video.archive.batch import Batch, Job
+from fasr_video.archive.batch import Batch, BatchPlan
 from fasr_video.archive.canonical import dump
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.scan import scan
 from fasr_video.archive.schedulers import Local
-from fasr_video.archive.unit import work
+from fasr_video.archive.worker import run_task
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, undo
 from fasr_video.case.links import join, split
@@ -91,12 +91,12 @@ def batch_job(folder: Path, models: Models) -> None:
     with Ledger.open(folder / "cases") as ledger:
         batch = Batch(
             ledger,
-            Local(work, lambda order, share: None),
-            Job(folder / "cases", QUICK),
+            Local(run_task, lambda task, share: None),
+            BatchPlan(folder / "cases", QUICK),
             lambda event: None,
         )
-        batch.feed(scan(folder / "in" / "archive", None, folder / "cases").files)
-        while batch.open:
+        batch.add_files(scan(folder / "in" / "archive", None, folder / "cases").files)
+        while not batch.is_finished:
             batch.step(0.1)
 
 
@@ -265,7 +265,9 @@ def found(folder: Path) -> dict[str, Any]:
     for place in _places(folder, LEDGER):
         with Ledger.read(place) as ledger:
             # Not how often each was tried: a worker that is out of memory is replaced, and its file tried again.
-            told["ledger"] = [[u.folder, u.state, u.error, u.facts] for u in ledger.units()]
+            told["ledger"] = [
+                [job.folder, job.state, job.error, job.summary] for job in ledger.jobs()
+            ]
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm")))
     names = (str(p.relative_to(folder)) for p in files if p.name != ".lock")
     told["files"] = sorted(
@@ -299,11 +301,11 @@ def problems(folder: Path) -> list[str]:
                 for r in ledger.db.execute("PRAGMA integrity_check").fetchall()
                 if r[0] != "ok"
             ]
-            done = [u.folder for u in ledger.units() if u.state == "done"]
-            for unit in done:
-                with Case.open(place / unit, read_only=True) as case:
+            done = [job.folder for job in ledger.jobs() if job.state == "done"]
+            for name in done:
+                with Case.open(place / name, read_only=True) as case:
                     if case.db.execute("SELECT 1 FROM source WHERE state <> 'done'").fetchone():
-                        said.append(f"ledger: {unit} is said to be done, and its footage is not")
+                        said.append(f"ledger: {name} is said to be done, and its footage is not")
     return said
 
 

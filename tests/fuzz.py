@@ -55,7 +55,7 @@ from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.weights import manifest
 from tests import cases, fault_jobs, faults, videos
-from tests.archives import files, work_off
+from tests.archives import files, run_batch
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FRAMES = 30  # of a video that are decoded
@@ -375,7 +375,7 @@ def _read_manifest(folder: Path, name: str) -> object:
         "gallery.csv": read_listing,
         "eval.csv": lambda path: (read_photo_labels(path), list(read_photos([path], None))),
         "labels.csv": read_labels,
-        "cameras.csv": lambda path: read_cameras(None, path, "UTC").of("a1.mp4").span,
+        "cameras.csv": lambda path: read_cameras(None, path, "UTC").info_of("a1.mp4").span,
         "truth.json": read_truth,
         "calibration.json": Calibration.load,
     }
@@ -452,7 +452,7 @@ def _read_gallery(folder: Path, name: str) -> None:
 
 
 def _ledger(folder: Path) -> list[str]:
-    work_off(files(folder / "in", a="1", b="bad"), folder / "cases")
+    run_batch(files(folder / "in", a="1", b="bad"), folder / "cases")
     return [f"cases/{LEDGER}"]
 
 
@@ -461,7 +461,7 @@ def _read_ledger(folder: Path, name: str) -> None:
 
     for opened in (Ledger.read, Ledger.open):
         with opened(folder / "cases") as ledger:
-            ledger.problems(), [ledger.files(u) for u in ledger.units()]
+            ledger.problems(), [ledger.files(job) for job in ledger.jobs()]
     with Ledger.read(folder / "cases") as ledger:
         write_summary(ledger)
 

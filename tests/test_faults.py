@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video.archive.orders import End, Order, Outcome
 from fasr_video.archive.schedulers import Processes
+from fasr_video.archive.tasks import Outcome, Status, Task
 from fasr_video.case import store as case_module
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
@@ -26,7 +26,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import run
-from tests.units import lose_gpu
+from tests.quick_tasks import lose_gpu
 
 QUICK = (
     "detect.backend=haar",
@@ -159,19 +159,19 @@ def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
 
 def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("x")
-    order = Order(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Recording())
-    workers = Processes(lose_gpu, lambda order, share: None, 1)
+    task = Task(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Recording())
+    workers = Processes(lose_gpu, lambda task, share: None, 1)
     try:
         seen = []
         for _ in range(2):
-            workers.submit(order)
-            ended: list[tuple[Order, Outcome]] = []
+            workers.submit(task)
+            ended: list[tuple[Task, Outcome]] = []
             while not ended:
                 ended = workers.wait(1.0)
             seen.append(ended[0][1])
     finally:
         workers.close()
-    assert [o.end for o in seen] == [End.FAILED, End.FAILED] and "CUDA error" in seen[0].text
+    assert [o.end for o in seen] == [Status.FAILED, Status.FAILED] and "CUDA error" in seen[0].text
     assert seen[0].text != seen[1].text, "the second try was made by another process"
 
 

@@ -21,7 +21,7 @@ from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
-from tests.archives import files, work_off
+from tests.archives import files, run_batch
 from tests.reviewed import make_case
 from tests.test_cli import called
 
@@ -42,7 +42,7 @@ def case(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    work_off(files(tmp_path / "in", a="1"), tmp_path / "cases")
+    run_batch(files(tmp_path / "in", a="1"), tmp_path / "cases")
     return tmp_path / "cases"
 
 
@@ -266,7 +266,7 @@ def test_values_of_galleries_and_ledgers_are_looked_at_too(case: Path, archive: 
     change(case / "gallery" / GALLERY, "UPDATE image SET marks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
-    change(archive / LEDGER, "UPDATE unit SET provenance = '[]'")
+    change(archive / LEDGER, "UPDATE job SET summary = '[]'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="damaged"):
             opened(archive)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from fasr_video import cli
+from fasr_video.archive.ledger import CHUNKS, Ledger
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import LOCK as LEDGER_LOCK
-from fasr_video.archive.ledger import PARTS, Ledger
 from fasr_video.archive.summary import COLUMNS
 from fasr_video.archive.summary import as_csv as summary_csv
 from fasr_video.case import links
@@ -168,12 +168,12 @@ def test_a_link_in_place_of_a_half_written_file_is_not_written_through(
 def test_a_ledger_names_no_case_outside_of_its_folder(folder: str, tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "cases") as ledger:
         ledger.put_job("ab" * 32, "s", "door-12345678", 1, False)
-        ledger.db.execute("UPDATE unit SET folder = ?", (folder,))
+        ledger.db.execute("UPDATE job SET folder = ?", (folder,))
         with pytest.raises(IntegrityError, match="outside of these cases"):
-            ledger.take()
+            ledger.take_job()
 
 
-@pytest.mark.parametrize("name", [PARTS, LEDGER])
+@pytest.mark.parametrize("name", [CHUNKS, LEDGER])
 def test_an_archive_whose_own_folders_are_links_is_not_written_to(
     name: str, tmp_path: Path, mine: Path
 ) -> None:
@@ -267,8 +267,8 @@ def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
 
 
 def test_the_table_of_an_archive_holds_no_formulas() -> None:
-    unit = dict.fromkeys(COLUMNS) | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1}
-    (row,) = csv.DictReader(summary_csv({"units": [unit]}).splitlines())
+    job = dict.fromkeys(COLUMNS) | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1}
+    (row,) = csv.DictReader(summary_csv({"jobs": [job]}).splitlines())
     assert (row["files"], row["camera"], row["frames"]) == ("'=1+1.mp4", "'@door", "-1")
 
 
