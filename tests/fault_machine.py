@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from fasr_video.sqlite import Guarded
+from fasr_video.sqlite import LimitedConnection
 
 
 class Disk:
@@ -193,7 +193,7 @@ _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 _READING = ("select", "pragma", "with", "explain")
 
 
-class _Connection(Guarded):
+class _Connection(LimitedConnection):
     """Tells of each statement that writes, and after each commit what the database then holds."""
 
     disk: Disk | None = None

@@ -33,7 +33,7 @@ from fasr_video.errors import (
     MediaError,
     ModelError,
     UsageError,
-    exhausted,
+    exhausted_resource,
 )
 from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
@@ -309,7 +309,7 @@ def test_a_gallery_whose_values_make_no_sense_is_said_to_be_damaged(tmp_path: Pa
 def test_what_the_machine_ran_out_of_is_told_from_faults_of_ours(
     error: Exception, reason: str | None
 ) -> None:
-    assert exhausted(error) == reason
+    assert exhausted_resource(error) == reason
 
 
 def test_a_film_larger_than_8k_is_refused(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_case_in_a_folder_whose_name_is_no_utf8_is_read(
 
 
 def test_a_statement_that_never_ends_is_damage(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "STEPS", 1_000_000)
+    monkeypatch.setattr(sqlite, "MAX_STEPS", 1_000_000)
     with (
         pytest.raises(IntegrityError, match="takes longer than"),
         Case.open(case, read_only=True) as opened,
@@ -284,6 +284,6 @@ def test_a_large_table_is_looked_at_when_something_in_it_cannot_be_read(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forge(case, "UPDATE face SET landmarks = '['")
-    monkeypatch.setattr("fasr_video.schema.LARGE", 0)
+    monkeypatch.setattr("fasr_video.schema.LARGE_DATABASE", 0)
     with pytest.raises(IntegrityError, match="damaged"), Case.open(case, read_only=True) as opened:
         json.loads(opened.db.execute("SELECT landmarks FROM face").fetchone()[0])

@@ -30,13 +30,20 @@ from fasr_video.case.values import is_clock
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
     is_gone,
-    is_plain,
+    is_plain_name,
     make_private_folder,
     put_in_place,
     refuse_link,
     take_lock,
 )
-from fasr_video.schema import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
+from fasr_video.schema import (
+    Shape,
+    check_schema,
+    check_values,
+    find_problem,
+    has_known_meta,
+    is_number,
+)
 from fasr_video.sqlite import (
     BUSY_SECONDS,
     connect,
@@ -439,7 +446,7 @@ class Ledger:
 
     def _damage(self) -> str | None:
         """Return the first thing in the database that is not as it was written."""
-        return misfit(self.db, SHAPE)
+        return find_problem(self.db, SHAPE)
 
     def _log(
         self,
@@ -457,8 +464,8 @@ class Ledger:
     def _check(self) -> None:
         """Raise unless it is a ledger of this version, and everything in it can be right."""
         path = self.cases / DATABASE
-        if not has_our_meta(self.db, SHAPE):
-            refuse_others(self.db, SHAPE, path)
+        if not has_known_meta(self.db, SHAPE):
+            check_schema(self.db, SHAPE, path)
         row = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         version = "unknown" if row is None else row[0]
         if version != str(SCHEMA_VERSION):
@@ -468,8 +475,8 @@ class Ledger:
             )
             remedy = "use that version, or give another --out"
             raise IntegrityError(path, reason, remedy)
-        refuse_others(self.db, SHAPE, path)
-        refuse_values(self.db, SHAPE, path)
+        check_schema(self.db, SHAPE, path)
+        check_values(self.db, SHAPE, path)
 
 
 def _create(database: Path) -> None:
@@ -492,7 +499,7 @@ def _prefix(folder: Path) -> str:
 
 def _job(row: sqlite3.Row) -> Job:
     summary = {} if row["summary"] is None else json.loads(row["summary"])
-    if not is_plain(row["folder"]):
+    if not is_plain_name(row["folder"]):
         reason = f"the folder of job {row['id']} is {row['folder']!r}, outside of these cases"
         raise IntegrityError(DATABASE, reason, "restore it from a copy, or give another --out")
     columns = ("id", "sha256", "folder", "state", "tries", "error", "size", "seconds")
@@ -514,7 +521,7 @@ def _file(row: sqlite3.Row) -> File:
 def _is_job(row: Mapping[str, Any]) -> bool:
     summary = json.loads(row["summary"] or "{}")
     numbers = all(summary.get(name) is None or is_number(summary[name]) for name in NUMBERS)
-    return is_plain(row["folder"]) and numbers and _is_clock(summary.get("clock"))
+    return is_plain_name(row["folder"]) and numbers and _is_clock(summary.get("clock"))
 
 
 def _is_file(row: Mapping[str, Any]) -> bool:

@@ -55,7 +55,7 @@ from fasr_video.files import (
     sync_folder,
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
-from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
+from fasr_video.schema import Shape, check_schema, check_values, find_problem, has_known_meta
 from fasr_video.sqlite import (
     BUSY_SECONDS,
     close_checkpointed,
@@ -210,8 +210,8 @@ class CaseStore:
             try:
                 database = connect_to_read(path) if read_only else _connect(path)
                 database.row_factory = sqlite3.Row
-                if not has_our_meta(database, SHAPE):
-                    refuse_others(database, SHAPE, path)
+                if not has_known_meta(database, SHAPE):
+                    check_schema(database, SHAPE, path)
                 found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(
@@ -232,8 +232,8 @@ class CaseStore:
             )
         try:
             with explain_errors(folder):
-                refuse_others(database, SHAPE, path)
-                refuse_values(database, SHAPE, path)
+                check_schema(database, SHAPE, path)
+                check_values(database, SHAPE, path)
         except BaseException:
             database.close()
             raise
@@ -367,7 +367,7 @@ class CaseStore:
         found += sorted(
             {f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays}
         )
-        wrong = misfit(self.db, SHAPE)
+        wrong = find_problem(self.db, SHAPE)
         return found if wrong is None else [*found, wrong]
 
     @contextmanager

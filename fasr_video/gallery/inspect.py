@@ -12,7 +12,7 @@ from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
 from fasr_video.gallery.index import Index, Measured
 from fasr_video.gallery.store import FILE, FINISH, GalleryStore
-from fasr_video.sqlite import MISREAD
+from fasr_video.sqlite import READ_ERRORS
 
 COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
 
@@ -47,7 +47,7 @@ def damage(gallery: GalleryStore) -> str | None:
     for check_one in (_structure, _rows, _templates, _pictures):
         try:
             problems = check_one(gallery).problems
-        except (*MISREAD, IntegrityError) as error:
+        except (*READ_ERRORS, IntegrityError) as error:
             problems = [" ".join(str(error).split())]
         if problems:
             return problems[0]

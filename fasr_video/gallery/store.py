@@ -50,7 +50,7 @@ from fasr_video.gallery.records import (
 from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
+from fasr_video.schema import Shape, check_schema, check_values, find_problem, has_known_meta
 from fasr_video.sqlite import (
     close_checkpointed,
     connect_to_read,
@@ -160,8 +160,8 @@ class GalleryStore:
                 if not read_only:
                     refuse_links(folder)
                 database = connect_to_read(path) if read_only else connect_to_write(path)
-                if not has_our_meta(database, SHAPE):
-                    refuse_others(database, SHAPE, path)
+                if not has_known_meta(database, SHAPE):
+                    check_schema(database, SHAPE, path)
                 made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
                 if made is None or made[0] != str(SCHEMA_VERSION):
                     made_by = f"gallery format {made[0] if made else 'unknown'}, this one writes {SCHEMA_VERSION}"
@@ -171,8 +171,8 @@ class GalleryStore:
                         reason,
                         "open it with that version, or enrol again into a new gallery",
                     )
-                refuse_others(database, SHAPE, path)
-                refuse_values(database, SHAPE, path)
+                check_schema(database, SHAPE, path)
+                check_values(database, SHAPE, path)
                 gallery = cls(folder, database, lock)
                 if not read_only:
                     gallery._finish_removal()
@@ -749,7 +749,7 @@ class GalleryStore:
     def structure_problems(self) -> list[str]:
         """Return what SQLite has to say against the database, and the first value that no version of ours writes."""
         found = [str(row[0]) for row in self.query("PRAGMA integrity_check(20)") if row[0] != "ok"]
-        wrong = misfit(self._db, SHAPE)
+        wrong = find_problem(self._db, SHAPE)
         return found if wrong is None else [*found, wrong]
 
     def stray_rows(self) -> list[str]:
