@@ -1,4 +1,4 @@
-"""Printing. Names of files, people and cameras may hold anything: on a terminal they must only be text."""
+"""Printing. Names of files, people and cameras may hold anything; on a terminal they are text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plain_document(document: Any) -> Any:
 
 
 def readable_json(document: Any) -> str:
-    """Return JSON that is safe to print: letters of all languages stay, control characters are escaped."""
+    """Return JSON that is safe to print: letters of all languages stay, controls are escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

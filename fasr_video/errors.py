@@ -7,15 +7,16 @@
     │   ├── InputError               2   a file that cannot be used
     │   │   ├── MediaError           2   footage
     │   │   └── ModelError           2   weights
-    │   ├── GalleryError             2   the command cannot use the gallery (gallery/store.py, as the next two)
+    │   ├── GalleryError             2   an unusable gallery (gallery/store.py, as the next two)
     │   ├── WrongEmbedder            2   the gallery's vectors come from another embedder
     │   └── PhotoOfAnother           2   one photograph was given for two people
     ├── CaseError                    2   the command cannot use the case folder
     │   └── CaseBusy                 2   another process is writing the case (case/store.py)
-    ├── EnvironmentFailure           1   the machine cannot go on: disk full, no permission; resumable
+    ├── EnvironmentFailure           1   the machine cannot go on (disk full); resumable
     └── IntegrityError               4   stored data was changed or damaged
 
-Exit code 0 means done, 3 done with losses (the case counts them), 130 stopped by Ctrl-C (resumable).
+Exit code 0 means done, 3 done with losses (the case counts them), 130 stopped by Ctrl-C
+(resumable).
 """
 
 from __future__ import annotations

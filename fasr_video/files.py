@@ -36,13 +36,13 @@ PICTURES = frozenset(
         ".heif",
     }
 )
-# The most bytes to read of a file at once. None of our files comes near, and a sparse file can claim
-# any size.
+# The most bytes to read of a file at once. None of our files comes near, and a sparse file can
+# claim any size.
 MAX_READ_BYTES = 1 << 30
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading. Raise OSError for anything else: a pipe would block for ever."""
+    """Open a regular file for reading. Raise OSError for others: a pipe would block for ever."""
     with name_in_errors(path):
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -155,7 +155,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter; one that is there already stays as it is."""
+    """Make a folder that only its owner may enter. One that exists stays as it is."""
     make_folder(folder, 0o700)
 
 
@@ -165,7 +165,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def inside(folder: Path, *parts: str) -> Path:
-    """Return the path of these parts below a folder. Raise where one of them could lead out of it."""
+    """Return the path of these parts below a folder. Raise where one could lead out of it."""
     for part in parts:
         if not is_plain_name(part):
             reason = f"{part!r} is not a plain file name, so nothing is written there"

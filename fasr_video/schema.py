@@ -1,8 +1,9 @@
-"""Check that a database is one that this program made: first its schema, before anything in it runs; then each value.
+"""Check that this program made a database: first its schema, then each value.
 
-A database may come from anybody. A view may never end, a trigger may change what is written, and a value that no
-version of this program writes may be misread. So the schema and all rows are checked when a database is opened; the
-code that reads the rows can then rely on them.
+A database may come from anybody. A view may never end, a trigger may change what is written, and a
+value that no version of this program writes may be misread. So the schema, before anything in it
+runs, and all rows are checked when a database is opened; the code that reads the rows can then rely
+on them.
 """
 
 from __future__ import annotations

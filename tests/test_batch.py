@@ -1,4 +1,4 @@
-"""A batch makes an archive into cases, in order; what goes wrong with one file does not stop the others."""
+"""A batch makes an archive into cases, and a bad file does not stop the others."""
 
 from __future__ import annotations
 

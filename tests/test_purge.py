@@ -344,9 +344,7 @@ def test_an_unwritable_summary_is_one_line_and_the_next_purge_writes_it(
     page.mkdir()
     code, out, err = called(capsys, "purge", archive, *NOW)
     assert code == 3 and "2 of 2 cases removed" in out
-    assert (
-        err.count("\n") == 1 and "summary was not written" in err and "cannot be written" in err
-    )
+    assert err.count("\n") == 1 and "summary was not written" in err and "cannot be written" in err
     page.rmdir()
     (archive / "aside").rename(page)
     assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()

@@ -1,4 +1,4 @@
-"""The summary of an archive: what was done and what not, and who may be one person across cameras."""
+"""The summary of an archive: what was done, and who may be one person across cameras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`watch` processes files of a folder when they are complete, and loses nothing when it is stopped."""
+"""`watch` processes complete files of a folder, and loses nothing when it is stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make an archive into cases: files in order, each content one time, each job until it is done or given up."""
+"""Make an archive into cases: one job per content, in order, each tried until done or given up."""
 
 from __future__ import annotations
 
@@ -337,7 +337,7 @@ class Batch:
             self._listen(Note("warning", str(task.case), outcome.message))
 
     def _handle_chunk(self, task: Task, outcome: Outcome) -> None:
-        """Release the job's own task after the last chunk; it detects what a failed chunk did not."""
+        """Release the job's own task after the last chunk; it detects what failed chunks did not."""
         if outcome.status is not Status.DONE:
             text = f"faces in one of its chunks were not detected beforehand: {outcome.message}"
             self._listen(Note("warning", str(task.path), text))
@@ -365,7 +365,7 @@ class Batch:
     # Cases that are done.
 
     def _update(self, job: Job, recording: Recording) -> None:
-        """Bring a finished case up to date: camera and clock, search, report. No footage is needed."""
+        """Update camera and clock, search and report of a finished case, without its footage."""
         folder = self._plan.cases / job.folder
         if not (folder / CASE_DATABASE).is_file():
             return  # purged
@@ -391,7 +391,7 @@ class Batch:
         return ["camera and clock corrected"]
 
     def _search_again(self, folder: Path) -> list[str]:
-        """Search a case again, if the gallery or the search settings changed since the last time."""
+        """Search a case again if the gallery or the search settings changed since."""
         if self._plan.gallery is None:
             return []
         search = self._plan.settings.search

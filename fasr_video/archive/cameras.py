@@ -1,14 +1,15 @@
-"""Cameras, clocks and priorities of files: from their paths by a pattern, and from a CSV file that people write.
+"""Cameras, clocks and priorities of files, read from their paths and from a CSV file.
 
-The pattern is a regular expression over the path within the archive, with named groups: `camera`, `date` (YYYYMMDD,
-with or without separators) and `time` (HHMMSS, HHMM or HH). What they leave open is uncertainty: a date alone means a
-day. The CSV has a row for some files (`glob`), or for a camera that the pattern gave (`camera` alone); the first row
-that fits a file counts.
+The pattern is a regular expression over the path within the archive, with named groups: `camera`,
+`date` (YYYYMMDD, with or without separators) and `time` (HHMMSS, HHMM or HH). What they leave open
+is uncertainty: a date alone means a day. The CSV has a row for some files (`glob`), or for a camera
+that the pattern gave (`camera` alone); the first row that fits a file counts.
 
     glob, camera, start, offset, offset_at, drift, uncertainty, zone, priority
 
-`offset` is how many seconds the camera's clock is ahead of true time, as measured at `offset_at`; `drift`, how many
-seconds it gains a day. `start` is the wall time of a file's first frame, for files whose path does not say it.
+`offset` is how many seconds the camera's clock is ahead of true time, as measured at `offset_at`;
+`drift`, how many seconds it gains a day. `start` is the wall time of a file's first frame, for
+files whose path does not say it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""All that a case holds but what differs between two runs of the same footage with the same settings.
+"""What a case holds, without what differs between two runs of the same footage and settings.
 
-Left out are: the case's random id; times of day (when segments were saved, links decided, a review made); how long the
-run took; the folders of the source and the gallery; and the log, whose lines and chain contain times of day. Every
-other row of every table is included, and pictures by their SHA-256, which is their name. So two runs are equal when
-these texts are equal.
+Left out are: the case's random id; times of day (when segments were saved, links decided, a review
+made); how long the run took; the folders of the source and the gallery; and the log, whose lines
+and chain contain times of day. Every other row of every table is included, and pictures by their
+SHA-256, which is their name. So two runs are equal when these texts are equal.
 """
 
 from __future__ import annotations

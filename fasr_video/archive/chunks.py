@@ -1,10 +1,11 @@
-"""Detections of a long file, found by several workers at the same time and stored until the run needs them.
+"""Detections of a long file, made by several workers and stored until the run needs them.
 
-Detection is the slow part of a run and looks at one image at a time; tracking needs all images in order. So the chunks
-of a long file are detected in parallel. Then one pass makes the tracks, and takes the detections of each image from
-here by the image's hash. There are no seams: the case is the same as that of an uncut run. The pass detects an image
-itself where its detections are missing: the chunk failed, another detector made it, or the decoder started at another
-position and gave other pixels.
+Detection is the slow part of a run and looks at one image at a time; tracking needs all images in
+order. So the chunks of a long file are detected in parallel. Then one pass makes the tracks, and
+takes the detections of each image from here by the image's hash. There are no seams: the case is
+the same as that of an uncut run. The pass detects an image itself where its detections are missing:
+the chunk failed, another detector made it, or the decoder started at another position and gave
+other pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fasr_video.types import Detections, Image
 
 
 def detect_chunk(reader: VideoReader, detector: Detector, settings: Settings, path: Path) -> None:
-    """Detect in the frames that `settings` choose, and write the detections to `path` atomically."""
+    """Detect in the frames that `settings` choose, and write the detections to `path`."""
 
     def write(partial: Path) -> None:
         partial.unlink(missing_ok=True)  # a killed worker may have left one
@@ -64,9 +65,9 @@ def _open_chunk(path: Path) -> sqlite3.Connection:
 
 
 class CachedDetector:
-    """A detector that takes detections from a folder of chunks, and detects where they are missing.
+    """A detector that takes detections from a folder of chunks, and detects only what is missing.
 
-    Chunks of another detector are ignored: a case names one detector, so all boxes must come from it.
+    Chunks of another detector are ignored: all boxes of a case must come from the detector it names.
     """
 
     def __init__(self, detector: Detector, folder: Path) -> None:

@@ -6,8 +6,9 @@
       unread   folders and files that could not be read
       event    what happened, in order
 
-A job is waiting, running, done, failed, or missing (no file with its content is left). One process holds a ledger.
-Jobs that are "running" when it opens one were left by a process that died; they wait again.
+A job is waiting, running, done, failed, or missing (no file with its content is left). One process
+holds a ledger. Jobs that are "running" when it opens one were left by a process that died; they
+wait again.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ class Ledger:
             self.db.executemany("DELETE FROM file WHERE path = ?", renamed)
 
     def put_unread(self, archive: Path, scanned: Scan) -> None:
-        """Store what could not be read below `archive` this time, in place of what was stored before.
+        """Store what could not be read below `archive`, in place of what was stored before.
 
         Entries of files that are there stay: `put_problem` and `clear_problems` are for those.
         """

@@ -1,7 +1,8 @@
 """Where tasks run: in this process, in processes of this machine, or on a Dask cluster.
 
-All call the same function with the same tasks. A scheduler takes tasks while it has room, and returns how each ended.
-Where a worker dies, or takes more memory than it may, its task has failed and the worker is replaced.
+All call the same function with the same tasks. A scheduler takes tasks while it has room, and
+returns how each ended. Where a worker dies, or takes more memory than it may, its task has failed
+and the worker is replaced.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ class Processes:
         return _Worker(process, ours)
 
     def _receive(self, worker: _Worker) -> list[Finished]:
-        """Read what a busy worker sent; returns its task if that ended, also by the worker's death."""
+        """Read what a busy worker sent; returns its task if that ended or the worker died."""
         task = worker.task
         assert task is not None
         try:

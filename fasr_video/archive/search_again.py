@@ -1,4 +1,4 @@
-"""Search finished cases again, without their footage: the features of their tracks are in the cases.
+"""Search finished cases again, without their footage: the cases hold the features of their tracks.
 
 For a gallery that people were added to or removed from since, or with other search settings.
 """
@@ -59,7 +59,7 @@ class SearchResult:
 def cases_in(folders: Sequence[Path]) -> list[Path]:
     """Return the case folders among and below these folders, each of them one time.
 
-    Other folders beside a ledger (its gallery, its chunks) are skipped: a shell's CASES/* names them too.
+    Other folders beside a ledger (its gallery, its chunks) are skipped: CASES/* names them, too.
     """
     cases: dict[Path, None] = {}
     for folder in folders:
@@ -92,7 +92,7 @@ ChooseSettings = Callable[[SearchSettings], SearchSettings]
 
 
 def with_overrides(overrides: Sequence[str]) -> ChooseSettings:
-    """Return a function that applies overrides (search.KEY=VALUE) to the settings of the last search."""
+    """Return a function that applies overrides (search.KEY=VALUE) to search settings."""
     changed = load("cpu", overrides).search
     names = []
     for override in overrides:
@@ -113,7 +113,7 @@ def search_again(
     reports: bool = True,
     choose_settings: ChooseSettings = lambda last: last,
 ) -> Iterator[SearchResult]:
-    """Search one case after another. One that cannot be searched is reported and the others go on."""
+    """Search one case after another. A case that cannot be searched does not stop the others."""
     with Gallery.open(gallery_folder, read_only=True) as gallery:
         index = Index.open(gallery)
         for case in cases:
@@ -196,7 +196,7 @@ def _check_encoder(case: Case, encoder: TrackEncoder) -> None:
 
 
 def _passing_candidates(case: Case) -> dict[str, set[str]]:
-    """Return the candidates that pass the threshold, by the name of each track that was searched."""
+    """Return the candidates that pass the threshold, by the names of the searched tracks."""
     searched = [track for track in tracks_of(case) if track["answer"] is not None]
     return {
         track["name"]: {c["subject"] for c in track["answer"]["joined"] if c["passes"]}

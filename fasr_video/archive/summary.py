@@ -1,4 +1,6 @@
-"""All cases of an archive on one page: what was done, what was not and why, and who may be one person across cameras.
+"""All cases of an archive on one page.
+
+It shows what was done, what was not and why, and which tracks may be one person across cameras.
 
 CASES/summary.json, summary.csv (a row per job), summary.html
 """
@@ -86,7 +88,7 @@ def write_summary(ledger: Ledger) -> dict[str, Any]:
 
 
 def rewrite_summaries(cases: Iterable[Path]) -> list[str]:
-    """Write the summaries of the archives that these cases lie in; returns why some could not be."""
+    """Write the summaries of these cases' archives; returns why some could not be written."""
     folders: dict[Path, None] = {}
     for case in cases:
         folders[case.absolute().parent.resolve()] = None
@@ -209,7 +211,7 @@ def _clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
 
 
 def _are_apart(a: CaseTrack, b: CaseTrack) -> bool:
-    """Return whether a person said that two tracks are two people, or one camera saw both at a time."""
+    """Return whether two tracks are two people: somebody said so, or one camera saw both at once."""
     if b.tracklet.id in a.refused or a.tracklet.id in b.refused:
         return True
     if a.tracklet.source == b.tracklet.source:
@@ -222,7 +224,7 @@ def _are_apart(a: CaseTrack, b: CaseTrack) -> bool:
 
 
 def _newest(jobs: Sequence[Job]) -> set[int]:
-    """Return, for each content, the id of the job with the newest settings, preferring done ones."""
+    """Return the ids of the jobs to count: of each content the newest, and done before others."""
     newest: dict[str, Job] = {}
     for job in jobs:
         so_far = newest.setdefault(job.sha256, job)

@@ -1,4 +1,4 @@
-"""What a batch hands to a worker, and what comes back. Light to import: schedulers pass these on."""
+"""What a batch hands to a worker, and what comes back. Imports no models, so it loads quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decide which files of a folder that keeps filling are complete: those that have not changed for a while."""
+"""Find the complete files of a folder that keeps filling: they have not changed for a while."""
 
 from __future__ import annotations
 

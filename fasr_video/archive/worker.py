@@ -1,4 +1,4 @@
-"""One task of an archive: a file becomes a case. Every scheduler calls the same function, so the cases are the same."""
+"""Make a file a case: the task of a worker, the same under every scheduler."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _make_case(task: Task, on_progress: OnProgress) -> Outcome:
 
 
 def _run(task: Task, on_progress: OnProgress) -> int:
-    """Make the case; returns how many chunks could not be used although their images were needed."""
+    """Make the case; returns how many chunks were of another detector, and so detected anew."""
     settings = Settings.model_validate_json(task.settings)
     models = _models(task.settings)
     listen = _progress_listener(on_progress)

@@ -1,4 +1,4 @@
-"""`fasr-video batch`, `watch` and `search`: read the arguments, call the library, print the results."""
+"""`fasr-video batch`, `watch` and `search`: read arguments, call the library, print results."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def batch_command(archive: Path, after: str | None, before: str | None, **values
     """Make a case of every file below ARCHIVE. Files with the same content share one case.
 
     Stopped or killed, the same command goes on where it was. Exit code 3 means that files or
-    folders could not be read, or that parts of the footage are lost; the ledger says which, and why.
+    folders could not be read, or that parts of the footage are lost. The ledger lists them.
     """
     options = BatchOptions(**values)
     check_folder(archive)
@@ -274,8 +274,8 @@ def search_command(
 ) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and show changes.
 
-    Use it after people were added to a gallery. Exit code 3 means that a case could not be searched,
-    or the summary of an archive not be written.
+    Use it after people were added to a gallery. Exit code 3 means that a case could not be
+    searched, or the summary of an archive not be written.
     """
     choose_settings = with_overrides(overrides)
     folders = cases_in(cases)
