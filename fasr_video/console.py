@@ -50,6 +50,6 @@ def readable_json(document: Any) -> str:
 def clock(seconds: float, digits: int = 3) -> str:
     """Return a time of the footage as H:MM:SS.mmm."""
     ticks = round(seconds * 10**digits)
-    whole, rest = divmod(ticks, 10**digits)
+    total, rest = divmod(ticks, 10**digits)
     fraction = f".{rest:0{digits}d}" if digits else ""
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
+    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}{fraction}"
