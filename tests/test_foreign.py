@@ -263,7 +263,7 @@ def test_a_value_that_we_never_write_is_one_line_for_every_reader(
 
 
 def test_values_of_galleries_and_ledgers_are_looked_at_too(case: Path, archive: Path) -> None:
-    change(case / "gallery" / GALLERY, "UPDATE image SET marks = '['")
+    change(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
     change(archive / LEDGER, "UPDATE job SET summary = '[]'")

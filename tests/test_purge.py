@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.tasks import OnProgress, Outcome, Status, Task
 from fasr_video.archive.summary import write_summary
+from fasr_video.archive.tasks import OnProgress, Outcome, Status, Task
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks
 from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, locked
