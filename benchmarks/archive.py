@@ -104,12 +104,12 @@ def results(cases: Path) -> dict[str, str]:
     """A hash of each case, by its folder."""
     found = {}
     with Ledger.read(cases) as ledger:
-        for unit in ledger.units():
-            if unit.state != "done":
-                found[unit.folder] = unit.state
+        for job in ledger.jobs():
+            if job.state != "done":
+                found[job.folder] = job.state
                 continue
-            with Case.open(cases / unit.folder, read_only=True) as case:
-                found[unit.folder] = digest(case)
+            with Case.open(cases / job.folder, read_only=True) as case:
+                found[job.folder] = digest(case)
     return found
 
 

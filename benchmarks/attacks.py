@@ -31,8 +31,8 @@ from results import Table, command_line
 
 sys.path.insert(0, str(REPO))
 from fasr_video import cli
-from fasr_video.archive import unit as units
-from fasr_video.archive.orders import Order
+from fasr_video.archive.tasks import Task
+from fasr_video.archive.worker import run_task
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
 from fasr_video.case.store import chain_hash
@@ -275,17 +275,17 @@ def there(case: Path) -> str:
 
 def touched_footage(folder: Path) -> str:
     film, case = folder / "film.mp4", decided_case(folder)
-    order = order_of(film, case)
+    task = task_for(film, case)
     os.utime(film, (1, 1))
-    units.work(order, lambda share: None)
+    run_task(task, lambda share: None)
     return cases_left(folder)
 
 
 def changed_footage(folder: Path) -> str:
     film, case = folder / "film.mp4", decided_case(folder)
-    order = order_of(film, case)
+    task = task_for(film, case)
     film.write_bytes(b"another film")
-    said = units.work(order, lambda share: None).text
+    said = run_task(task, lambda share: None).message
     return f"{cases_left(folder)}; said: {said.partition('; ')[2]}"
 
 
@@ -296,12 +296,12 @@ def decided_case(folder: Path) -> Path:
     return case
 
 
-def order_of(film: Path, case: Path) -> Order:
+def task_for(film: Path, case: Path) -> Task:
     """To make that case of a film that is none: what matters is what becomes of the case."""
     film.write_bytes(b"film")
     facts, settings = film.stat(), configs.load("cpu").model_dump_json()
     known = (1, film, sha256_file(film), facts.st_size, facts.st_mtime_ns)
-    return Order(*known, case, settings, None, Recording())
+    return Task(*known, case, settings, None, Recording())
 
 
 def cases_left(folder: Path) -> str:

@@ -287,8 +287,8 @@ FAULTS_NOTE = (
     "files of an undisturbed run (after a removal: with no piece of the removed vector in any file). Steps are "
     "statements that write to a database, and files opened for writing, synced, renamed and removed; what happens "
     "inside of SQLite's own commit is SQLite's to keep. Power cuts are simulated: what was not synced is taken away. "
-    "Ended: killed, told (one line), done (the job got over it), memory (one line from the command line), crashed or "
-    "hung."
+    "Ended: killed, reported (one line), done (the job got over it), memory (one line from the command line), "
+    "crashed or hung."
 )
 FILES_NOTE = (
     "Each try mutates a good file by its own fixed seed: flipped bits, cuts, doubled and removed blocks, absurd "

@@ -14,7 +14,7 @@ import click
 
 from fasr_video import __version__
 from fasr_video.console import say
-from fasr_video.errors import ExitCode, FasrError, exhausted
+from fasr_video.errors import ExitCode, FasrError, exhausted_resource
 
 # System errors about the machine, such as a full disk. All others are about a file.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
@@ -54,7 +54,7 @@ def main() -> None:
         )
         code = ExitCode.FAILED if error.errno in MACHINE_ERRORS else ExitCode.USAGE
     except Exception as error:
-        reason = exhausted(error)
+        reason = exhausted_resource(error)
         if reason is None:
             raise
         say(

@@ -1,4 +1,4 @@
-"""What is printed. Names of files, people and cameras are anybody's: on a terminal they are text and nothing else."""
+"""Printing. Names of files, people and cameras may hold anything; on a terminal they are text."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from typing import Any
 import click
 from rich.markup import escape
 
-# What JSON leaves as it is although a terminal may act on it, or show the text around it in another
-# order.
-_ACTS = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Characters that JSON does not escape, but that control a terminal or change the order of the text
+# around them.
+_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: object) -> str:
-    """On one line, without what makes a terminal do things."""
+    """Return a text on one line, without characters that control a terminal."""
     line = str(text)
-    return line if line.isprintable() else "".join(c if c.isprintable() else " " for c in line)
+    if line.isprintable():
+        return line
+    return "".join(character if character.isprintable() else " " for character in line)
 
 
 def say(*lines: object, err: bool = False) -> None:
-    """Print lines; one that holds a line break is still one."""
+    """Print lines. A line break within one of them is printed as a space."""
     click.echo("\n".join(plain(line) for line in lines), err=err)
 
 
 def cell(text: object) -> str:
-    """Of a table, or of other text with markup."""
+    """Return a text for a table, or for other text with rich's markup."""
     return escape(plain(text))
 
 
-def plain_throughout(document: Any) -> Any:
-    """A document with every text in it plain."""
+def plain_document(document: Any) -> Any:
+    """Return a JSON document with every text in it plain."""
     if isinstance(document, dict):
-        return {key: plain_throughout(value) for key, value in document.items()}
+        return {key: plain_document(value) for key, value in document.items()}
     if isinstance(document, list):
-        return [plain_throughout(value) for value in document]
+        return [plain_document(value) for value in document]
     return plain(document) if isinstance(document, str) else document
 
 
 def readable_json(document: Any) -> str:
-    """Letters of all languages as they are; what a terminal acts on as JSON's own escapes, which read as the same."""
+    """Return JSON that is safe to print: letters of all languages stay, controls are escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    return _ACTS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def clock(seconds: float, digits: int = 3) -> str:
     """Return a time of the footage as H:MM:SS.mmm."""
     ticks = round(seconds * 10**digits)
-    whole, rest = divmod(ticks, 10**digits)
+    total, rest = divmod(ticks, 10**digits)
     fraction = f".{rest:0{digits}d}" if digits else ""
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
+    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}{fraction}"

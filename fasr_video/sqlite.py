@@ -1,4 +1,4 @@
-"""Cases and galleries are folders around a SQLite file: reading one, and a clear line for what the machine refuses."""
+"""SQLite databases in folders that may come from anybody: opened with care, with clear errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fasr_video.errors import EnvironmentFailure, IntegrityError
 from fasr_video.files import open_regular
 
 BUSY_SECONDS = 10.0
-_REFUSALS = {
+_NOT_WRITABLE = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -25,10 +25,11 @@ _REFUSALS = {
     errno.ENOENT,
     errno.EEXIST,
     errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ELOOP,
 }
-_REFUSALS |= {errno.EISDIR, errno.ELOOP}
-# What reading a value ends with that no version of ours has written.
-MISREAD = (
+# Errors of reading a stored value that no version of this program has written.
+READ_ERRORS = (
     LookupError,
     TypeError,
     ValueError,
@@ -37,13 +38,15 @@ MISREAD = (
     RecursionError,
     sqlite3.Error,
 )
-STEP = 100_000
-# Of SQLite's machine, that a statement may take: so many, and so many more for each byte of the
-# file.
-STEPS, STEPS_A_BYTE = 100_000_000, 100
-_ENDLESS = "interrupted"
-# Ends a rollback journal that names another file, which SQLite removes once it has rolled back.
+# The most steps of SQLite's virtual machine that a statement may take, and how many more for each
+# byte of the file. Each CHECK_STEPS of them are checked.
+MAX_STEPS = 100_000_000
+MAX_STEPS_PER_BYTE = 100
+CHECK_STEPS = 100_000
+_TOO_MANY_STEPS = "interrupted"
+# The end of a rollback journal that names another file. SQLite would remove that file.
 _NAMES_ANOTHER = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+# Texts in SQLite's errors about damaged databases.
 _DAMAGE = (
     "malformed",
     "not a database",
@@ -55,40 +58,44 @@ _DAMAGE = (
 
 @contextmanager
 def explain_errors(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses, and damage, into one clear line."""
+    """Turn errors of the file system, and of damaged databases, into one clear line."""
     try:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _full(folder) from error
-        if error.errno in _REFUSALS:
+            raise _disk_full(folder) from error
+        if error.errno in _NOT_WRITABLE:
             reason = f"cannot be written ({error.strerror})"
-            raise EnvironmentFailure(
-                folder, reason, "change its permissions, or give another folder"
-            ) from error
+            remedy = "change its permissions, or give another folder"
+            raise EnvironmentFailure(folder, reason, remedy) from error
         raise
     except sqlite3.DatabaseError as error:
-        text = str(error)
-        if _ENDLESS in text:
-            raise _endless(folder) from error
-        if "full" in text or "disk I/O" in text:
-            raise _full(folder) from error
-        if "locked" in text:
-            remedy = "wait for it, or stop it"
-            raise EnvironmentFailure(folder, "another process is writing to it", remedy) from error
-        if "readonly" in text or "unable to open" in text:
-            raise EnvironmentFailure(
-                folder, f"cannot be written ({text})", "change its permissions"
-            ) from error
-        if any(sign in text for sign in _DAMAGE):
-            remedy = "restore it from a copy; nothing was written"
-            raise IntegrityError(folder, f"its database is damaged ({text})", remedy) from error
-        raise
+        explained = _explain(folder, str(error))
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explain(folder: Path, text: str) -> EnvironmentFailure | IntegrityError | None:
+    """Return the error to raise for this text of SQLite; None for one that is not known."""
+    if _TOO_MANY_STEPS in text:
+        return _too_slow(folder)
+    if "full" in text or "disk I/O" in text:
+        return _disk_full(folder)
+    if "locked" in text:
+        reason = "another process is writing to it"
+        return EnvironmentFailure(folder, reason, "wait for it, or stop it")
+    if "readonly" in text or "unable to open" in text:
+        return EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions")
+    if any(sign in text for sign in _DAMAGE):
+        remedy = "restore it from a copy; nothing was written"
+        return IntegrityError(folder, f"its database is damaged ({text})", remedy)
+    return None
 
 
 @contextmanager
 def transaction(database: sqlite3.Connection, folder: Path) -> Iterator[None]:
-    """All or nothing; a full disk leaves everything as it was."""
+    """Commit all changes or, after an error, none of them."""
     with explain_errors(folder):
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -101,49 +108,55 @@ def transaction(database: sqlite3.Connection, folder: Path) -> Iterator[None]:
 
 
 def raise_if_damaged(
-    error: BaseException | None, damage: Callable[[], str | None], place: Path, remedy: str
+    error: BaseException | None, damage: Callable[[], str | None], path: Path, remedy: str
 ) -> None:
-    """Raise that the database is damaged where that explains the error; any other error stays what it is."""
-    if isinstance(error, sqlite3.Error) and _ENDLESS in str(error):
-        raise _endless(place) from error
-    if isinstance(error, MISREAD) and (found := damage()) is not None:
-        raise IntegrityError(place, f"its database is damaged ({found})", remedy) from error
+    """Raise that a database is damaged if that explains an error; otherwise do nothing."""
+    if isinstance(error, sqlite3.Error) and _TOO_MANY_STEPS in str(error):
+        raise _too_slow(path) from error
+    if isinstance(error, READ_ERRORS):
+        problem = damage()
+        if problem is not None:
+            reason = f"its database is damaged ({problem})"
+            raise IntegrityError(path, reason, remedy) from error
 
 
-class Guarded(sqlite3.Connection):
-    """A connection whose statements end, whatever the file holds."""
+class LimitedConnection(sqlite3.Connection):
+    """A connection whose statements always end, whatever the file holds."""
 
     file: Path
 
-    def execute(self, *given: Any) -> sqlite3.Cursor:
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
         size = sum(size_of(self.file.with_name(self.file.name + end)) for end in ("", "-wal"))
-        steps = (STEPS + STEPS_A_BYTE * size) // STEP
-        # Not a function of ours: Ctrl-C that arrives while one runs would be lost.
-        self.set_progress_handler(chain(repeat(0, steps), repeat(1)).__next__, STEP)
-        return super().execute(*given)
+        checks = (MAX_STEPS + MAX_STEPS_PER_BYTE * size) // CHECK_STEPS
+        # The handler is called at each check, and interrupts the statement when it returns 1.
+        # It is not a Python function: Ctrl-C that arrives while one runs would be lost.
+        self.set_progress_handler(chain(repeat(0, checks), repeat(1)).__next__, CHECK_STEPS)
+        return super().execute(*arguments)
 
-    def executemany(self, *given: Any) -> sqlite3.Cursor:
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
         self.set_progress_handler(None, 0)  # many statements, each of a step or two
-        return super().executemany(*given)
+        return super().executemany(*arguments)
 
 
-def connect(path: Path, address: str | None = None, **more: Any) -> Guarded:
-    """Open a database without trusting it; `address` is its URI, where it has to be opened by one."""
-    refuse_beside(path)
-    uri = address is not None
-    database: Guarded = sqlite3.connect(
-        address or path, factory=Guarded, isolation_level=None, uri=uri, **more
+def connect(path: Path, address: str | None = None, **options: Any) -> LimitedConnection:
+    """Open a database without trusting it. `address` is its URI, where one is needed."""
+    check_side_files(path)
+    database: LimitedConnection = sqlite3.connect(
+        address or path,
+        factory=LimitedConnection,
+        isolation_level=None,
+        uri=address is not None,
+        **options,
     )
     database.file = path
     database.execute("PRAGMA trusted_schema = OFF")
     return database
 
 
-def connect_to_write(path: Path, page_size: int | None = None) -> Guarded:
-    """Open a database of ours, or begin one with pages of that many bytes.
+def connect_to_write(path: Path, page_size: int | None = None) -> LimitedConnection:
+    """Open a database of ours for writing, or create one with pages of so many bytes.
 
-    What was said to be done is done, also after a power cut; what is taken out leaves no trace in
-    free pages.
+    What is committed is safe from a power cut. What is deleted leaves no trace in free pages.
     """
     database = connect(path, timeout=BUSY_SECONDS)
     if page_size is not None:
@@ -155,29 +168,27 @@ def connect_to_write(path: Path, page_size: int | None = None) -> Guarded:
     return database
 
 
-def refuse_beside(path: Path) -> None:
-    """Raise where what lies beside a database is nothing that SQLite leaves beside ours.
+def check_side_files(path: Path) -> None:
+    """Raise where a file beside a database is not one that SQLite leaves beside ours.
 
-    A pipe would be waited for without an end. A journal that names another file would have that file removed,
-    wherever it lies: SQLite writes such names for transactions over several databases, which ours never are.
+    A pipe would block for ever. A journal that names another file would make SQLite remove that
+    file, wherever it is: SQLite writes such names for transactions over several databases, which we
+    do not use.
     """
     for end in ("-journal", "-wal", "-shm"):
-        with suppress(
-            FileNotFoundError
-        ):  # there is none, or whoever wrote the database has just removed it
-            _refuse_file(path.with_name(path.name + end), end == "-journal")
+        # There may be none, or another process may have removed it just now.
+        with suppress(FileNotFoundError):
+            _check_side_file(path.with_name(path.name + end), end == "-journal")
 
 
-def _refuse_file(beside: Path, is_journal: bool) -> None:
-    if not stat.S_ISREG(os.lstat(beside).st_mode):
-        raise IntegrityError(
-            beside, "not a regular file", "remove it: no run of this program made it"
-        )
-    if is_journal and _last_bytes(beside, len(_NAMES_ANOTHER)) == _NAMES_ANOTHER:
+def _check_side_file(path: Path, is_journal: bool) -> None:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        remedy = "remove it: no run of this program made it"
+        raise IntegrityError(path, "not a regular file", remedy)
+    if is_journal and _last_bytes(path, len(_NAMES_ANOTHER)) == _NAMES_ANOTHER:
         reason = "a journal that has SQLite remove another file"
-        raise IntegrityError(
-            beside, reason, "do not use what lies beside it: no run of this program made it"
-        )
+        remedy = "do not use the database beside it: no run of this program made the journal"
+        raise IntegrityError(path, reason, remedy)
 
 
 def _last_bytes(path: Path, count: int) -> bytes:
@@ -187,7 +198,7 @@ def _last_bytes(path: Path, count: int) -> bytes:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Return the bytes of a file; 0 where there is none."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -195,10 +206,10 @@ def size_of(path: Path) -> int:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Without writing a byte of data; also from read-only media."""
-    place = quote(os.fsencode(path.absolute()))
+    """Open a database without writing any data, also on read-only media."""
+    address = f"file:{quote(os.fsencode(path.absolute()))}"
     try:
-        database = connect(path, f"file:{place}?mode=ro", timeout=BUSY_SECONDS)
+        database = connect(path, f"{address}?mode=ro", timeout=BUSY_SECONDS)
         database.execute("SELECT count(*) FROM sqlite_master")
     except UnicodeDecodeError as error:  # SQLite's message quotes what it cannot read
         raise sqlite3.DatabaseError("malformed schema") from error
@@ -206,16 +217,20 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         log = path.with_name(f"{path.name}-wal")
         if "locked" in str(error):
             raise
-        if log.is_file() and log.stat().st_size:  # without it the database is an older one, or none
+        # Without its log, the database would be an older one, or none.
+        if log.is_file() and log.stat().st_size:
             reason = "its last changes cannot be read where nothing can be written beside them"
             remedy = "free some space there, or copy its folder to where it may be written"
             raise EnvironmentFailure(path, reason, remedy) from error
-        database = connect(path, f"file:{place}?immutable=1")
+        database = connect(path, f"{address}?immutable=1")
     return database
 
 
 def close_checkpointed(database: sqlite3.Connection) -> None:
-    """Everything into its one file, so that it can be renamed; closing alone says nothing of a full disk."""
+    """Move the write-ahead log into the database and close it, so that its file can be renamed.
+
+    Raise where that fails: closing alone would not report a full disk.
+    """
     try:
         if database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             raise sqlite3.OperationalError("database is locked")
@@ -223,13 +238,11 @@ def close_checkpointed(database: sqlite3.Connection) -> None:
         database.close()
 
 
-def _endless(folder: Path) -> IntegrityError:
-    reason = (
-        "its database is damaged (a question takes longer than a whole database of its size would)"
-    )
+def _too_slow(folder: Path) -> IntegrityError:
+    reason = "its database is damaged (a query takes longer than it can on a database of its size)"
     return IntegrityError(folder, reason, "restore it from a copy; nothing was written")
 
 
-def _full(folder: Path) -> EnvironmentFailure:
+def _disk_full(folder: Path) -> EnvironmentFailure:
     remedy = "free some space and run the same command again: it goes on where it stopped"
     return EnvironmentFailure(folder, "the disk is full; what was finished is safe", remedy)

@@ -1,4 +1,4 @@
-"""The jobs that `faults` cuts: what each finds when it begins, does, and must hold at any time."""
+"""The jobs that `faults` interrupts: how they are prepared, done and checked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 import av
 import numpy as np
 
-from fasr_video.archive.batch import Batch, Job
+from fasr_video.archive.batch import Batch, BatchPlan
 from fasr_video.archive.canonical import dump
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.scan import scan
 from fasr_video.archive.schedulers import Local
-from fasr_video.archive.unit import work
+from fasr_video.archive.worker import run_task
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, undo
 from fasr_video.case.links import join, split
@@ -45,21 +45,21 @@ FIXTURES = Path(__file__).parent / "fixtures" / "portraits"
 QUICK = configs.load(
     "cpu",
     (
-        *("detect.backend=haar", "restore.method=bicubic", "sampling.fps=3"),
-        *(
-            "case.segment_frames=3",
-            "track.min_sightings=2",
-            "track.max_gap=2",
-            "select.auxiliaries=1",
-        ),
+        "detect.backend=haar",
+        "restore.method=bicubic",
+        "sampling.fps=3",
+        "case.segment_frames=3",
+        "track.min_sightings=2",
+        "track.max_gap=2",
+        "select.auxiliaries=1",
     ),
 )
 FIRST_TRACK = "SELECT id FROM track WHERE source = ? AND state = 'done' ORDER BY id"
-# Of the gallery in `removal`: the subject that is removed.
-GONE = "left"
+# The subject that the job `removal` removes from its gallery.
+REMOVED = "left"
 
 
-# The jobs: each may be given again at any time, and goes on.
+# The jobs: each can be started again at any time, and goes on where it was.
 
 
 def run_job(folder: Path, models: Models) -> None:
@@ -81,9 +81,9 @@ def enrol_job(folder: Path, models: Models) -> None:
 
 def removal_job(folder: Path, models: Models) -> None:
     with _gallery(folder / "gallery", models) as gallery:
-        found = [i.sha256 for i in gallery.images() if i.subject == GONE]
-        if found:
-            gallery.remove(found, "asked for")
+        hashes = [image.sha256 for image in gallery.images() if image.subject == REMOVED]
+        if hashes:
+            gallery.remove(hashes, "asked for")
         Index.open(gallery)
 
 
@@ -91,21 +91,21 @@ def batch_job(folder: Path, models: Models) -> None:
     with Ledger.open(folder / "cases") as ledger:
         batch = Batch(
             ledger,
-            Local(work, lambda order, share: None),
-            Job(folder / "cases", QUICK),
+            Local(run_task, lambda task, share: None),
+            BatchPlan(folder / "cases", QUICK),
             lambda event: None,
         )
-        batch.feed(scan(folder / "in" / "archive", None, folder / "cases").files)
-        while batch.open:
+        batch.add_files(scan(folder / "in" / "archive", None, folder / "cases").files)
+        while not batch.is_finished:
             batch.step(0.1)
 
 
 def review_job(folder: Path, models: Models) -> None:
     with Case.open(folder / "case") as case:
-        made = case.db.execute("SELECT count(*) FROM decision").fetchone()[0]
-        if made == 0:
+        decisions = case.db.execute("SELECT count(*) FROM decision").fetchone()[0]
+        if decisions == 0:
             decide(case, 1, "rejected", "ears", "A", None)
-        if made < 2:
+        if decisions < 2:
             decide(case, 1, "insufficient", "too dark", "B", None)
         first = case.db.execute("SELECT id, undone_by FROM decision ORDER BY id").fetchone()
         if first["undone_by"] is None:
@@ -122,7 +122,7 @@ def signoff_job(folder: Path, models: Models) -> None:
 
 
 def links_job(folder: Path, models: Models) -> None:
-    """Two tracks are made one person, then parted again."""
+    """Join two tracks as one person, then split them again."""
     with Case.open(folder / "case") as case:
         (one,), (other,) = (case.db.execute(FIRST_TRACK, (source,)).fetchone() for source in (1, 2))
         if not case.db.execute("SELECT 1 FROM link WHERE state != 'proposed'").fetchone():
@@ -188,12 +188,12 @@ def _gallery(folder: Path, models: Models) -> Gallery:
 
 
 def prepare(job: str, folder: Path, models: Models) -> None:
-    """What the job finds when it begins."""
+    """Make the files that a job works on."""
     people = folder / "in" / "people"
     people.mkdir(parents=True)
     mugshots = sorted(p for p in (FIXTURES / "mugshots").rglob("*") if p.is_file())
     shutil.copy(mugshots[0], people / f"kept{mugshots[0].suffix}")
-    shutil.copy(mugshots[-1], people / f"{GONE}{mugshots[-1].suffix}")
+    shutil.copy(mugshots[-1], people / f"{REMOVED}{mugshots[-1].suffix}")
     small(FIXTURES / "entrance.mp4", folder / "in" / "clip.mp4")
     if job == "batch":
         archive = folder / "in" / "archive"
@@ -204,111 +204,106 @@ def prepare(job: str, folder: Path, models: Models) -> None:
         enrol_job(folder, models)
     if job in {"review", "signoff", "stage", "pictures", "purge"}:
         run_job(folder, models)
-    if job == "links":  # the same people once more, in a file of other bytes
-        again = folder / "in" / "again.mp4"
-        again.write_bytes((folder / "in" / "clip.mp4").read_bytes() + b"\0\0\0\x08free")
-        run([folder / "in" / "clip.mp4", again], folder / "case", QUICK, models=models)
+    if job == "links":  # the same people, in a file of other bytes
+        second = folder / "in" / "again.mp4"
+        second.write_bytes((folder / "in" / "clip.mp4").read_bytes() + b"\0\0\0\x08free")
+        run([folder / "in" / "clip.mp4", second], folder / "case", QUICK, models=models)
     if job == "sealed":
         (folder / "in" / "cases.key").write_bytes(new_key())
         (folder / "in" / "cases.key").chmod(0o600)
 
 
 def small(source: Path, to: Path, start: float = 3.0, end: float = 5.0) -> None:
-    """Two seconds of it, around the face: most of a try is the looking for faces."""
-    with av.open(str(source)) as given, av.open(str(to), "w") as made:
-        stream = made.add_stream("mpeg4", rate=25)
+    """Write two seconds of a video, around the face: detection takes most of a try's time."""
+    with av.open(str(source)) as footage, av.open(str(to), "w") as output:
+        stream = output.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
             256,
             352,
             "yuv420p",
             4_000_000,
         )
-        for frame in given.decode(video=0):
+        for frame in footage.decode(video=0):
             if start <= frame.time < end:
                 picture = frame.to_ndarray(format="rgb24")[120:472, 192:448]
-                made.mux(
-                    stream.encode(
-                        av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
-                    )
-                )
-        made.mux(stream.encode())
+                cropped = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+                output.mux(stream.encode(cropped))
+        output.mux(stream.encode())
 
 
-# What there is afterwards.
+# Checks.
 
 
-def found(folder: Path) -> dict[str, Any]:
-    """All that the stores below a folder hold, without times of day and random words."""
-    told: dict[str, Any] = {}
-    for place in _places(folder, CASE):
-        with Case.open(place, read_only=True) as case:
-            text, searched = dump(case), case.searched()
-            for random in (
-                ()
-                if searched is None
-                else (searched["gallery"]["id"], searched["gallery"]["state"])
-            ):
-                text = text.replace(random, "random")
-            if case.encryption is not None:  # sealed twice, nothing has the same bytes
+def contents(folder: Path) -> dict[str, Any]:
+    """Return what the stores below a folder hold, without times of day and random ids."""
+    result: dict[str, Any] = {}
+    for path in _folders_with(folder, CASE):
+        with Case.open(path, read_only=True) as case:
+            text = dump(case)
+            searched = case.searched()
+            if searched is not None:
+                text = text.replace(searched["gallery"]["id"], "random")
+                text = text.replace(searched["gallery"]["state"], "random")
+            if case.encryption is not None:  # encrypting a second time gives other bytes
                 text = "".join(
                     line for line in text.splitlines(True) if not line.startswith('["probe"')
                 )
-            told[str(place.relative_to(folder))] = text
-    for place in _places(folder, GALLERY):
-        with Gallery.open(place, read_only=True) as gallery:
+            result[str(path.relative_to(folder))] = text
+    for path in _folders_with(folder, GALLERY):
+        with Gallery.open(path, read_only=True) as gallery:
             rows = gallery.query("SELECT subject, sha256, path FROM image ORDER BY sha256")
             rows += gallery.query(
                 "SELECT subject, kind, hex(sha256) FROM template ORDER BY 1, 2, 3"
             )
             rows += gallery.query("SELECT path, reason FROM problem ORDER BY path")
-            told[str(place.relative_to(folder))] = [[str(v) for v in row] for row in rows]
-    for place in _places(folder, LEDGER):
-        with Ledger.read(place) as ledger:
-            # Not how often each was tried: a worker that is out of memory is replaced, and its file tried again.
-            told["ledger"] = [[u.folder, u.state, u.error, u.facts] for u in ledger.units()]
+            result[str(path.relative_to(folder))] = [[str(v) for v in row] for row in rows]
+    for path in _folders_with(folder, LEDGER):
+        with Ledger.read(path) as ledger:
+            # Without the numbers of tries: after running out of memory a job is tried again.
+            result["ledger"] = [
+                [job.folder, job.state, job.error, job.summary] for job in ledger.jobs()
+            ]
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm")))
     names = (str(p.relative_to(folder)) for p in files if p.name != ".lock")
-    told["files"] = sorted(
+    result["files"] = sorted(
         re.sub(r"signed-off/.+\.(json|html)", r"signed-off/WHEN.\1", name) for name in names
     )
-    return told
+    return result
 
 
 def problems(folder: Path) -> list[str]:
-    """Whatever `verify`, `gallery check` and SQLite have to say against the stores below a folder."""
-    said = []
-    for place in _places(folder, CASE):
-        with Case.open(place, read_only=True) as case:
-            said += [f"{c.what}: {p}" for c in verify(case) for p in c.problems]
-    for facts in folder.glob("pictures/*.json"):
-        if (
-            hashlib.sha256(facts.with_suffix(".png").read_bytes()).hexdigest()
-            != json.loads(facts.read_text())["sha256"]
-        ):
-            said.append(f"{facts.name} is of another picture")
-    for place in _places(folder, GALLERY):
-        with Gallery.open(place, read_only=True) as gallery:
-            # One that was cut short is told by `check`, and the same command finishes it.
-            said += [
+    """Return the problems that `verify`, `gallery check` and SQLite find below a folder."""
+    result = []
+    for path in _folders_with(folder, CASE):
+        with Case.open(path, read_only=True) as case:
+            result += [f"{c.what}: {p}" for c in verify(case) for p in c.problems]
+    for description in folder.glob("pictures/*.json"):
+        digest = hashlib.sha256(description.with_suffix(".png").read_bytes()).hexdigest()
+        if digest != json.loads(description.read_text())["sha256"]:
+            result.append(f"{description.name} is of another picture")
+    for path in _folders_with(folder, GALLERY):
+        with Gallery.open(path, read_only=True) as gallery:
+            # `check` reports a removal that was interrupted; the same command finishes it.
+            result += [
                 f"{c.what}: {p}"
                 for c in check(gallery)
                 if c.remedy != FINISH_COMMAND
                 for p in c.problems
             ]
-    for place in _places(folder, LEDGER):
-        with Ledger.read(place) as ledger:
-            said += [
+    for path in _folders_with(folder, LEDGER):
+        with Ledger.read(path) as ledger:
+            result += [
                 str(r[0])
                 for r in ledger.db.execute("PRAGMA integrity_check").fetchall()
                 if r[0] != "ok"
             ]
-            done = [u.folder for u in ledger.units() if u.state == "done"]
-            for unit in done:
-                with Case.open(place / unit, read_only=True) as case:
+            done = [job.folder for job in ledger.jobs() if job.state == "done"]
+            for name in done:
+                with Case.open(path / name, read_only=True) as case:
                     if case.db.execute("SELECT 1 FROM source WHERE state <> 'done'").fetchone():
-                        said.append(f"ledger: {unit} is said to be done, and its footage is not")
-    return said
+                        result.append(f"ledger: {name} is marked as done, but its footage is not")
+    return result
 
 
-def _places(folder: Path, database: str) -> list[Path]:
+def _folders_with(folder: Path, database: str) -> list[Path]:
     return sorted(p.parent for p in folder.rglob(database))

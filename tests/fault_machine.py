@@ -1,4 +1,4 @@
-"""A machine that fails: before one chosen step that writes below a folder, or with a clock that jumps."""
+"""A machine that fails before a chosen step that writes, or whose clock jumps."""
 
 from __future__ import annotations
 
@@ -15,55 +15,61 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from fasr_video.sqlite import Guarded
+from fasr_video.sqlite import LimitedConnection
+
+# Sends a message to the parent process.
+Send = Callable[[dict[str, Any]], None]
 
 
 class Disk:
-    """Sees each step of this process below a folder, and lets the fault come before step `at`."""
+    """Counts the steps of this process that write below a folder, and causes a fault before one."""
 
-    def __init__(
-        self, folder: Path, fault: str | None, at: int, tell: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.folder, self.fault, self.at, self.tell = str(folder), fault, at, tell
-        self.steps, self.asleep = 0, False
+    def __init__(self, folder: Path, fault: str | None, fault_step: int, send: Send) -> None:
+        self.folder = str(folder)
+        self.fault = fault
+        self.fault_step = fault_step
+        self.send = send
+        self.steps = 0
+        self.is_paused = False
         self.databases: list[_Connection] = []
         self._unsynced: set[str] = set()
         self._undo: list[tuple[str, str, bytes | None, str | None]] = []
-        """Folder, name in it, what it held before the change that is not synced (None: nothing), and the name that a
-        renamed file had."""
+        """Unsynced changes of names: the folder, the path, its content before (None where it did not
+        exist), and the path that a renamed file had."""
         self._fsync = os.fsync
         self._synced_files: set[str] = set()
 
     def watch(self) -> None:
         connect = sqlite3.connect
 
-        def connected(database: Any, *args: Any, **more: Any) -> sqlite3.Connection:
-            made: _Connection = connect(database, *args, **more | {"factory": _Connection})
-            made.file = Path(str(database))
+        def watched_connect(database: Any, *args: Any, **options: Any) -> sqlite3.Connection:
+            connection: _Connection = connect(database, *args, **options | {"factory": _Connection})
+            connection.file = Path(str(database))
             path = str(database).removeprefix("file:").partition("?")[0]
             if path.startswith(self.folder):
-                made.disk, made.path = self, path
-                self.databases.append(made)
-            return made
+                connection.disk = self
+                connection.path = path
+                self.databases.append(connection)
+            return connection
 
-        sqlite3.connect = connected  # type: ignore[assignment]
-        os.fsync = self._synced
-        sys.addaudithook(self._seen)
+        sqlite3.connect = watched_connect  # type: ignore[assignment]
+        os.fsync = self._sync
+        sys.addaudithook(self._audit)
 
     def step(self, what: str) -> None:
-        """One is about to be taken."""
-        if self.asleep:
+        """Count a step that is about to be taken, or cause the fault before it."""
+        if self.is_paused:
             return
         self.steps += 1
         if self.fault is None:
-            self.tell({"step": what})
-        elif self.steps == self.at:
-            self._strike(what)
-        elif self.fault == "full" and self.steps > self.at:
+            self.send({"step": what})
+        elif self.steps == self.fault_step:
+            self._cause_fault(what)
+        elif self.fault == "full" and self.steps > self.fault_step:
             self._refuse(what)
 
-    def _strike(self, what: str) -> None:
-        self.tell({"cut": what})
+    def _cause_fault(self, what: str) -> None:
+        self.send({"cut": what})
         if self.fault == "full":
             self._refuse(what)
             return
@@ -75,13 +81,13 @@ class Disk:
             if what.startswith("BEGIN"):
                 raise sqlite3.OperationalError("database is locked")
             return
-        self.asleep = True
+        self.is_paused = True
         if self.fault != "kill":
             self._lose_power()
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _refuse(self, what: str) -> None:
-        """A full disk: what takes no space goes on."""
+        """Raise as on a full disk, where a step takes space."""
         if what.startswith(("remove", "rmdir", "rename", "ROLLBACK", "close")):
             return
         if what.startswith(("BEGIN", "sql")):
@@ -90,7 +96,7 @@ class Disk:
 
     def _lose_power(self) -> None:
         for database in self.databases:
-            database.lose_what_is_not_synced()
+            database.lose_unsynced_data()
         if self.fault == "power, data":
             for path in self._unsynced:
                 if os.path.exists(path):
@@ -109,14 +115,18 @@ class Disk:
 
     # Files.
 
-    def _seen(self, event: str, given: tuple[Any, ...]) -> None:
-        if self.asleep or event not in _EVENTS or not isinstance(given[0], str | os.PathLike):
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if (
+            self.is_paused
+            or event not in _EVENTS
+            or not isinstance(arguments[0], str | os.PathLike)
+        ):
             return
-        path = os.path.abspath(os.fspath(given[0]))
+        path = os.path.abspath(os.fspath(arguments[0]))
         if not path.startswith(self.folder):
             return
         if event == "open":
-            mode, flags = given[1], given[2]
+            _, mode, flags = arguments
             if mode is not None and not set(mode) & set("wax+"):
                 return
             if not flags & (os.O_WRONLY | os.O_RDWR):
@@ -124,7 +134,7 @@ class Disk:
             self.step(f"open {_short(path)}")
             self._opened(path)
         elif event == "os.rename":
-            to = os.path.abspath(os.fspath(given[1]))
+            to = os.path.abspath(os.fspath(arguments[1]))
             self.step(f"rename {_short(to)}")
             self._renamed(path, to)
         elif event == "os.remove":
@@ -144,9 +154,9 @@ class Disk:
 
     def _renamed(self, path: str, to: str) -> None:
         before = self._bytes(to)
-        self._undo = [u for u in self._undo if u[1] != path]
+        self._undo = [undo for undo in self._undo if undo[1] != path]
         self._undo.append((os.path.dirname(to), to, before, path))
-        # A file that Python did not open was written by a library: FAISS syncs nothing, SQLite all.
+        # Libraries write files that Python did not open: FAISS syncs nothing, SQLite everything.
         if path in self._unsynced or (path not in self._synced_files and "sqlite" not in path):
             self._unsynced.add(to)
         else:
@@ -154,21 +164,23 @@ class Disk:
         self._unsynced.discard(path)
 
     def _removed(self, path: str) -> None:
-        fresh = [u for u in self._undo if u[1] == path and u[2] is None]
+        is_new = any(undo[1] == path and undo[2] is None for undo in self._undo)
         self._unsynced.discard(path)
-        if fresh:
-            self._undo = [u for u in self._undo if u[1] != path]
-        elif (before := self._bytes(path)) is not None:
+        if is_new:
+            self._undo = [undo for undo in self._undo if undo[1] != path]
+            return
+        before = self._bytes(path)
+        if before is not None:
             self._undo.append((os.path.dirname(path), path, before, None))
 
     def _bytes(self, path: str) -> bytes | None:
-        self.asleep = True
+        self.is_paused = True
         try:
             return Path(path).read_bytes() if os.path.isfile(path) else None
         finally:
-            self.asleep = False
+            self.is_paused = False
 
-    def _synced(self, handle: Any) -> None:
+    def _sync(self, handle: Any) -> None:
         number = handle if isinstance(handle, int) else handle.fileno()
         path = os.readlink(f"/proc/self/fd/{number}")
         if not path.startswith(self.folder):
@@ -176,15 +188,17 @@ class Disk:
             return
         self.step(f"fsync {_short(path)}")
         if os.path.isdir(path):
-            self._undo = [u for u in self._undo if not _is_settled(u[0], path)]
+            self._undo = [undo for undo in self._undo if not _is_durable(undo[0], path)]
         else:
             self._unsynced.discard(path)
             self._synced_files.add(path)
 
 
-def _is_settled(folder: str, synced: str) -> bool:
-    """Whether what happened in a folder is for good once this one is synced: it is the same, or below one that is
-    gone from it."""
+def _is_durable(folder: str, synced: str) -> bool:
+    """Return whether changes in a folder survive a power cut after this one is synced.
+
+    It is the same folder, or lay below a folder that is gone from it.
+    """
     below = os.path.relpath(folder, synced).split(os.sep)[0]
     return folder == synced or (below != ".." and not os.path.exists(os.path.join(synced, below)))
 
@@ -193,8 +207,8 @@ _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 _READING = ("select", "pragma", "with", "explain")
 
 
-class _Connection(Guarded):
-    """Tells of each statement that writes, and after each commit what the database then holds."""
+class _Connection(LimitedConnection):
+    """Reports each statement that writes, and after each commit a hash of the database."""
 
     disk: Disk | None = None
     path = ""
@@ -215,32 +229,30 @@ class _Connection(Guarded):
             self.disk = None
         super().close()
 
-    def _step(self, sql: str, do: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+    def _step(self, sql: str, execute: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
         word = sql.split(None, 1)[0].lower().rstrip(";")
         disk = self.disk
-        if disk is None or disk.asleep or word in _READING or "temp table" in sql.lower():
-            return do()
-        disk.step(
-            f"BEGIN {_short(self.path)}"
-            if word == "begin"
-            else f"sql {word} {_short(self.path)}"
-            if word != "rollback"
-            else "ROLLBACK"
-        )
-        result = do()
+        if disk is None or disk.is_paused or word in _READING or "temp table" in sql.lower():
+            return execute()
+        if word == "begin":
+            disk.step(f"BEGIN {_short(self.path)}")
+        elif word == "rollback":
+            disk.step("ROLLBACK")
+        else:
+            disk.step(f"sql {word} {_short(self.path)}")
+        cursor = execute()
         if not self.in_transaction:
-            disk.asleep = True
-            disk.tell({"holds": self.path.removesuffix(".new"), "content": content(self)})
-            disk.asleep = False
-        return result
+            disk.is_paused = True
+            disk.send({"holds": self.path.removesuffix(".new"), "content": database_hash(self)})
+            disk.is_paused = False
+        return cursor
 
-    def lose_what_is_not_synced(self) -> None:
-        """Of a write-ahead log nothing is on the disk before it is synced: at each commit, or only now and then."""
-        ask = super().execute
-        if (
-            ask("PRAGMA journal_mode").fetchone()[0] == "wal"
-            and ask("PRAGMA synchronous").fetchone()[0] < 2
-        ):
+    def lose_unsynced_data(self) -> None:
+        """Empty a write-ahead log that is not synced at each commit."""
+        execute = super().execute
+        mode = execute("PRAGMA journal_mode").fetchone()[0]
+        synchronous = execute("PRAGMA synchronous").fetchone()[0]
+        if mode == "wal" and synchronous < 2:
             with suppress(FileNotFoundError):
                 os.truncate(f"{self.path}-wal", 0)
 
@@ -250,36 +262,35 @@ def _short(path: str) -> str:
     return name if len(name) < 40 else f"…{name[-8:]}"
 
 
-def content(database: sqlite3.Connection) -> str:
-    """A hash of every row."""
+def database_hash(database: sqlite3.Connection) -> str:
+    """Return a hash of all rows."""
     tables = [
-        r[0]
-        for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+        row[0]
+        for row in database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1"
+        )
     ]
     digest = hashlib.sha256()
     for table in tables:
-        for row in database.execute(
-            f"SELECT * FROM {table} ORDER BY rowid"
-            if table.startswith("sqlite_")
-            else f"SELECT * FROM {table}"
-        ):
+        order = " ORDER BY rowid" if table.startswith("sqlite_") else ""
+        for row in database.execute(f"SELECT * FROM {table}{order}"):
             digest.update(repr((table, tuple(row))).encode())
     return digest.hexdigest()
 
 
-class Jumping(datetime):
-    """A clock that goes forwards by a day, and backwards by two, from one look to the next."""
+class JumpingClock(datetime):
+    """A clock that is a day ahead and two days behind in turn, each time it is read."""
 
-    looks = 0
+    times_read = 0
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> Jumping:
-        Jumping.looks += 1
-        return super().now(tz) + timedelta(days=1 if Jumping.looks % 2 else -2)
+    def now(cls, tz: tzinfo | None = None) -> JumpingClock:
+        JumpingClock.times_read += 1
+        return super().now(tz) + timedelta(days=1 if JumpingClock.times_read % 2 else -2)
 
 
 def jump_clock() -> None:
     for name in ("case.store", "gallery.store", "archive.ledger", "archive.summary"):
         module = sys.modules.get(f"fasr_video.{name}")
         if module is not None:
-            module.datetime = Jumping  # type: ignore[attr-defined]
+            module.datetime = JumpingClock  # type: ignore[attr-defined]

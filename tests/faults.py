@@ -1,14 +1,15 @@
-"""Small real jobs that are cut, or refused by the machine, at each single step that writes.
+"""Small real jobs that are killed, or get an error, just before a step that writes.
 
-    python -m tests.faults run,enrol,removal,review,batch [--faults kill,full] [--every 7] [--first 0]
+    python -m tests.faults run,enrol,removal,review,batch [--faults kill,full] [--every 7]
 
-A step is a statement that writes to a database, a file that is opened for writing, synced, renamed or removed, or a
-folder that is made, in the job's own folder. Each try is a process of its own, forked from one that holds the models;
-the fault comes just before step n, so that "after step n" is the try before step n + 1. Prints a line of JSON a try.
+A step is a statement that writes to a database, a file that is opened for writing, synced, renamed
+or removed, or a folder that is made, in the job's own folder. Each try runs in a process of its
+own, forked from one that holds the models. The fault comes just before step n, so "after step n" is
+the try before step n + 1. Prints a line of JSON for each try.
 
-A power cut is simulated at its worst: `power, data` takes the content of each file that was not synced and leaves its
-name; `power, names` takes each new, renamed or removed name whose folder was not synced; both take what a database said
-was committed without syncing it.
+A power cut is simulated at its worst: `power, data` empties each file that was not synced and keeps
+its name; `power, names` undoes each creation, renaming or removal of a name whose folder was not
+synced; both undo what a database committed without syncing it.
 """
 
 from __future__ import annotations
@@ -37,11 +38,27 @@ from fasr_video.gallery import traces
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import Models, open_models
 from fasr_video.report import pages
-from tests.fault_jobs import GONE, JOBS, QUICK, found, prepare, problems
-from tests.fault_machine import Disk, content, jump_clock
+from tests.fault_jobs import JOBS, QUICK, REMOVED, contents, prepare, problems
+from tests.fault_machine import Disk, Send, database_hash, jump_clock
 
 FAULTS = ("kill", "power, data", "power, names", "full", "memory", "locked", "clock")
 PATIENCE = 120.0  # seconds for one try
+
+# Exit codes of a child process.
+HUNG = 99
+REPORTED = 3
+CRASHED = 4
+MEMORY = 5
+_ENDS = {
+    0: "done",
+    -signal.SIGKILL: "killed",
+    REPORTED: "reported",
+    MEMORY: "memory",
+    HUNG: "hung",
+}
+
+# What a child process does; it is given a function that sends messages to its parent.
+ChildWork = Callable[[Send], None]
 
 
 @dataclass
@@ -50,10 +67,12 @@ class Try:
     fault: str
     step: int
     what: str = ""
+    """The step that the fault came before."""
     ended: str = ""
-    """How the job ended under the fault: killed, told (in one line), done, memory; crashed and hung are failures."""
+    """How the job ended: killed, reported (as a one-line error), done, memory; crashed and hung are
+    failures."""
     wrong: list[str] = field(default_factory=list)
-    """What did not hold afterwards; empty when it survived."""
+    """What was wrong afterwards; empty when the job survived."""
 
 
 @dataclass
@@ -62,157 +81,157 @@ class Bench:
 
     models: Models
     ground: Path
-    """A prepared folder for each job."""
+    """The folder with a prepared folder for each job."""
 
     def undisturbed(self, job: str) -> tuple[list[str], dict[str, Any]]:
-        """The steps of a job, and what there is after it."""
+        """Return the steps of a job, and the contents of its folder afterwards."""
         with _copied(self.ground / job) as folder:
-            code, told, said = self._in_child(lambda tell: self._work(job, folder, None, 0, tell))
-            assert code == 0, said
-            steps = [t["step"] for t in told if "step" in t]
-            return steps, self._looked_at(folder)
+            code, messages, error = _in_child(lambda send: self._work(job, folder, None, 0, send))
+            assert code == 0, error
+            steps = [message["step"] for message in messages if "step" in message]
+            return steps, self._contents(folder)
 
     def attempt(self, job: str, fault: str, step: int, expected: Mapping[str, Any]) -> Try:
-        made = Try(job, fault, step)
+        """Run a job with a fault, then without it, and return what was wrong after either."""
+        result = Try(job, fault, step)
         with _copied(self.ground / job) as folder:
-            code, told, said = self._in_child(
-                lambda tell: self._work(job, folder, fault, step, tell)
+            code, messages, error = _in_child(
+                lambda send: self._work(job, folder, fault, step, send)
             )
-            made.what = next((t["cut"] for t in told if "cut" in t), "")
-            made.ended = _ENDS.get(code, "crashed")
-            if made.ended in {"crashed", "hung"}:
-                made.wrong.append(said.strip())
-            if made.ended == "told" and "\n" in said:
-                made.wrong.append(f"more than a line: {said}")
-            held = {t["holds"]: t["content"] for t in told if "holds" in t}
-            made.wrong += self._wrong(job, folder, held, expected)
-        return made
+            result.what = next((message["cut"] for message in messages if "cut" in message), "")
+            result.ended = _ENDS.get(code, "crashed")
+            if result.ended in {"crashed", "hung"}:
+                result.wrong.append(error.strip())
+            if result.ended == "reported" and "\n" in error:
+                result.wrong.append(f"more than a line: {error}")
+            committed = {m["holds"]: m["content"] for m in messages if "holds" in m}
+            result.wrong += self._wrong(job, folder, committed, expected)
+        return result
 
     def _wrong(
-        self, job: str, folder: Path, held: dict[str, str], expected: Mapping[str, Any]
+        self, job: str, folder: Path, committed: dict[str, str], expected: Mapping[str, Any]
     ) -> list[str]:
-        """What does not hold after the fault, and what does not after the same command was given again."""
+        """Return what is wrong after the fault, and after the job was done again."""
 
-        def look(tell: Callable[[dict[str, Any]], None]) -> None:
-            for path, digest in held.items():
-                if not os.path.exists(path):
-                    if job != "purge" and not os.path.exists(f"{path}.new"):
-                        tell({"wrong": f"{path} is gone"})
-                    continue
-                with tempfile.TemporaryDirectory() as aside:  # opening it to read must not mend it
-                    for end in ("", "-wal", "-journal"):
-                        if os.path.exists(path + end):
-                            shutil.copy(path + end, Path(aside, "db" + end))
-                    if content(sqlite3.connect(Path(aside, "db"))) != digest:
-                        tell(
-                            {"wrong": f"{os.path.basename(path)} does not hold what was committed"}
-                        )
-            for said in problems(folder):
-                tell({"wrong": f"after the fault: {said}"})
+        def check_fault(send: Send) -> None:
+            _check_committed(job, committed, send)
+            for problem in problems(folder):
+                send({"wrong": f"after the fault: {problem}"})
 
-        def again(tell: Callable[[dict[str, Any]], None]) -> None:
+        def do_again(send: Send) -> None:
             JOBS[job](folder, self.models)
-            for said in problems(folder):
-                tell({"wrong": f"when done again: {said}"})
-            now = found(folder)
-            for what in expected.keys() | now.keys():
-                if expected.get(what) != now.get(what):
-                    tell(
-                        {
-                            "wrong": f"{what} is another: {_difference(expected.get(what), now.get(what))}"
-                        }
-                    )
+            for problem in problems(folder):
+                send({"wrong": f"when done again: {problem}"})
+            actual = contents(folder)
+            for name in expected.keys() | actual.keys():
+                if expected.get(name) != actual.get(name):
+                    difference = _difference(expected.get(name), actual.get(name))
+                    send({"wrong": f"{name} differs: {difference}"})
             if job == "removal":
-                secret = (self.ground / "secret").read_bytes()
-                left = traces.find_traces(
-                    [p for p in folder.rglob("*") if p.is_file() and "in" not in p.parts], [secret]
-                )
-                if left.pieces:
-                    tell({"wrong": f"{len(left.pieces)} pieces of what was removed are left"})
+                self._check_removed(folder, send)
 
         wrong = []
-        for act in (look, again):
-            code, told, said = self._in_child(act)
-            wrong += [t["wrong"] for t in told if "wrong" in t]
+        for work in (check_fault, do_again):
+            code, messages, error = _in_child(work)
+            wrong += [message["wrong"] for message in messages if "wrong" in message]
             if code:
-                wrong.append(f"{act.__name__}: {said.strip() or _ENDS.get(code, code)}")
+                wrong.append(f"{work.__name__}: {error.strip() or _ENDS.get(code, code)}")
         return wrong
 
-    def _looked_at(self, folder: Path) -> dict[str, Any]:
-        code, told, said = self._in_child(
-            lambda tell: tell({"found": found(folder), "problems": problems(folder)})
-        )
-        assert code == 0 and not told[-1]["problems"], said or told
-        return dict(told[-1]["found"])
+    def _check_removed(self, folder: Path, send: Send) -> None:
+        secret = (self.ground / "secret").read_bytes()
+        files = [path for path in folder.rglob("*") if path.is_file() and "in" not in path.parts]
+        left = traces.search(files, [secret])
+        if left.found:
+            send({"wrong": f"{len(left.found)} pieces of what was removed are left"})
 
-    def _work(
-        self,
-        job: str,
-        folder: Path,
-        fault: str | None,
-        step: int,
-        tell: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def _contents(self, folder: Path) -> dict[str, Any]:
+        code, messages, error = _in_child(
+            lambda send: send({"contents": contents(folder), "problems": problems(folder)})
+        )
+        assert code == 0 and not messages[-1]["problems"], error or messages
+        return dict(messages[-1]["contents"])
+
+    def _work(self, job: str, folder: Path, fault: str | None, step: int, send: Send) -> None:
         if fault == "clock":
             jump_clock()
         else:
-            Disk(folder, fault, step, tell).watch()
+            Disk(folder, fault, step, send).watch()
         JOBS[job](folder, self.models)
 
-    @staticmethod
-    def _in_child(
-        do: Callable[[Callable[[dict[str, Any]], None]], None],
-    ) -> tuple[int, list[dict[str, Any]], str]:
-        """Exit code, what it told, and its last words."""
-        with tempfile.TemporaryDirectory() as place:
-            told, said = Path(place, "told"), Path(place, "said")
-            child = os.fork()
-            if child == 0:
-                _end(do, told, said)
-            until = time.monotonic() + PATIENCE
-            while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-                if time.monotonic() > until:
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
-                    return HUNG, [], "it hung"
-                time.sleep(0.005)
-            lines = told.read_text().splitlines() if told.exists() else []
-            words = said.read_text() if said.exists() else ""
-            return os.waitstatus_to_exitcode(ended[1]), [json.loads(line) for line in lines], words
+
+def _check_committed(job: str, committed: dict[str, str], send: Send) -> None:
+    """Send a message for each database that does not hold what was committed before the fault."""
+    for path, digest in committed.items():
+        if not os.path.exists(path):
+            if job != "purge" and not os.path.exists(f"{path}.new"):
+                send({"wrong": f"{path} is gone"})
+            continue
+        # A copy, because opening a database may repair it.
+        with tempfile.TemporaryDirectory() as copy:
+            for end in ("", "-wal", "-journal"):
+                if os.path.exists(path + end):
+                    shutil.copy(path + end, Path(copy, "db" + end))
+            if database_hash(sqlite3.connect(Path(copy, "db"))) != digest:
+                send({"wrong": f"{os.path.basename(path)} does not hold what was committed"})
 
 
-HUNG, TOLD, CRASHED, MEMORY = 99, 3, 4, 5
-_ENDS = {0: "done", -signal.SIGKILL: "killed", TOLD: "told", MEMORY: "memory", HUNG: "hung"}
+def _in_child(work: ChildWork) -> tuple[int, list[dict[str, Any]], str]:
+    """Do something in a forked process; returns its exit code, its messages and its error."""
+    with tempfile.TemporaryDirectory() as folder:
+        messages = Path(folder, "messages")
+        error = Path(folder, "error")
+        child = os.fork()
+        if child == 0:
+            _work_and_exit(work, messages, error)
+        until = time.monotonic() + PATIENCE
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            if time.monotonic() > until:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return HUNG, [], "it hung"
+            time.sleep(0.005)
+        lines = messages.read_text().splitlines() if messages.exists() else []
+        text = error.read_text() if error.exists() else ""
+        return os.waitstatus_to_exitcode(status), [json.loads(line) for line in lines], text
 
 
-def _end(do: Callable[[Callable[[dict[str, Any]], None]], None], told: Path, said: Path) -> None:
-    """Act in a forked child, and leave without its parent's goodbyes."""
-    out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    words = os.open(said, os.O_WRONLY | os.O_CREAT)
+def _work_and_exit(work: ChildWork, messages: Path, error: Path) -> None:
+    """Work in a forked child, and exit without its parent's cleanup."""
+    messages_file = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    error_file = os.open(error, os.O_WRONLY | os.O_CREAT)
+
+    def send(message: dict[str, Any]) -> None:
+        os.write(messages_file, json.dumps(message).encode() + b"\n")
+
     code = 0
     try:
-        do(lambda line: (os.write(out, json.dumps(line).encode() + b"\n"), None)[1])
-    except FasrError as error:
-        code = TOLD
-        os.write(words, str(error).encode())
+        work(send)
+    except FasrError as raised:
+        code = REPORTED
+        os.write(error_file, str(raised).encode())
     except MemoryError:
         code = MEMORY
     except BaseException:
         code = CRASHED
-        os.write(words, traceback.format_exc().encode())
+        os.write(error_file, traceback.format_exc().encode())
     os._exit(code)
 
 
 def _difference(a: Any, b: Any) -> str:
     if isinstance(a, str) and isinstance(b, str):
-        a, b = a.splitlines(), b.splitlines()
+        a = a.splitlines()
+        b = b.splitlines()
     if isinstance(a, list) and isinstance(b, list):
         return f"missing {[x for x in a if x not in b][:2]}, new {[x for x in b if x not in a][:2]}"
     return f"{a!r:.100} and {b!r:.100}"
 
 
 def warm_up() -> None:
-    """What each forked process would otherwise load for itself, several times a try: a third of its time."""
+    """Load what each forked process would otherwise load for itself: a third of a try's time."""
     importlib.import_module("faiss")
     Pictures.init()
     for name in pages._TEMPLATES.list_templates():
@@ -223,21 +242,24 @@ def open_bench(folder: Path, jobs: list[str]) -> Bench:
     warm_up()
     bench = Bench(open_models(QUICK), folder)
     for job in jobs:
-        code, _, said = Bench._in_child(
-            lambda tell, job=job: prepare(job, folder / job, bench.models)
-        )  # type: ignore[misc]
-        assert code == 0, said
+
+        def prepare_job(send: Send, job: str = job) -> None:
+            prepare(job, folder / job, bench.models)
+
+        code, _, error = _in_child(prepare_job)
+        assert code == 0, error
     if "removal" in jobs:
         with Gallery.open(folder / "removal" / "gallery", read_only=True) as gallery:
-            (folder / "secret").write_bytes(gallery.features_of([GONE])[GONE].tobytes())
+            (folder / "secret").write_bytes(gallery.features_of([REMOVED])[REMOVED].tobytes())
     return bench
 
 
 class _copied:
-    """A copy of a prepared folder, at the same place each time: what is stored names it."""
+    """A copy of a prepared folder, always at the same path: stored data contains the path."""
 
     def __init__(self, ground: Path) -> None:
-        self._ground, self._folder = ground, ground.parent / "work" / ground.name
+        self._ground = ground
+        self._folder = ground.parent / "work" / ground.name
 
     def __enter__(self) -> Path:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -251,7 +273,7 @@ class _copied:
 def tries(
     bench: Bench, jobs: list[str], faults: list[str], every: int, first: int
 ) -> Iterator[Try]:
-    """Each fault before every so manieth step of each job. A jumping clock has no step: it is one try."""
+    """Try each fault before every nth step of each job. A jumping clock is one try of all steps."""
     for job in jobs:
         steps, expected = bench.undisturbed(job)
         print(f"{job}: {len(steps)} steps", file=sys.stderr)
@@ -274,15 +296,14 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(
-        1
-    )  # a process that was forked waits forever for threads that it does not have
+    # A forked process would wait for ever for threads that it does not have.
+    torch.set_num_threads(1)
     jobs = args.jobs.split(",")
-    faults = [f for f in FAULTS if f in args.faults]
-    with tempfile.TemporaryDirectory() as place:
-        bench = open_bench(Path(place), jobs)
-        for made in tries(bench, jobs, faults, args.every, args.first):
-            print(json.dumps(asdict(made)), flush=True)
+    faults = [fault for fault in FAULTS if fault in args.faults]
+    with tempfile.TemporaryDirectory() as folder:
+        bench = open_bench(Path(folder), jobs)
+        for result in tries(bench, jobs, faults, args.every, args.first):
+            print(json.dumps(asdict(result)), flush=True)
 
 
 if __name__ == "__main__":

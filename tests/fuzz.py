@@ -1,9 +1,10 @@
-"""Mutated real files, and what each reader makes of them: a result, or one clear line, and nothing else.
+"""Damage real files, and check that each reader returns a result or reports one clear line.
 
     python -m tests.fuzz all --tries 100 [--first 0] [--keep FOLDER]
 
-Try n mutates with seed n: the same damage each time. Each is read in a process of its own, forked from one that has
-everything imported, with limits of memory and time. Prints a line of JSON a reader; `--keep` keeps what went wrong.
+Try n mutates with seed n, so the damage is the same each time. Each file is read in a process of
+its own, forked from one that has everything imported, with limits of memory and time. Prints a line
+of JSON for each reader; `--keep` stores the files that went wrong.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.weights import manifest
 from tests import cases, fault_jobs, faults, videos
-from tests.archives import files, work_off
+from tests.archives import files, run_batch
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FRAMES = 30  # of a video that are decoded
-MEMORY = 2 << 30  # bytes that a try may ask for, beyond what its process has at the start
+FRAMES = 30  # to decode of a video
+MEMORY = 2 << 30  # bytes that a try may request, in addition to those at its start
 PATIENCE = 60.0  # seconds for one try
-MOST_CUT = 200_000  # bytes: blocks that are doubled or taken out are not longer
+MAX_BLOCK = 200_000  # bytes of a block that is doubled or removed
 
 ABSURD = (
     0,
@@ -91,7 +92,7 @@ NUMBERS = (
 )
 
 
-# Mutations: bytes and a source of chance → other bytes.
+# Mutations change bytes in place, at random.
 
 
 def flip(data: bytearray, chance: random.Random) -> None:
@@ -113,7 +114,7 @@ def double(data: bytearray, chance: random.Random) -> None:
     data[end:end] = data[start:end]
 
 
-def take_out(data: bytearray, chance: random.Random) -> None:
+def remove_block(data: bytearray, chance: random.Random) -> None:
     start, end = _block(data, chance)
     del data[start:end]
 
@@ -126,9 +127,9 @@ def absurd_length(data: bytearray, chance: random.Random) -> None:
 
 
 def splice_number(data: bytearray, chance: random.Random) -> None:
-    found = [m.span() for m in re.finditer(rb"-?\d+(\.\d+)?", bytes(data[:MOST_CUT]))]
-    if found:
-        start, end = chance.choice(found)
+    spans = [m.span() for m in re.finditer(rb"-?\d+(\.\d+)?", bytes(data[:MAX_BLOCK]))]
+    if spans:
+        start, end = chance.choice(spans)
         data[start:end] = chance.choice(NUMBERS)
 
 
@@ -145,9 +146,8 @@ def swap(data: bytearray, chance: random.Random) -> None:
 
 def _block(data: bytearray, chance: random.Random) -> tuple[int, int]:
     start = chance.randrange(len(data))
-    return start, min(
-        len(data), start + chance.randrange(1, 1 + chance.choice((4, 64, 4096, MOST_CUT)))
-    )
+    length = chance.randrange(1, 1 + chance.choice((4, 64, 4096, MAX_BLOCK)))
+    return start, min(len(data), start + length)
 
 
 MUTATIONS = (
@@ -157,16 +157,19 @@ MUTATIONS = (
     flip_head,
     cut,
     double,
-    take_out,
+    remove_block,
     absurd_length,
     absurd_length,
     splice_number,
+    splice_number,
+    wipe,
+    swap,
 )
-MUTATIONS += (splice_number, wipe, swap)
 
 
 def mutate(data: bytes, seed: int) -> bytes:
-    chance, changed = random.Random(seed), bytearray(data)
+    chance = random.Random(seed)
+    changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         if changed:
             chance.choice(MUTATIONS)(changed, chance)
@@ -178,35 +181,31 @@ def mutate_file(path: Path, seed: int) -> None:
 
 
 JUNK: tuple[object, ...] = (
-    *(
-        None,
-        "",
-        "null",
-        "[]",
-        "{}",
-        '{"a": ',
-        "NaN",
-        "../../../../etc/passwd",
-        "a\nb",
-        "<script>alert(1)</script>",
-    ),
-    *(
-        "'; DROP TABLE face; --",
-        -1,
-        0,
-        2**63 - 1,
-        1e308,
-        b"",
-        b"\0" * 7,
-        "\ud7ff",
-        "9" * 5000,
-        "[" * 5000,
-    ),
+    None,
+    "",
+    "null",
+    "[]",
+    "{}",
+    '{"a": ',
+    "NaN",
+    "../../../../etc/passwd",
+    "a\nb",
+    "<script>alert(1)</script>",
+    "'; DROP TABLE face; --",
+    -1,
+    0,
+    2**63 - 1,
+    1e308,
+    b"",
+    b"\0" * 7,
+    "\ud7ff",
+    "9" * 5000,
+    "[" * 5000,
 )
 
 
 def mutate_cell(path: Path, seed: int) -> None:
-    """Whole pages, one value that does not belong there, the checks of the table off."""
+    """Put a wrong value into one cell of a database, past the checks of its table."""
     chance = random.Random(seed)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA ignore_check_constraints = ON")
@@ -220,26 +219,27 @@ def mutate_cell(path: Path, seed: int) -> None:
         for _ in range(20):
             table = chance.choice(full)
             columns = [r[1] for r in database.execute(f"PRAGMA table_info({table})")]
-            column, row = chance.choice(columns), chance.randrange(10)
+            column = chance.choice(columns)
+            row = chance.randrange(10)
             row %= database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            old = database.execute(f"SELECT {column} FROM {table} LIMIT 1 OFFSET {row}").fetchone()[
-                0
-            ]
-            value = _other(old, chance)
-            with contextlib.suppress(sqlite3.Error):  # one that the table cannot hold
-                keys = ", ".join(
-                    r[1] for r in database.execute(f"PRAGMA table_info({table})") if r[5]
-                )
-                chosen = (
-                    f" WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})"
-                    if keys
-                    else ""
-                )
-                database.execute(f"UPDATE {table} SET {column} = ?{chosen}", (value,))
+            cell = f"SELECT {column} FROM {table} LIMIT 1 OFFSET {row}"
+            value = _other(database.execute(cell).fetchone()[0], chance)
+            # Where the table cannot hold the value, another one is tried.
+            with contextlib.suppress(sqlite3.Error):
+                _set_cell(database, table, column, row, value)
                 return
 
 
+def _set_cell(
+    database: sqlite3.Connection, table: str, column: str, row: int, value: object
+) -> None:
+    keys = ", ".join(r[1] for r in database.execute(f"PRAGMA table_info({table})") if r[5])
+    where = f" WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})" if keys else ""
+    database.execute(f"UPDATE {table} SET {column} = ?{where}", (value,))
+
+
 def _other(old: object, chance: random.Random) -> object:
+    """Return a value to put in place of another: itself damaged, or junk."""
     if isinstance(old, str) and old[:1] in "{[" and chance.random() < 0.6:
         return mutate(old.encode(), chance.randrange(1 << 30)).decode("utf-8", "replace")
     if isinstance(old, bytes) and chance.random() < 0.5:
@@ -247,15 +247,15 @@ def _other(old: object, chance: random.Random) -> object:
     return chance.choice(JUNK)
 
 
-# Readers: what makes a folder with a good file, and what reads it.
+# Readers: functions that make a folder with good files, and that read them.
 
 
 @dataclass(frozen=True)
 class Reader:
     make: Callable[[Path], list[str]]
-    """Fills an empty folder; returns the names of the files to mutate, one at a time."""
+    """Fill an empty folder; returns the names of the files to mutate, one at a time."""
     read: Callable[[Path, str], object]
-    """Raises FasrError for what it refuses."""
+    """Read a file; raise FasrError where it cannot be used."""
     damage: Callable[[Path, int], None] = mutate_file
 
 
@@ -297,7 +297,7 @@ def _pictures(folder: Path) -> list[str]:
 def _picture(folder: Path, name: str) -> object:
     try:
         return read_picture(folder / name)
-    except UNREADABLE as error:  # what callers of it are told to expect
+    except UNREADABLE as error:  # as its callers have to expect
         raise Refused(str(error)) from error
 
 
@@ -327,7 +327,7 @@ def _read_own(folder: Path, name: str) -> object:
 
 
 def _published(folder: Path) -> list[str]:
-    """As the releases are: zipped and old PyTorch files, Flax's msgpack."""
+    """Write files like those of the releases: new and old PyTorch files, Flax's msgpack."""
     from tests.test_checkpoints import fasr_file, flax_file
 
     new = fasr_file(folder)
@@ -358,10 +358,12 @@ def _manifests(folder: Path) -> list[str]:
     for name in ("a.png", "b.png"):
         PilImage.fromarray(np.full((140, 140, 3), 90, np.uint8)).save(folder / "people" / name)
     tables = {
-        "gallery.csv": "path,subject,note,source,authority\npeople/a.png,Ann,12,desk,order 7\npeople/b.png,Bo,,,\n",
+        "gallery.csv": "path,subject,note,source,authority\n"
+        "people/a.png,Ann,12,desk,order 7\npeople/b.png,Bo,,,\n",
         "eval.csv": "path,identity,role,size\npeople/a.png,1,\npeople/b.png,2,\n",
         "labels.csv": "case,track,person\n/cases/a,T1,Ann\n/cases/a,T2,\n",
-        "cameras.csv": "glob,camera,start,offset,uncertainty,priority\na*.mp4,Gate,2026-03-01T14:03:00,3,2.5,1\n",
+        "cameras.csv": "glob,camera,start,offset,uncertainty,priority\n"
+        "a*.mp4,Gate,2026-03-01T14:03:00,3,2.5,1\n",
     }
     for name, text in tables.items():
         (folder / name).write_text(text)
@@ -375,7 +377,7 @@ def _read_manifest(folder: Path, name: str) -> object:
         "gallery.csv": read_listing,
         "eval.csv": lambda path: (read_photo_labels(path), list(read_photos([path], None))),
         "labels.csv": read_labels,
-        "cameras.csv": lambda path: read_cameras(None, path, "UTC").of("a1.mp4").span,
+        "cameras.csv": lambda path: read_cameras(None, path, "UTC").info_of("a1.mp4").span,
         "truth.json": read_truth,
         "calibration.json": Calibration.load,
     }
@@ -396,37 +398,38 @@ def _case(folder: Path) -> list[str]:
 
 
 def _commands(*commands: Sequence[str]) -> Callable[[Path, str], object]:
-    """Read through the command line, as people do."""
+    """Return a reader that runs commands, as people do."""
 
     def read(folder: Path, name: str) -> None:
-        refused = False
+        is_refused = False
         for command in commands:
             try:
-                code = _run([w.replace("HERE", str(folder)) for w in command])
+                code = _run([word.replace("HERE", str(folder)) for word in command])
             except FasrError:
-                refused = True
+                is_refused = True
             else:
-                refused |= code not in (0, None)
-        if refused:
+                is_refused |= code not in (0, None)
+        if is_refused:
             raise Refused
 
     return read
 
 
 def _run(argv: Sequence[str]) -> int | None:
-    """Exit code of a command; what it says has to be one line where it is an error."""
-    out, told = io.StringIO(), io.StringIO()
+    """Return the exit code of a command. Raise where its error is more than a line."""
+    out = io.StringIO()
+    errors = io.StringIO()
     sys.argv = ["fasr-video", *argv]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             cli.main()
         except SystemExit as end:
             code = end.code
-    said = told.getvalue()
-    if "out of memory" in said:
+    error = errors.getvalue()
+    if "out of memory" in error:
         raise MemoryError
-    if said.count("\n") > 1 and not said.startswith("Usage"):
-        raise AssertionError(f"{argv[0]}: more than a line: {said}")
+    if error.count("\n") > 1 and not error.startswith("Usage"):
+        raise AssertionError(f"{argv[0]}: more than a line: {error}")
     return code if isinstance(code, int) else 0
 
 
@@ -452,7 +455,7 @@ def _read_gallery(folder: Path, name: str) -> None:
 
 
 def _ledger(folder: Path) -> list[str]:
-    work_off(files(folder / "in", a="1", b="bad"), folder / "cases")
+    run_batch(files(folder / "in", a="1", b="bad"), folder / "cases")
     return [f"cases/{LEDGER}"]
 
 
@@ -461,12 +464,12 @@ def _read_ledger(folder: Path, name: str) -> None:
 
     for opened in (Ledger.read, Ledger.open):
         with opened(folder / "cases") as ledger:
-            ledger.problems(), [ledger.files(u) for u in ledger.units()]
+            ledger.problems(), [ledger.files(job) for job in ledger.jobs()]
     with Ledger.read(folder / "cases") as ledger:
         write_summary(ledger)
 
 
-SHOWN = (
+CASE_COMMANDS = (
     ("verify", "HERE"),
     ("show", "HERE"),
     ("show", "HERE", "--json"),
@@ -486,9 +489,9 @@ READERS: dict[str, Reader] = {
     "ONNX": Reader(_onnx, _read_onnx),
     "manifests, labels, cameras, truth, calibration": Reader(_manifests, _read_manifest),
     "settings": Reader(_settings, lambda folder, name: configs.load(str(folder / name))),
-    "case, bytes": Reader(_case, _commands(*SHOWN)),
+    "case, bytes": Reader(_case, _commands(*CASE_COMMANDS)),
     "case, cells": Reader(
-        _case, _commands(*SHOWN, ("report", "HERE", "--out", "HERE/../out")), mutate_cell
+        _case, _commands(*CASE_COMMANDS, ("report", "HERE", "--out", "HERE/../out")), mutate_cell
     ),
     "gallery, bytes": Reader(_gallery, _read_gallery),
     "gallery, cells": Reader(lambda folder: _gallery(folder)[:1], _read_gallery, mutate_cell),
@@ -510,9 +513,9 @@ class Tally:
     crashed: int = 0
     hung: int = 0
     memory: int = 0
-    """Asked for more than MEMORY."""
+    """How many tries requested more than MEMORY."""
     most_mib: float = 0.0
-    """Resident, beyond what the process had at the start."""
+    """The most resident memory that a try took, in addition to that at its start."""
     slowest: float = 0.0
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
@@ -522,31 +525,32 @@ class Tally:
 def attempts(
     name: str, seeds: Sequence[int], keep: Path | None = None, patience: float = PATIENCE
 ) -> Tally:
-    """What a reader makes of its good files, mutated with each of these seeds."""
-    reader, tally, began = READERS[name], Tally(name), time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        ground, work = Path(place, "ground"), Path(place, "work")
+    """Try a reader on its good files, damaged with each of these seeds."""
+    reader = READERS[name]
+    tally = Tally(name)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        ground = Path(folder, "ground")
+        work = Path(folder, "work")
         ground.mkdir()
-        names = _made(reader, ground)
+        names = _make(reader, ground)
         for file in names:
-            whole = _try(reader, ground, file, patience)
-            assert whole[0] == "read", f"{name}: {file} as it was made is {whole[0]}: {whole[1]}"
+            how, error, _ = _try(reader, ground, file, patience)
+            assert how == "read", f"{name}: {file} undamaged is {how}: {error}"
         for seed in seeds:
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(ground, work)
             file = names[seed % len(names)]
             reader.damage(work / file, seed)
             damaged = (work / file).read_bytes()
-            at = time.monotonic()
-            how, said, mib = _try(reader, work, file, patience)
+            started = time.monotonic()
+            how, error, mib = _try(reader, work, file, patience)
             tally.tries += 1
             setattr(tally, how, getattr(tally, how) + 1)
-            tally.slowest, tally.most_mib = (
-                max(tally.slowest, time.monotonic() - at),
-                max(tally.most_mib, mib),
-            )
+            tally.slowest = max(tally.slowest, time.monotonic() - started)
+            tally.most_mib = max(tally.most_mib, mib)
             if how not in {"read", "refused"}:
-                tally.wrong.append(f"{file}, seed {seed}: {how}: {said}")
+                tally.wrong.append(f"{file}, seed {seed}: {how}: {error}")
                 if keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
                     (keep / f"{seed}-{Path(file).name}").write_bytes(damaged)
@@ -554,8 +558,11 @@ def attempts(
     return tally
 
 
-def _made(reader: Reader, ground: Path) -> list[str]:
-    """In a process of its own: encoders and FAISS leave threads behind, and a process with threads is not forked."""
+def _make(reader: Reader, ground: Path) -> list[str]:
+    """Make the good files in a process of its own, and return their names.
+
+    Encoders and FAISS leave threads behind, and a process with threads cannot be forked.
+    """
     listed = ground.parent / "names"
     child = os.fork()
     if child == 0:
@@ -570,12 +577,12 @@ def _made(reader: Reader, ground: Path) -> list[str]:
 
 
 def _try(reader: Reader, folder: Path, name: str, patience: float) -> tuple[str, str, float]:
-    """How it ended, its last words, and its memory in MiB."""
-    said = folder.parent / "said"
-    said.unlink(missing_ok=True)
+    """Read a file in a process; returns how that ended, its error, and its memory in MiB."""
+    error_file = folder.parent / "error"
+    error_file.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        _read_and_end(reader, folder, name, said)
+        _read_and_exit(reader, folder, name, error_file)
     until = time.monotonic() + patience
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
@@ -586,37 +593,45 @@ def _try(reader: Reader, folder: Path, name: str, patience: float) -> tuple[str,
             os.waitpid(child, 0)
             return "hung", f"longer than {patience:g} s", 0.0
         time.sleep(0.002)
-    code, words = os.waitstatus_to_exitcode(status), said.read_text() if said.exists() else ""
+    code = os.waitstatus_to_exitcode(status)
     how = _ENDS.get(code, "crashed")
-    first, _, rest = words.partition("\n")
-    mib = (used.ru_maxrss - int(first or used.ru_maxrss)) / 1024
-    return how, f"exit {code} {rest[-300:]}" if how == "crashed" else rest, mib
+    text = error_file.read_text() if error_file.exists() else ""
+    rss_before, _, error = text.partition("\n")
+    if how == "crashed":
+        error = f"exit {code} {error[-300:]}"
+    mib = (used.ru_maxrss - int(rss_before or used.ru_maxrss)) / 1024
+    return how, error, mib
 
 
 _ENDS = {0: "read", 2: "refused", 3: "traceback", 4: "memory"}
 
 
-def _read_and_end(reader: Reader, folder: Path, name: str, said: Path) -> None:
-    code, words = 0, ""
+def _read_and_exit(reader: Reader, folder: Path, name: str, error_file: Path) -> None:
+    code = 0
+    text = ""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    said.write_text(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")
+    error_file.write_text(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")
     quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)  # FFmpeg's and ONNX's own words
+    os.dup2(quiet, 2)  # FFmpeg and ONNX write to it
     try:
         reader.read(folder, name)
     except Refused:
         code = 2
     except FasrError as error:
-        code = 2 if "\n" not in str(error) else 3
-        words = "" if code == 2 else f"more than one line: {error}"
+        code = 2
+        if "\n" in str(error):
+            code = 3
+            text = f"more than one line: {error}"
     except MemoryError:
-        code, words = 4, traceback.format_exc()
+        code = 4
+        text = traceback.format_exc()
     except BaseException:
-        code, words = 3, traceback.format_exc()
-    with said.open("a") as handle:
-        handle.write(words)
+        code = 3
+        text = traceback.format_exc()
+    with error_file.open("a") as handle:
+        handle.write(text)
     os._exit(code)
 
 
@@ -624,18 +639,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("readers", help="all, or the beginnings of their names, divided by commas")
+    parser.add_argument(
+        "readers", help="all, or the beginnings of their names, separated by commas"
+    )
     parser.add_argument("--tries", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
-    asked = [""] if args.readers == "all" else args.readers.split(",")
-    for name in (n for n in READERS if any(n.lower().startswith(a.lower()) for a in asked)):
-        seeds = range(args.first, args.first + args.tries)
-        print(
-            json.dumps(asdict(attempts(name, seeds, args.keep and args.keep / name.split(" ")[0]))),
-            flush=True,
-        )
+    beginnings = ("",) if args.readers == "all" else tuple(args.readers.lower().split(","))
+    seeds = range(args.first, args.first + args.tries)
+    for name in READERS:
+        if name.lower().startswith(beginnings):
+            keep = args.keep and args.keep / name.split(" ")[0]
+            print(json.dumps(asdict(attempts(name, seeds, keep))), flush=True)
 
 
 if __name__ == "__main__":

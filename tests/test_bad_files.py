@@ -33,7 +33,7 @@ from fasr_video.errors import (
     MediaError,
     ModelError,
     UsageError,
-    exhausted,
+    exhausted_resource,
 )
 from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
@@ -50,7 +50,7 @@ from tests import cases, videos
 @pytest.mark.parametrize(
     "readers", ["mp4 (,pictures,weights", "manifests,settings,gallery, bytes,ledger"]
 )
-def test_mutated_files_are_read_or_refused_and_nothing_else(readers: str) -> None:
+def test_damaged_files_are_read_or_refused_in_one_line(readers: str) -> None:
     command = [sys.executable, "-m", "tests.fuzz", readers, "--tries", "6"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
@@ -64,7 +64,7 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(readers: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["h264.mkv", "h264.mp4"])
-def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_unknown_codec_is_refused(tmp_path: Path, name: str) -> None:
     whole = (videos.FIXTURES / name).read_bytes()
     (tmp_path / name).write_bytes(
         whole.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ").replace(b"avc1", b"qqqq")
@@ -99,7 +99,7 @@ TEXTS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("what", TEXTS)
-def test_texts_that_are_tricks_are_one_short_line(what: str, tmp_path: Path) -> None:
+def test_malicious_texts_are_one_short_line(what: str, tmp_path: Path) -> None:
     text, read = TEXTS[what]
     path = tmp_path / ("a.yaml" if "settings" in what else "a.csv")
     path.write_text(text)
@@ -108,7 +108,7 @@ def test_texts_that_are_tricks_are_one_short_line(what: str, tmp_path: Path) -> 
     assert "\n" not in str(told.value) and len(str(told.value)) < 400
 
 
-def test_manifest_rows_that_are_no_paths_are_listed(tmp_path: Path) -> None:
+def test_manifest_rows_that_are_not_paths_are_listed(tmp_path: Path) -> None:
     (tmp_path / "who.csv").write_text(
         f"path,subject\n\0,a\n{'x' * 5000},b\n/proc/self/mem,c\n..,d\n"
     )
@@ -143,7 +143,7 @@ def _png(width: int, height: int, rows: int) -> bytes:
     "size",
     [(12_000, 12_000), (60_000, 60_000), (0x7FFFFFFF, 0x7FFFFFFF), (1, 0x7FFFFFFF), (100, 20_000)],
 )
-def test_pictures_larger_than_any_camera_makes_are_refused_before_they_are_decoded(
+def test_huge_pictures_are_refused_before_they_are_decoded(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     (tmp_path / "bomb.png").write_bytes(_png(*size, 1))
@@ -151,7 +151,7 @@ def test_pictures_larger_than_any_camera_makes_are_refused_before_they_are_decod
         read_picture(tmp_path / "bomb.png")
 
 
-def test_a_picture_of_a_hundred_megapixels_is_shrunk_without_a_word(
+def test_a_picture_of_a_hundred_megapixels_is_shrunk_silently(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (tmp_path / "large.png").write_bytes(_png(10_000, 10_000, 10_000))
@@ -160,7 +160,7 @@ def test_a_picture_of_a_hundred_megapixels_is_shrunk_without_a_word(
     assert not list(recwarn)
 
 
-def test_a_tiff_of_a_hundred_megapixels_is_read_without_a_word(
+def test_a_tiff_of_a_hundred_megapixels_is_read_silently(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     PilImage.new("L", (10_000, 10_000)).save(tmp_path / "large.tif", compression="tiff_lzw")
@@ -174,7 +174,7 @@ def test_a_grey_picture_of_sixteen_bits_is_rounded(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(tmp_path / "grey.png")[..., 1], (levels / 257.0).round())
 
 
-def test_a_video_whose_frames_are_larger_than_any_camera_makes_asks_for_no_memory(
+def test_a_video_with_huge_frames_is_refused_before_memory_is_allocated(
     tmp_path: Path,
 ) -> None:
     film = videos.encode(tmp_path / "a.avi", videos.GOOD["mjpeg.avi"], 3)
@@ -188,7 +188,7 @@ def test_a_video_whose_frames_are_larger_than_any_camera_makes_asks_for_no_memor
         list(open_video(film).frames(Sampling()))
 
 
-def test_an_archive_entry_that_unpacks_to_more_than_it_says_is_no_checkpoint(
+def test_a_checkpoint_whose_entry_unpacks_to_more_than_declared_is_refused(
     tmp_path: Path,
 ) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -205,7 +205,7 @@ def test_a_safetensors_header_of_an_absurd_length_is_refused(tmp_path: Path) -> 
         read_state(tmp_path / "a.safetensors")
 
 
-def test_names_in_a_tar_of_photographs_lead_nowhere(tmp_path: Path) -> None:
+def test_names_in_a_tar_of_photographs_do_not_lead_out_of_it(tmp_path: Path) -> None:
     picture = io.BytesIO()
     PilImage.new("RGB", (8, 8)).save(picture, "PNG")
     with tarfile.open(tmp_path / "faces.tar", "w") as tar:
@@ -235,7 +235,7 @@ ODD = (
 )
 
 
-def test_names_are_only_names(tmp_path: Path) -> None:
+def test_names_of_people_and_files_are_stored_as_plain_text(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     with cases._gallery(tmp_path / "g", chance) as gallery:
         for number, name in enumerate(ODD):
@@ -252,7 +252,7 @@ def _photo(name: str, number: int, chance: np.random.Generator) -> cases.Enrolle
     )
 
 
-def test_a_footage_file_with_a_line_break_in_its_name_is_told_of_in_one_line(
+def test_a_line_break_in_a_file_name_still_gives_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a\nTraceback b.mp4").write_text("no film")
@@ -271,21 +271,19 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_case_whose_values_make_no_sense_is_said_to_be_damaged(
-    what: str, copied_case: Path
-) -> None:
+def test_a_case_with_impossible_values_is_reported_as_damaged(what: str, copied_case: Path) -> None:
     with Case.open(copied_case) as case:
         case.db.execute(CHANGES[what])
     with pytest.raises(IntegrityError, match="damaged"), Case.open(copied_case, read_only=True):
         pass
 
 
-def test_an_error_that_no_damage_explains_stays_what_it_is(copied_case: Path) -> None:
+def test_an_error_without_damage_is_raised_unchanged(copied_case: Path) -> None:
     with pytest.raises(KeyError), Case.open(copied_case, read_only=True):
         raise KeyError("of ours")
 
 
-def test_a_gallery_whose_values_make_no_sense_is_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_gallery_with_impossible_values_is_reported_as_damaged(tmp_path: Path) -> None:
     with cases._gallery(tmp_path / "g", np.random.default_rng(0)) as gallery:
         gallery._db.execute("UPDATE template SET vector = x'00'")
     with pytest.raises(IntegrityError), Gallery.open(tmp_path / "g", read_only=True) as gallery:
@@ -306,10 +304,8 @@ def test_a_gallery_whose_values_make_no_sense_is_said_to_be_damaged(tmp_path: Pa
         (RuntimeError("size mismatch"), None),
     ],
 )
-def test_what_the_machine_ran_out_of_is_told_from_faults_of_ours(
-    error: Exception, reason: str | None
-) -> None:
-    assert exhausted(error) == reason
+def test_exhausted_resources_are_told_apart_from_bugs(error: Exception, reason: str | None) -> None:
+    assert exhausted_resource(error) == reason
 
 
 def test_a_film_larger_than_8k_is_refused(tmp_path: Path) -> None:
@@ -322,13 +318,13 @@ def test_a_film_larger_than_8k_is_refused(tmp_path: Path) -> None:
         open_video(tmp_path / "large.avi")
 
 
-def test_a_picture_that_is_a_frame_is_no_larger_than_8k(tmp_path: Path) -> None:
+def test_a_still_frame_larger_than_8k_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(_png(8208, 4400, 4400))
     with pytest.raises(MediaError, match="none of its pictures can be read"):
         open_video(tmp_path)
 
 
-def test_few_large_frames_wait_for_the_detector(corridor: Path) -> None:
+def test_only_few_large_frames_are_held_in_memory(corridor: Path) -> None:
     info = open_video(corridor).info
     waiting = [
         _frames_ahead(replace(info, width=w, height=h))

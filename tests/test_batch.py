@@ -1,9 +1,7 @@
-"""An archive into cases: each content once, in order, and whatever goes wrong with one file, the rest goes on."""
+"""A batch makes an archive into cases, and a bad file does not stop the others."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,15 +22,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fasr_video import cli
-from fasr_video.archive import unit as units
+from fasr_video.archive import worker
 from fasr_video.archive.batch import prepare_gallery, settings_key
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.canonical import LEFT_OUT, TABLES, digest, dump
+from fasr_video.archive.chunks import CachedDetector, detect_chunk
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.looks import CachedDetector, look
-from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
-from fasr_video.archive.unit import work
+from fasr_video.archive.tasks import OnProgress, Outcome, Status, Task
+from fasr_video.archive.worker import run_task
 from fasr_video.case import decisions
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
@@ -45,82 +43,85 @@ from fasr_video.media import open_video
 from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.types import Image
 from fasr_video.weights import manifest
-from tests.archives import QUICK, SETTINGS, files, ledger_says, work_off
+from tests.archives import QUICK, SETTINGS, files, query_ledger, run_batch
 from tests.conftest import PORTRAITS
-from tests.units import change_always, change_once, just_done
+from tests.quick_tasks import change_always, change_once, just_done
 
 
 def test_each_file_becomes_a_case_named_after_it(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", door__one="1", door__two="22")
-    told, units = work_off(archive, tmp_path / "cases")
-    assert told.about("done") == ["one", "two"]
-    assert [u.folder.rpartition("-")[0] for u in units] == ["one", "two"]
-    assert [(tmp_path / "cases" / u.folder / "content").read_text() for u in units] == ["1", "22"]
-    assert all(len(u.folder.rpartition("-")[2]) == 8 for u in units)
+    events, jobs = run_batch(archive, tmp_path / "cases")
+    assert events.about("done") == ["one", "two"]
+    assert [job.folder.rpartition("-")[0] for job in jobs] == ["one", "two"]
+    assert [(tmp_path / "cases" / job.folder / "content").read_text() for job in jobs] == [
+        "1",
+        "22",
+    ]
+    assert all(len(job.folder.rpartition("-")[2]) == 8 for job in jobs)
 
 
-def test_equal_contents_are_one_unit_that_names_both_files(tmp_path: Path) -> None:
+def test_files_of_equal_content_are_one_job_that_names_both(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="same", b__copy="same")
-    told, (unit,) = work_off(archive, tmp_path / "cases")
-    assert unit.state == "done" and told.about("skipped") == ["copy"]
+    events, (job,) = run_batch(archive, tmp_path / "cases")
+    assert job.state == "done" and events.about("skipped") == ["copy"]
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert [f.name for f in ledger.files(unit)] == ["a.mp4", "b/copy.mp4"]
+        assert [f.name for f in ledger.files(job)] == ["a.mp4", "b/copy.mp4"]
 
 
-def test_a_bad_file_is_told_of_once_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_one_time_and_the_others_are_done(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="bad", b="good")
-    told, units = work_off(archive, tmp_path / "cases")
-    assert {u.folder[0]: u.state for u in units} == {"a": "failed", "b": "done"}
-    assert units[0].error is not None and "no good" in units[0].error and units[0].tries == 1
-    told, _ = work_off(archive, tmp_path / "cases")
-    assert told.notes == []
+    events, jobs = run_batch(archive, tmp_path / "cases")
+    assert {job.folder[0]: job.state for job in jobs} == {"a": "failed", "b": "done"}
+    assert jobs[0].error is not None and "no good" in jobs[0].error and jobs[0].tries == 1
+    events, _ = run_batch(archive, tmp_path / "cases")
+    assert events.notes == []
 
 
-def test_what_may_go_better_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
+def test_a_failed_job_is_retried_and_then_given_up(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="poor", b="good")
-    told, units = work_off(archive, tmp_path / "cases", retries=2)
-    assert {u.folder[0]: (u.state, u.tries) for u in units} == {
+    events, jobs = run_batch(archive, tmp_path / "cases", retries=2)
+    assert {job.folder[0]: (job.state, job.tries) for job in jobs} == {
         "a": ("failed", 3),
         "b": ("done", 1),
     }
-    assert told.about("again") == ["a", "a"] and told.about("failed") == ["a"]
-    _, units = work_off(archive, tmp_path / "cases", retries=0, again=True)
-    assert units[0].tries == 1
+    assert events.about("retry") == ["a", "a"] and events.about("failed") == ["a"]
+    _, jobs = run_batch(archive, tmp_path / "cases", retries=0, retry_failed=True)
+    assert jobs[0].tries == 1
 
 
-def test_done_is_done_and_only_what_is_new_is_worked_on(tmp_path: Path) -> None:
+def test_a_second_batch_only_processes_new_files(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="1")
-    work_off(archive, tmp_path / "cases")
+    run_batch(archive, tmp_path / "cases")
     files(archive, b="2")
-    told, _ = work_off(archive, tmp_path / "cases")
-    assert told.about("done") == ["b"]
+    events, _ = run_batch(archive, tmp_path / "cases")
+    assert events.about("done") == ["b"]
 
 
-def test_a_unit_whose_file_was_taken_away_is_missing_until_it_is_back(tmp_path: Path) -> None:
+def test_a_job_whose_file_was_removed_is_missing_until_the_file_is_back(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="poor")
-    work_off(archive, tmp_path / "cases", retries=0)
+    run_batch(archive, tmp_path / "cases", retries=0)
     shutil.move(archive / "a.mp4", tmp_path / "a.mp4")
     with Ledger.open(tmp_path / "cases") as ledger:
-        ledger.put_job(ledger.units()[0].sha256, settings_key(SETTINGS), "a", 4, again=True)
-    _, (unit,) = work_off(archive, tmp_path / "cases")
-    assert (unit.state, unit.error) == ("missing", "its file is not there any more")
+        ledger.put_job(ledger.jobs()[0].sha256, settings_key(SETTINGS), "a", 4, retry_failed=True)
+    _, (job,) = run_batch(archive, tmp_path / "cases")
+    assert (job.state, job.error) == ("missing", "its file is not there any more")
     shutil.move(tmp_path / "a.mp4", archive / "a.mp4")
     (archive / "a.mp4").write_text("good")
-    _, units = work_off(archive, tmp_path / "cases")
-    assert "done" in {u.state for u in units}
+    _, jobs = run_batch(archive, tmp_path / "cases")
+    assert "done" in {job.state for job in jobs}
 
 
-def test_priority_comes_first_then_time_then_name(tmp_path: Path) -> None:
+def test_files_are_ordered_by_priority_then_time_then_name(tmp_path: Path) -> None:
     archive = files(
         tmp_path / "in", door__20240502="1", door__20240501="2", yard__20240503="3", z="4", a="5"
     )
     (tmp_path / "cameras.csv").write_text("camera,priority\nyard,5\n")
     cameras = read_cameras(r"(?P<camera>\w+)/(?P<date>\d{8})", tmp_path / "cameras.csv", "UTC")
-    told, _ = work_off(archive, tmp_path / "cases", cameras=cameras)
-    assert told.about("done") == ["20240503", "20240501", "20240502", "a", "z"]
+    events, _ = run_batch(archive, tmp_path / "cases", cameras=cameras)
+    assert events.about("done") == ["20240503", "20240501", "20240502", "a", "z"]
 
 
-def test_a_window_leaves_out_what_is_outside_and_names_what_nobody_can_tell(
+def test_a_window_leaves_out_files_outside_and_lists_those_without_a_time(
     tmp_path: Path, entrance: Path
 ) -> None:
     archive = files(tmp_path / "in", d20240501T120000="1", d20240501T150002="2", unnamed="3")
@@ -130,40 +131,42 @@ def test_a_window_leaves_out_what_is_outside_and_names_what_nobody_can_tell(
     cameras = read_cameras(r"d(?P<date>\d{8})T(?P<time>\d{6})", None, "UTC")
     after, before = (datetime(2024, 5, 1, h, tzinfo=UTC) for h in (13, 15))
 
-    told, _ = work_off(
+    events, _ = run_batch(
         archive, tmp_path / "cases", just_done, cameras=cameras, after=after, before=before
     )
-    assert sorted(told.about("done")) == ["d20240501T120000", "d20240501T125957"]
-    assert told.about("failed") == ["unnamed"]
+    assert sorted(events.about("done")) == ["d20240501T120000", "d20240501T125957"]
+    assert events.about("failed") == ["unnamed"]
 
 
-def test_a_window_takes_files_of_which_only_the_day_is_known(tmp_path: Path) -> None:
+def test_a_window_includes_files_of_which_only_the_day_is_known(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", d20240501="1", d20240504="2")
     cameras = read_cameras(r"d(?P<date>\d{8})", None, "UTC")
-    told, _ = work_off(
+    events, _ = run_batch(
         archive,
         tmp_path / "cases",
         cameras=cameras,
         after=datetime(2024, 5, 1, 13, tzinfo=UTC),
         before=datetime(2024, 5, 1, 15, tzinfo=UTC),
     )
-    assert told.about("done") == ["d20240501"]
+    assert events.about("done") == ["d20240501"]
 
 
-def test_a_file_that_changes_while_it_is_read_is_told_of_and_read_again(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_reported_and_read_again(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="early", b="good")
-    told, units = work_off(archive, tmp_path / "cases", change_once)
-    assert told.about("changed") == ["a"] and sorted(told.about("done")) == ["a", "b"]
+    events, jobs = run_batch(archive, tmp_path / "cases", change_once)
+    assert events.about("changed") == ["a"] and sorted(events.about("done")) == ["a", "b"]
     done = [
-        (tmp_path / "cases" / u.folder / "content").read_text() for u in units if u.state == "done"
+        (tmp_path / "cases" / job.folder / "content").read_text()
+        for job in jobs
+        if job.state == "done"
     ]
     assert sorted(done) == ["good", "late, and longer"]
 
 
-def test_a_file_that_never_stays_the_same_is_given_up(tmp_path: Path) -> None:
+def test_a_file_that_changes_at_each_try_is_given_up(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="x")
-    told, _ = work_off(archive, tmp_path / "cases", change_always, retries=1)
-    assert told.about("changed") == ["a"] and told.about("failed") == ["a"]
+    events, _ = run_batch(archive, tmp_path / "cases", change_always, retries=1)
+    assert events.about("changed") == ["a"] and events.about("failed") == ["a"]
     with Ledger.read(tmp_path / "cases") as ledger:
         assert [Path(path).name for path, _ in ledger.problems()] == ["a.mp4"]
 
@@ -184,10 +187,10 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
-def test_a_copy_in_a_closed_folder_does_not_keep_the_other_from_being_read(tmp_path: Path) -> None:
+def test_a_file_is_read_although_its_copy_lies_in_a_closed_folder(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
         archive = files(Path(name) / "in", a__locked="same", b="same")
-        work_off(archive, Path(name) / "cases")
+        run_batch(archive, Path(name) / "cases")
         (case,) = (Path(name) / "cases").glob("locked-*")
         shutil.rmtree(case)
         (archive / "a").chmod(0o700)
@@ -197,60 +200,64 @@ def test_a_copy_in_a_closed_folder_does_not_keep_the_other_from_being_read(tmp_p
         (archive / "a").chmod(0o700)
         os.seteuid(65534)
         try:
-            told, (unit,) = work_off(archive, Path(name) / "cases")
+            events, (job,) = run_batch(archive, Path(name) / "cases")
         finally:
             os.seteuid(0)
-        assert unit.state == "done" and told.about("done") == ["b"]
+        assert job.state == "done" and events.about("done") == ["b"]
         with Ledger.read(Path(name) / "cases") as ledger:
             assert [Path(path).name for path, _ in ledger.problems()] == ["a"]
-            assert [f.name for f in ledger.files(unit)] == ["a/locked.mp4", "b.mp4"], (
+            assert [f.name for f in ledger.files(job)] == ["a/locked.mp4", "b.mp4"], (
                 "closed is not gone"
             )
 
 
-def test_pipes_and_devices_are_listed_and_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_listed_and_do_not_block(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="1")
     os.mkfifo(archive / "pipe.mp4")
     (archive / "device.mp4").symlink_to("/dev/zero")
-    told, (unit,) = work_off(archive, tmp_path / "cases")
-    assert told.about("done") == ["a"] and unit.state == "done"
+    events, (job,) = run_batch(archive, tmp_path / "cases")
+    assert events.about("done") == ["a"] and job.state == "done"
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert [(Path(p).name, "no regular file" in why) for p, why in ledger.problems()] == [
+        assert [
+            (Path(p).name, "not a regular file" in reason) for p, reason in ledger.problems()
+        ] == [
             ("device.mp4", True),
             ("pipe.mp4", True),
         ]
 
 
-def test_a_window_that_cannot_be_judged_takes_nothing_from_what_is_done(tmp_path: Path) -> None:
+def test_a_finished_job_stays_done_when_a_later_window_cannot_place_its_file(
+    tmp_path: Path,
+) -> None:
     archive = files(tmp_path / "in", unnamed="1")
-    work_off(archive, tmp_path / "cases")
-    told, (unit,) = work_off(archive, tmp_path / "cases", after=datetime(2024, 5, 1, tzinfo=UTC))
-    assert told.about("failed") == ["unnamed"] and unit.state == "done"
+    run_batch(archive, tmp_path / "cases")
+    events, (job,) = run_batch(archive, tmp_path / "cases", after=datetime(2024, 5, 1, tzinfo=UTC))
+    assert events.about("failed") == ["unnamed"] and job.state == "done"
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert [f.name for f in ledger.files(unit)] == ["unnamed.mp4"]
-        assert ["no time is known" in why for _, why in ledger.problems()] == [True]
-    work_off(archive, tmp_path / "cases")
+        assert [f.name for f in ledger.files(job)] == ["unnamed.mp4"]
+        assert ["its time is not known" in reason for _, reason in ledger.problems()] == [True]
+    run_batch(archive, tmp_path / "cases")
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert ledger.problems() == [], "without a window there is nothing to judge"
+        assert ledger.problems() == [], "without a window no time is needed"
 
 
-def test_files_that_were_deleted_or_renamed_are_no_failures_and_leave_no_names(
+def test_deleted_and_renamed_files_are_no_failures_and_their_names_are_forgotten(
     tmp_path: Path,
 ) -> None:
     archive = files(tmp_path / "in", a="bad", b="good", c="film")
-    work_off(archive, tmp_path / "cases")
+    run_batch(archive, tmp_path / "cases")
     (archive / "a.mp4").unlink()
     (archive / "b.mp4").rename(archive / "renamed.mp4")
     (archive / "c.mp4").unlink()
-    _, units = work_off(archive, tmp_path / "cases")
-    assert {u.folder[0]: u.state for u in units} == {"a": "missing", "b": "done", "c": "done"}
+    _, jobs = run_batch(archive, tmp_path / "cases")
+    assert {job.folder[0]: job.state for job in jobs} == {"a": "missing", "b": "done", "c": "done"}
     with Ledger.read(tmp_path / "cases") as ledger:
-        names = {u.folder[0]: [f.name for f in ledger.files(u)] for u in units}
+        names = {job.folder[0]: [f.name for f in ledger.files(job)] for job in jobs}
     assert names["b"] == ["renamed.mp4"]
-    assert names["c"] == ["c.mp4"], "what a case was made of is told, wherever its disk is"
+    assert names["c"] == ["c.mp4"], "the file of a finished case stays known: its disk may be away"
 
 
-def test_the_exit_code_is_about_what_was_asked_for_this_time(
+def test_the_exit_code_is_about_the_archive_given_this_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files(tmp_path / "one", a="no film")
@@ -274,8 +281,8 @@ def test_the_exit_code_is_about_what_was_asked_for_this_time(
     assert ended_with("one") == 3
     assert ended_with("two") == 0
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert ["link to a folder" in why for _, why in ledger.problems()] == [True], (
-            "another folder's stay"
+        assert ["links to folders" in reason for _, reason in ledger.problems()] == [True], (
+            "problems of other archives stay"
         )
     (tmp_path / "one" / "a.mp4").unlink()
     (tmp_path / "one" / "link").unlink()
@@ -283,7 +290,7 @@ def test_the_exit_code_is_about_what_was_asked_for_this_time(
     capsys.readouterr()
 
 
-def test_links_to_folders_and_the_cases_themselves_are_not_walked_into(tmp_path: Path) -> None:
+def test_links_to_folders_and_the_cases_themselves_are_not_scanned(tmp_path: Path) -> None:
     archive = files(tmp_path, a="1", cases__clip="2", other__b="3")
     (archive / "link").symlink_to(archive / "other")
     found = scan(archive, None, tmp_path / "cases")
@@ -291,7 +298,7 @@ def test_links_to_folders_and_the_cases_themselves_are_not_walked_into(tmp_path:
     assert list(found.unread) == [str(archive / "link")]
 
 
-def test_a_glob_goes_through_folders_and_takes_any_ending(tmp_path: Path) -> None:
+def test_a_glob_matches_across_folders_and_any_ending(tmp_path: Path) -> None:
     files(tmp_path, cam3__x="1", cam4__x="2")
     (tmp_path / "cam3" / "y.dat").write_text("3")
     assert [f.name for f in scan(tmp_path, "cam3/*", tmp_path / "cases").files] == [
@@ -302,13 +309,13 @@ def test_a_glob_goes_through_folders_and_takes_any_ending(tmp_path: Path) -> Non
 
 def test_a_case_that_was_deleted_is_made_again(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="1")
-    _, (unit,) = work_off(archive, tmp_path / "cases")
-    shutil.rmtree(tmp_path / "cases" / unit.folder)
-    told, _ = work_off(archive, tmp_path / "cases")
-    assert told.about("done") == ["a"] and (tmp_path / "cases" / unit.folder).is_dir()
+    _, (job,) = run_batch(archive, tmp_path / "cases")
+    shutil.rmtree(tmp_path / "cases" / job.folder)
+    events, _ = run_batch(archive, tmp_path / "cases")
+    assert events.about("done") == ["a"] and (tmp_path / "cases" / job.folder).is_dir()
 
 
-def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_path: Path) -> None:
+def test_an_unusable_gallery_is_an_error_before_any_file_is_read(tmp_path: Path) -> None:
     Gallery.create(tmp_path / "gallery", "another", "0" * 64, 512).close()
     with pytest.raises(UsageError, match="another"):
         prepare_gallery(tmp_path / "gallery", tmp_path / "cases", SETTINGS)
@@ -317,7 +324,7 @@ def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (["{in}", "--scheduler", "slurm"], "no such scheduler"),
         (
@@ -341,7 +348,7 @@ def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_p
 )
 def test_bad_input_is_one_line_and_exit_code_two(
     arguments: list[str],
-    says: str,
+    expected: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -353,13 +360,13 @@ def test_bad_input_is_one_line_and_exit_code_two(
     )
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and says in told
-    assert len(told.strip().splitlines()) == 1 and "Traceback" not in told
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and expected in err
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
 
 
 @pytest.mark.parametrize("wrong", [("--scheduler", "slurm"), ("--gpus", "0,")])
-def test_what_is_wrong_with_the_options_is_told_before_anybody_is_enrolled(
+def test_wrong_options_are_an_error_before_anybody_is_enrolled(
     wrong: tuple[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -381,7 +388,7 @@ def test_what_is_wrong_with_the_options_is_told_before_anybody_is_enrolled(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_what_failed_before_is_named_again_by_the_next_batch(
+def test_jobs_that_failed_before_are_named_by_the_next_batch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files(tmp_path / "in", a="no film")
@@ -394,43 +401,35 @@ def test_what_failed_before_is_named_again_by_the_next_batch(
         "local",
     ]
     command += [part for one in QUICK for part in ("--set", one)]
-    said = []
+    outputs = []
     for _ in range(2):
         monkeypatch.setattr(sys, "argv", ["fasr-video", *command])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 3
-        said.append(capsys.readouterr().out)
-    assert "not done:" not in said[0]  # it was told of when it failed
-    assert re.search(r"not done: a\.mp4: .*not a video.*; --again tries it again", said[1])
+        outputs.append(capsys.readouterr().out)
+    assert "not done:" not in outputs[0]  # the failure itself was printed
+    assert re.search(
+        r"not done: a\.mp4: .*not a video.*; --retry-failed tries it again", outputs[1]
+    )
 
 
-def test_settings_that_may_be_asked_anew_make_no_other_unit() -> None:
+def test_other_search_settings_are_the_same_job() -> None:
     key = settings_key(SETTINGS)
     assert settings_key(configs.load("cpu", (*QUICK, "search.fpir=0.1"))) == key
     assert settings_key(configs.load("cpu", (*QUICK, "sampling.fps=3"))) != key
 
 
-def test_ledger_of_before_knows_its_units_again() -> None:
-    """Then the settings held a weight of embeddings, which no run ever used: what was done is not done again."""
-    before = SETTINGS.model_dump(mode="json", exclude={"search": True, "restore": {"subjects"}})
-    before["track"]["appearance_weight"] = 0.5
-    assert (
-        settings_key(SETTINGS)
-        == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
-    )
-
-
 # With real footage.
 
 
-def order(footage: Path, case: Path, **more: object) -> Order:
+def task_for(footage: Path, case: Path, **more: object) -> Task:
     from fasr_video.files import sha256_file
 
     facts = footage.stat()
     known = (1, footage, sha256_file(footage), facts.st_size, facts.st_mtime_ns)
-    values = {"gallery": None, "place": Recording("door"), **more}
-    return Order(*known, case, SETTINGS.model_dump_json(), **values)  # type: ignore[arg-type]
+    values = {"gallery": None, "recording": Recording("door"), **more}
+    return Task(*known, case, SETTINGS.model_dump_json(), **values)  # type: ignore[arg-type]
 
 
 def canonical(folder: Path) -> str:
@@ -441,21 +440,19 @@ def canonical(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "case"
-    assert work(order(entrance, out), lambda share: None).end is End.DONE
+    assert run_task(task_for(entrance, out), lambda share: None).status is Status.DONE
     return out
 
 
-def test_what_a_unit_makes_is_what_run_makes(
-    unbroken: Path, entrance: Path, tmp_path: Path
-) -> None:
-    run([entrance], tmp_path / "case", SETTINGS, recording=Recording("door"))
+def test_a_task_makes_the_same_case_as_run(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+    run([entrance], tmp_path / "case", SETTINGS, place=Recording("door"))
     assert canonical(tmp_path / "case") == canonical(unbroken)
     with Case.open(unbroken, read_only=True) as case:
         assert case.db.execute("SELECT count(*) FROM track").fetchone()[0]
         assert not [p for c in verify(case) for p in c.problems]
 
 
-def test_the_canonical_dump_sees_every_other_difference(unbroken: Path, tmp_path: Path) -> None:
+def test_the_canonical_dump_shows_every_other_difference(unbroken: Path, tmp_path: Path) -> None:
     shutil.copytree(unbroken, tmp_path / "case")
     with Case.open(tmp_path / "case") as case:
         tables = {
@@ -473,13 +470,13 @@ def test_the_canonical_dump_sees_every_other_difference(unbroken: Path, tmp_path
     assert set(LEFT_OUT) <= set(TABLES)
 
 
-def test_a_file_that_is_not_what_was_hashed_makes_no_case(entrance: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_hashed_one_makes_no_case(entrance: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     shutil.copy(entrance, clip)
-    stale = order(clip, tmp_path / "case")
+    stale = task_for(clip, tmp_path / "case")
     clip.write_bytes(clip.read_bytes()[:-10])
-    outcome = work(stale, lambda share: None)
-    assert outcome.end is End.CHANGED and not (tmp_path / "case").exists()
+    outcome = run_task(stale, lambda share: None)
+    assert outcome.status is Status.CHANGED and not (tmp_path / "case").exists()
 
 
 @pytest.fixture
@@ -501,13 +498,13 @@ def test_footage_that_was_touched_keeps_its_case(
     decided: Path, entrance: Path, tmp_path: Path
 ) -> None:
     clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
-    stale = order(clip, decided)
+    stale = task_for(clip, decided)
     os.utime(clip, (1, 1))
-    outcome = work(stale, lambda share: None)
-    assert outcome.end is End.DONE and decisions_in(decided) == 1
+    outcome = run_task(stale, lambda share: None)
+    assert outcome.status is Status.DONE and decisions_in(decided) == 1
 
 
-def test_footage_that_is_touched_while_it_is_read_is_read_again_into_the_same_case(
+def test_footage_touched_while_it_is_read_is_read_again_into_the_same_case(
     decided: Path, entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
@@ -516,28 +513,28 @@ def test_footage_that_is_touched_while_it_is_read_is_read_again_into_the_same_ca
         os.utime(clip, (1, 1))
         raise MediaError(clip, "it changed while it was read", "wait")
 
-    monkeypatch.setattr(units, "run", touched)
-    outcome = work(order(clip, decided), lambda share: None)
+    monkeypatch.setattr(worker, "run", touched)
+    outcome = run_task(task_for(clip, decided), lambda share: None)
     assert (
-        outcome.end is End.CHANGED
-        and "what it holds is the same" in outcome.text
+        outcome.status is Status.CHANGED
+        and "its content is the same" in outcome.message
         and decisions_in(decided) == 1
     )
 
 
-def test_footage_that_changed_takes_no_decisions_with_it(
+def test_a_case_with_decisions_is_kept_when_its_footage_changed(
     decided: Path, entrance: Path, tmp_path: Path
 ) -> None:
     clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
-    stale = order(clip, decided)
+    stale = task_for(clip, decided)
     clip.write_bytes(clip.read_bytes()[:-10])
-    outcome = work(stale, lambda share: None)
-    assert outcome.end is End.CHANGED and not decided.exists()
-    assert "people decided on its tracks: its case is kept as case.kept-1" in outcome.text
+    outcome = run_task(stale, lambda share: None)
+    assert outcome.status is Status.CHANGED and not decided.exists()
+    assert "people decided on its tracks: its case is kept as case.kept-1" in outcome.message
     assert decisions_in(decided.with_name("case.kept-1")) == 1
 
 
-def test_footage_that_changed_takes_nobodys_notes_with_it(
+def test_a_case_with_foreign_files_is_kept_when_its_footage_changed(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
     clip, folder = (
@@ -545,28 +542,28 @@ def test_footage_that_changed_takes_nobodys_notes_with_it(
         Path(shutil.copytree(unbroken, tmp_path / "case")),
     )
     (folder / "notes.txt").write_text("of somebody")
-    stale = order(clip, folder)
+    stale = task_for(clip, folder)
     clip.write_bytes(clip.read_bytes()[:-10])
-    outcome = work(stale, lambda share: None)
+    outcome = run_task(stale, lambda share: None)
     assert (
-        "it holds what no run wrote" in outcome.text
+        "it holds files that no run wrote" in outcome.message
         and (tmp_path / "case.kept-1" / "notes.txt").exists()
     )
 
 
-def test_a_case_that_holds_other_footage_too_is_not_removed(
+def test_a_case_that_also_holds_other_footage_is_not_removed(
     decided: Path, corridor: Path, tmp_path: Path
 ) -> None:
     clip = Path(shutil.copy(corridor, tmp_path / "clip.mp4"))
-    outcome = work(order(clip, decided), lambda share: None)
+    outcome = run_task(task_for(clip, decided), lambda share: None)
     assert (
-        outcome.end is End.BAD
-        and "it holds other footage, too" in outcome.text
+        outcome.status is Status.BAD
+        and "it also holds other footage" in outcome.message
         and decisions_in(decided) == 1
     )
 
 
-def test_a_case_whose_report_cannot_be_written_is_done_and_says_so(
+def test_a_case_whose_report_cannot_be_written_is_done_with_a_warning(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(unbroken, tmp_path / "case")
@@ -576,157 +573,162 @@ def test_a_case_whose_report_cannot_be_written_is_done_and_says_so(
     (report / "notes.txt").write_text(
         "somebody's own"
     )  # a folder that no report may be written into
-    outcome = work(order(entrance, tmp_path / "case"), lambda share: None)
-    assert outcome.end is End.DONE and outcome.facts["tracks"]
-    assert "its report was not written" in outcome.text and "\n" not in outcome.text
-    quiet = work(order(entrance, tmp_path / "case", report=False), lambda share: None)
-    assert quiet.end is End.DONE and not quiet.text
+    outcome = run_task(task_for(entrance, tmp_path / "case"), lambda share: None)
+    assert outcome.status is Status.DONE and outcome.summary["tracks"]
+    assert "its report was not written" in outcome.message and "\n" not in outcome.message
+    without_report = run_task(
+        task_for(entrance, tmp_path / "case", report=False), lambda share: None
+    )
+    assert without_report.status is Status.DONE and not without_report.message
 
 
-def test_no_footage_is_bad_and_another_version_is_unfit(tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_bad_and_another_version_is_unfit(tmp_path: Path) -> None:
     text = files(tmp_path, a="no film") / "a.mp4"
-    outcome = work(order(text, tmp_path / "case"), lambda share: None)
-    assert outcome.end is End.BAD and "not a video" in outcome.text
-    other = work(order(text, tmp_path / "case", version="0.0.0"), lambda share: None)
-    assert other.end is End.UNFIT and "0.0.0" in other.text
+    outcome = run_task(task_for(text, tmp_path / "case"), lambda share: None)
+    assert outcome.status is Status.BAD and "not a video" in outcome.message
+    other = run_task(task_for(text, tmp_path / "case", version="0.0.0"), lambda share: None)
+    assert other.status is Status.UNFIT and "0.0.0" in other.message
 
 
-def test_a_file_whose_disk_went_away_is_missing_and_not_bad(entrance: Path, tmp_path: Path) -> None:
+def test_a_file_whose_disk_was_detached_is_missing_and_not_bad(
+    entrance: Path, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     clip = Path(shutil.copy(entrance, tmp_path / "in"))
 
-    def unmount(order: Order, tell: Tell) -> Outcome:
-        order.path.unlink()
-        return work(order, tell)
+    def unmount(task: Task, on_progress: OnProgress) -> Outcome:
+        task.path.unlink()
+        return run_task(task, on_progress)
 
-    told, (unit,) = work_off(tmp_path / "in", tmp_path / "cases", unmount)
-    assert [n.text for n in told.notes] == [f"{clip}: it went away while it was read"]
-    assert (unit.state, unit.error) == ("missing", "its file is not there any more")
+    events, (job,) = run_batch(tmp_path / "in", tmp_path / "cases", unmount)
+    assert [n.text for n in events.notes] == [f"{clip}: it disappeared while it was read"]
+    assert (job.state, job.error) == ("missing", "its file is not there any more")
 
 
-def test_a_case_that_somebody_writes_is_left_to_them(
+def test_a_case_that_another_process_writes_is_busy(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
     from fasr_video.case.store import only_writer
 
     shutil.copytree(unbroken, tmp_path / "case")
     with only_writer(tmp_path / "case"):
-        assert work(order(entrance, tmp_path / "case"), lambda share: None).end is End.BUSY
+        assert (
+            run_task(task_for(entrance, tmp_path / "case"), lambda share: None).status
+            is Status.BUSY
+        )
 
 
-def test_a_long_file_looked_at_in_parts_is_the_same_case(entrance: Path, tmp_path: Path) -> None:
-    archive, whole, parts = tmp_path / "in", tmp_path / "whole", tmp_path / "parts"
+def test_a_long_file_in_chunks_makes_the_same_case(entrance: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "in"
+    uncut = tmp_path / "uncut"
+    cut = tmp_path / "cut"
     archive.mkdir()
     shutil.copy(entrance, archive)
-    _, (unit,) = work_off(archive, whole, work)
-    told, _ = work_off(archive, parts, work, cut=1.5)
-    assert canonical(parts / unit.folder) == canonical(whole / unit.folder)
-    assert told.about("warning") == []
-    assert not list((parts / "parts").iterdir()), "what was found in parts is not needed any more"
+    _, (job,) = run_batch(archive, uncut, run_task)
+    events, _ = run_batch(archive, cut, run_task, cut=1.5)
+    assert canonical(cut / job.folder) == canonical(uncut / job.folder)
+    assert events.about("warning") == []
+    assert not list((cut / "chunks").iterdir()), "detections of chunks are removed afterwards"
 
 
-def test_a_picture_that_a_part_has_seen_is_not_looked_at_again(
-    entrance: Path, tmp_path: Path
-) -> None:
+def test_an_image_of_a_chunk_is_not_detected_a_second_time(entrance: Path, tmp_path: Path) -> None:
     detector, reader = (
         open_detector("haar", weights=None, device="cpu", min_score=0.3),
         open_video(entrance),
     )
-    look(reader, detector, SETTINGS, tmp_path / "looks" / "0.sqlite")
-    remembering = CachedDetector(detector, tmp_path / "looks")
+    detect_chunk(reader, detector, SETTINGS, tmp_path / "chunks" / "0.sqlite")
+    cached = CachedDetector(detector, tmp_path / "chunks")
     images = [f.image for f in reader.frames(sampling_of(SETTINGS))][-3:]
-    for known, fresh in zip(remembering.detect(images), detector.detect(images), strict=True):
-        assert (known.boxes == fresh.boxes).all() and (known.scores == fresh.scores).all()
-    assert remembering.looked == 0
+    for stored, fresh in zip(cached.detect(images), detector.detect(images), strict=True):
+        assert (stored.boxes == fresh.boxes).all() and (stored.scores == fresh.scores).all()
+    assert cached.misses == 0
     with ThreadPoolExecutor(1) as other:  # a run may detect beside reading and storing
-        other.submit(remembering.detect, [images[0][::-1].copy()]).result()
-    assert remembering.looked == 1
-    remembering.close()
+        other.submit(cached.detect, [images[0][::-1].copy()]).result()
+    assert cached.misses == 1
+    cached.close()
 
 
-def seen(detector: Detector, looks: Path, images: Sequence[Image]) -> tuple[int, int]:
-    """How many of them no part had seen, and how many parts were left out."""
-    remembering = CachedDetector(detector, looks)
-    remembering.detect(images)
-    remembering.close()
-    return remembering.looked, remembering.left_out
+def misses(detector: Detector, chunks: Path, images: Sequence[Image]) -> tuple[int, int]:
+    """Return how many of the images are in no chunk, and how many chunks were ignored."""
+    cached = CachedDetector(detector, chunks)
+    cached.detect(images)
+    cached.close()
+    return cached.misses, cached.ignored_chunks
 
 
-@pytest.mark.parametrize("other", ["model", "way to run it", "nobody says which", "no part at all"])
-def test_what_another_detector_found_in_a_part_is_not_taken(
-    other: str, entrance: Path, tmp_path: Path
-) -> None:
-    reader, part = open_video(entrance), tmp_path / "looks" / "0.sqlite"
+@pytest.mark.parametrize("other", ["model", "way to run it", "not named", "no chunk at all"])
+def test_chunks_of_another_detector_are_ignored(other: str, entrance: Path, tmp_path: Path) -> None:
+    reader, chunk = open_video(entrance), tmp_path / "chunks" / "0.sqlite"
     detector = open_detector("haar", weights=None, device="cpu", min_score=0.3)
     images = [f.image for f in reader.frames(sampling_of(SETTINGS))][:2]
-    look(reader, detector, SETTINGS, part)
-    assert seen(detector, part.parent, images) == (0, 0)
+    detect_chunk(reader, detector, SETTINGS, chunk)
+    assert misses(detector, chunk.parent, images) == (0, 0)
     if other == "model":
         detector.fingerprint = "0" * 64
     elif other == "way to run it":
         detector = TiledDetector(detector, 480, 80)
-    elif other == "nobody says which":  # as before parts named their detector
-        with closing(sqlite3.connect(part)) as database:
+    elif other == "not named":  # as in earlier versions
+        with closing(sqlite3.connect(chunk)) as database:
             database.execute("DROP TABLE detector")
     else:
-        part.write_text("no database")
-    assert seen(detector, part.parent, images) == (2, 1)
+        chunk.write_text("no database")
+    assert misses(detector, chunk.parent, images) == (2, 1)
 
 
-def test_parts_are_looked_at_again_when_the_weights_were_replaced_after_a_kill(
+def test_chunks_are_detected_anew_when_the_weights_were_replaced_after_a_kill(
     entrance: Path, tmp_path: Path
 ) -> None:
     archive, weights = tmp_path / "in", tmp_path / "weights.safetensors"
     archive.mkdir()
     shutil.copy(entrance, archive)
     shutil.copy(manifest.bundled("detector.safetensors"), weights)
-    asked = configs.load("cpu", (*QUICK, "detect.backend=builtin", f"detect.weights={weights}"))
+    settings = configs.load("cpu", (*QUICK, "detect.backend=builtin", f"detect.weights={weights}"))
 
-    def be_killed_after_the_parts(order: Order, tell: Tell) -> Outcome:
-        if order.part is None:
+    def be_killed_after_the_chunks(task: Task, on_progress: OnProgress) -> Outcome:
+        if task.chunk is None:
             raise KeyboardInterrupt
-        return work(order, tell)
+        return run_task(task, on_progress)
 
     with pytest.raises(KeyboardInterrupt):
-        work_off(archive, tmp_path / "cut", be_killed_after_the_parts, settings=asked, cut=1.5)
-    assert len(list((tmp_path / "cut" / "parts").glob("*/*.sqlite"))) == 3
+        run_batch(archive, tmp_path / "cut", be_killed_after_the_chunks, settings=settings, cut=1.5)
+    assert len(list((tmp_path / "cut" / "chunks").glob("*/*.sqlite"))) == 3
     with safe_open(weights, "pt") as file:
         form = file.metadata()
     save_file({name: value * 0.98 for name, value in load_file(weights).items()}, weights, form)
-    units._models.cache_clear()  # as in the process of the next command
-    told, (unit,) = work_off(archive, tmp_path / "cut", work, settings=asked, cut=1.5)
-    work_off(archive, tmp_path / "whole", work, settings=asked)
-    assert canonical(tmp_path / "cut" / unit.folder) == canonical(tmp_path / "whole" / unit.folder)
-    assert "3 of its parts" in told.notes[-1].text and told.about("warning") == [unit.folder]
-    assert not list((tmp_path / "cut" / "parts").iterdir())
+    worker._models.cache_clear()  # as in the process of the next command
+    events, (job,) = run_batch(archive, tmp_path / "cut", run_task, settings=settings, cut=1.5)
+    run_batch(archive, tmp_path / "uncut", run_task, settings=settings)
+    assert canonical(tmp_path / "cut" / job.folder) == canonical(tmp_path / "uncut" / job.folder)
+    assert "3 of its chunks" in events.notes[-1].text and events.about("warning") == [job.folder]
+    assert not list((tmp_path / "cut" / "chunks").iterdir())
 
 
-def test_camera_and_clock_are_in_the_case_and_may_be_corrected(
+def test_camera_and_clock_are_stored_in_the_case_and_can_be_corrected(
     entrance: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "in"
     archive.mkdir()
     shutil.copy(entrance, archive / "door_20240501_120000.mp4")
     names = r"(?P<camera>[a-z]+)_(?P<date>\d+)_(?P<time>\d+)"
-    _, (unit,) = work_off(
-        archive, tmp_path / "cases", work, cameras=read_cameras(names, None, "UTC")
+    _, (job,) = run_batch(
+        archive, tmp_path / "cases", run_task, cameras=read_cameras(names, None, "UTC")
     )
 
     def clock() -> tuple[object, ...]:
-        with Case.open(tmp_path / "cases" / unit.folder, read_only=True) as case:
+        with Case.open(tmp_path / "cases" / job.folder, read_only=True) as case:
             assert not [p for c in verify(case) for p in c.problems]
             return tuple(
                 case.db.execute("SELECT camera, clock ->> '$.start' FROM source").fetchone()
             )
 
     assert clock() == ("door", "2024-05-01T12:00:00+00:00")
-    work_off(archive, tmp_path / "cases", work)
-    assert clock() == ("door", "2024-05-01T12:00:00+00:00"), "saying nothing takes nothing back"
-    told, _ = work_off(
-        archive, tmp_path / "cases", work, cameras=read_cameras(names, None, "+02:00")
+    run_batch(archive, tmp_path / "cases", run_task)
+    assert clock() == ("door", "2024-05-01T12:00:00+00:00"), "without new values the old ones stay"
+    events, _ = run_batch(
+        archive, tmp_path / "cases", run_task, cameras=read_cameras(names, None, "+02:00")
     )
     assert clock() == ("door", "2024-05-01T12:00:00+02:00")
-    assert [n.text for n in told.notes] == ["camera and clock corrected"]
+    assert [n.text for n in events.notes] == ["camera and clock corrected"]
 
 
 def start(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
@@ -751,7 +753,7 @@ def start(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_it_goes_on_and_ends_with_the_same_cases(
+def test_a_killed_batch_goes_on_and_makes_the_same_cases(
     entrance: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     archive, cases = tmp_path / "in", tmp_path / "cases"
@@ -764,20 +766,18 @@ def test_killed_it_goes_on_and_ends_with_the_same_cases(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert ("running",) in ledger_says(cases, "SELECT state FROM unit")
+    assert ("running",) in query_ledger(cases, "SELECT state FROM job")
     process = start(archive, cases, "--json")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 3, err
     assert '"failed": 1' in out.splitlines()[-1] and "Traceback" not in err
-    assert dict(ledger_says(cases, "SELECT substr(folder, 1, 1), tries FROM unit")) == {
+    assert dict(query_ledger(cases, "SELECT substr(folder, 1, 1), tries FROM job")) == {
         "a": 1,
         "b": 1,
     }
     (case,) = cases.glob("a-*/")
     with Case.open(case) as opened:
         assert not [p for c in verify(opened) for p in c.problems]
-    run(
-        [entrance], case, SETTINGS, recording=Recording("door")
-    )  # the only thing that this batch was not told
+    run([entrance], case, SETTINGS, place=Recording("door"))  # this batch was given no camera
     assert canonical(case) == canonical(unbroken)
     assert (cases / "summary.html").is_file() and (cases / "summary.csv").is_file()

@@ -1,5 +1,7 @@
-"""Faults of the machine: after any of them the store opens, holds what was committed, and the same command ends with
-what an undisturbed one finds. A share of what benchmarks/reliability.py tries at every step."""
+"""After a fault of the machine nothing committed is lost, and the same command finishes the work.
+
+benchmarks/reliability.py tries the same faults at every step; here it is a sample of the steps.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video.archive.orders import End, Order, Outcome
 from fasr_video.archive.schedulers import Processes
+from fasr_video.archive.tasks import Outcome, Status, Task
 from fasr_video.case import store as case_module
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
@@ -26,7 +28,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import run
-from tests.units import lose_gpu
+from tests.quick_tasks import lose_gpu
 
 QUICK = (
     "detect.backend=haar",
@@ -52,7 +54,7 @@ QUICK = (
         ("sealed", "kill", 60),
     ],
 )
-def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(
+def test_after_a_fault_nothing_is_lost_and_the_same_command_gives_the_same_result(
     jobs: str, faults: str, every: int
 ) -> None:
     command = [
@@ -73,31 +75,32 @@ def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(
     assert done.returncode == 0, done.stderr
     tries = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(tries) >= 3 and [t for t in tries if t["wrong"]] == []
-    assert {t["ended"] for t in tries} <= {"killed", "told", "done"} and any(
+    assert {t["ended"] for t in tries} <= {"killed", "reported", "done"} and any(
         t["what"] for t in tries
     )
 
 
 @contextmanager
-def small_disk(place: Path, size: str) -> Iterator[Path]:
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a small file system at a folder; skip the test where that is not allowed."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
     )
-    if made.returncode:
+    if mounted.returncode:
         pytest.skip("a small disk needs the right to mount one")
     try:
-        yield place
+        yield folder
     finally:
-        subprocess.run(["umount", "-l", place], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize("size", ["256k", "420k"])  # full before there is a case, and after
-def test_a_disk_that_fills_up_is_one_line_and_once_there_is_room_the_run_goes_on(
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(
     size: str, entrance: Path, tmp_path: Path
 ) -> None:
     settings = configs.load("cpu", (*QUICK, "case.segment_frames=1"))
-    run([entrance], tmp_path / "whole", settings)
+    run([entrance], tmp_path / "undisturbed", settings)
     with small_disk(tmp_path / "disk", size) as disk:
         with pytest.raises(EnvironmentFailure, match="disk is full"):
             run([entrance], disk / "case", settings)
@@ -106,13 +109,13 @@ def test_a_disk_that_fills_up_is_one_line_and_once_there_is_room_the_run_goes_on
             with Case.open(disk / "case", read_only=True) as case:
                 assert not [p for c in verify(case) for p in c.problems]
         run([entrance], disk / "case", settings)
-        with Case.open(disk / "case") as case, Case.open(tmp_path / "whole") as whole:
+        with Case.open(disk / "case") as case, Case.open(tmp_path / "undisturbed") as other:
             assert [tuple(r) for r in case.db.execute("SELECT * FROM face")] == [
-                tuple(r) for r in whole.db.execute("SELECT * FROM face")
+                tuple(r) for r in other.db.execute("SELECT * FROM face")
             ]
 
 
-def test_a_folder_that_can_only_be_read_is_one_line_and_what_is_there_can_be_read(
+def test_a_read_only_case_can_be_read_and_writing_it_is_one_line(
     copied_case: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "20m") as disk:
@@ -126,7 +129,7 @@ def test_a_folder_that_can_only_be_read_is_one_line_and_what_is_there_can_be_rea
             Gallery.create(disk / "gallery", "builtin", "e" * 64, 512)
 
 
-def test_what_was_committed_is_never_left_out_where_its_log_cannot_be_read(
+def test_a_case_whose_write_ahead_log_cannot_be_read_is_an_error(
     copied_case: Path, tmp_path: Path
 ) -> None:
     with Case.open(copied_case) as case, small_disk(tmp_path / "disk", "20m") as disk:
@@ -139,7 +142,7 @@ def test_what_was_committed_is_never_left_out_where_its_log_cannot_be_read(
             Case.open(disk, read_only=True)
 
 
-def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
+def test_a_locked_database_is_an_error_after_some_time(
     copied_case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(case_module, "BUSY_SECONDS", 0.2)
@@ -150,7 +153,7 @@ def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
             pytest.raises(EnvironmentFailure, match="another process is writing"),
             case.transaction(),
         ):
-            raise AssertionError("nobody gets this far")
+            raise AssertionError("the database is locked")
         other.execute("ROLLBACK")
         with case.transaction():
             case.log("looked", {})
@@ -159,29 +162,28 @@ def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
 
 def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("x")
-    order = Order(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Recording())
-    workers = Processes(lose_gpu, lambda order, share: None, 1)
+    task = Task(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Recording())
+    workers = Processes(lose_gpu, lambda task, share: None, 1)
     try:
-        seen = []
+        outcomes = []
         for _ in range(2):
-            workers.submit(order)
-            ended: list[tuple[Order, Outcome]] = []
+            workers.submit(task)
+            ended: list[tuple[Task, Outcome]] = []
             while not ended:
                 ended = workers.wait(1.0)
-            seen.append(ended[0][1])
+            outcomes.append(ended[0][1])
     finally:
         workers.close()
-    assert [o.end for o in seen] == [End.FAILED, End.FAILED] and "CUDA error" in seen[0].text
-    assert seen[0].text != seen[1].text, "the second try was made by another process"
+    assert [outcome.status for outcome in outcomes] == [Status.FAILED, Status.FAILED]
+    assert "CUDA error" in outcomes[0].message
+    assert outcomes[0].message != outcomes[1].message, "another process did the second try"
 
 
-def test_pictures_that_no_row_names_are_swept_by_the_next_run(
-    entrance: Path, tmp_path: Path
-) -> None:
+def test_pictures_without_a_row_are_removed_by_the_next_run(entrance: Path, tmp_path: Path) -> None:
     settings = configs.load("cpu", QUICK)
     run([entrance], tmp_path / "case", settings)
     stray = tmp_path / "case" / "crops" / "ab" / f"{'ab' * 32}.png"
     stray.parent.mkdir(exist_ok=True)
-    stray.write_bytes(b"of a run that was killed while it swept")
+    stray.write_bytes(b"of a run that was killed")
     run([entrance], tmp_path / "case", settings)
     assert not stray.exists() and os.listdir(tmp_path / "case" / "crops")

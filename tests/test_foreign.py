@@ -21,7 +21,7 @@ from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
-from tests.archives import files, work_off
+from tests.archives import files, run_batch
 from tests.reviewed import make_case
 from tests.test_cli import called
 
@@ -42,7 +42,7 @@ def case(prepared_case: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    work_off(files(tmp_path / "in", a="1"), tmp_path / "cases")
+    run_batch(files(tmp_path / "in", a="1"), tmp_path / "cases")
     return tmp_path / "cases"
 
 
@@ -195,7 +195,7 @@ def test_a_case_in_a_folder_with_a_non_utf8_name_is_read(
 def test_an_endless_statement_is_reported_as_damage(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "STEPS", 1_000_000)
+    monkeypatch.setattr(sqlite, "MAX_STEPS", 1_000_000)
     with (
         pytest.raises(IntegrityError, match="takes longer than"),
         Case.open(case, read_only=True) as opened,
@@ -284,6 +284,6 @@ def test_a_large_table_is_checked_when_a_value_in_it_cannot_be_read(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forge(case, "UPDATE face SET landmarks = '['")
-    monkeypatch.setattr("fasr_video.schema.LARGE", 0)
+    monkeypatch.setattr("fasr_video.schema.LARGE_DATABASE", 0)
     with pytest.raises(IntegrityError, match="damaged"), Case.open(case, read_only=True) as opened:
         json.loads(opened.db.execute("SELECT landmarks FROM face").fetchone()[0])

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from fasr_video import cli
+from fasr_video.archive.ledger import CHUNKS, Ledger
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import LOCK as LEDGER_LOCK
-from fasr_video.archive.ledger import PARTS, Ledger
 from fasr_video.archive.summary import COLUMNS
 from fasr_video.archive.summary import as_csv as summary_csv
 from fasr_video.case import links
@@ -49,7 +49,7 @@ def mine(tmp_path: Path) -> Path:
     return folder
 
 
-def test_sweeping_follows_no_link_and_takes_only_what_is_named_as_ours(
+def test_cleaning_up_follows_no_links_and_removes_only_files_of_ours(
     case: Path, mine: Path
 ) -> None:
     with Case.open(case) as opened:
@@ -67,7 +67,7 @@ def test_sweeping_follows_no_link_and_takes_only_what_is_named_as_ours(
 
 
 @pytest.mark.parametrize("inside", ["crops/zz", "report", "signed-off"])
-def test_a_case_with_links_in_it_is_not_written_to(inside: str, case: Path, mine: Path) -> None:
+def test_a_case_that_holds_links_is_not_written(inside: str, case: Path, mine: Path) -> None:
     (case / inside).symlink_to(mine)
     with pytest.raises(IntegrityError, match="a link to"):
         Case.open(case)
@@ -94,7 +94,7 @@ def _pictures(case: Path) -> object:
 @pytest.mark.parametrize(
     "column", ["track.number", "track.source", "face.frame_index", "face.reason"]
 )
-def test_no_name_of_a_file_that_is_written_is_a_text_of_the_case(
+def test_texts_in_a_case_never_become_file_names(
     column: str, write: Callable[[Path], object], mine: Path, tmp_path: Path
 ) -> None:
     """`T/../../../mine/will.html` lies where a report's page would."""
@@ -114,7 +114,7 @@ def test_no_name_of_a_file_that_is_written_is_a_text_of_the_case(
     assert {p for p in tmp_path.rglob("*") if case not in p.parents} == before
 
 
-def test_verify_finds_a_text_where_a_number_belongs(case: Path) -> None:
+def test_verify_reports_a_text_in_place_of_a_number(case: Path) -> None:
     with Case.open(case) as opened:
         opened.db.execute("UPDATE track SET number = '/../../x' WHERE id = 1")
         (database,) = (c for c in verify(opened) if c.what == "database")
@@ -122,9 +122,9 @@ def test_verify_finds_a_text_where_a_number_belongs(case: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["..", ".", "", "a/b", "/etc", "a\0b"])
-def test_only_plain_names_are_written(part: str, tmp_path: Path) -> None:
+def test_only_plain_file_names_are_written(part: str, tmp_path: Path) -> None:
     assert inside(tmp_path, "pictures", "T1.png") == tmp_path / "pictures" / "T1.png"
-    with pytest.raises(IntegrityError, match="no plain name"):
+    with pytest.raises(IntegrityError, match="not a plain file name"):
         inside(tmp_path, "pictures", part)
 
 
@@ -145,18 +145,18 @@ LOCKS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("whose", LOCKS)
-def test_a_link_in_place_of_a_lock_empties_no_file(whose: str, case: Path, mine: Path) -> None:
+def test_a_link_in_place_of_a_lock_is_refused(whose: str, case: Path, mine: Path) -> None:
     name, take = LOCKS[whose]
-    place = case / "cases" / name if whose == "an archive's" else case / name
-    place.parent.mkdir(exist_ok=True)
-    place.unlink(missing_ok=True)
-    place.symlink_to(mine / "will.txt")
+    path = case / "cases" / name if whose == "an archive's" else case / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(mine / "will.txt")
     with pytest.raises(IntegrityError, match="a link to"):
         take(case)
     assert (mine / "will.txt").read_text() == "mine"
 
 
-def test_a_link_in_place_of_a_half_written_file_is_not_written_through(
+def test_a_link_in_place_of_a_partial_file_is_replaced_not_followed(
     tmp_path: Path, mine: Path
 ) -> None:
     (tmp_path / "a.json.part").symlink_to(mine / "will.txt")
@@ -165,16 +165,18 @@ def test_a_link_in_place_of_a_half_written_file_is_not_written_through(
 
 
 @pytest.mark.parametrize("folder", ["../outside", "/tmp/outside", "..", "a/b", ""])
-def test_a_ledger_names_no_case_outside_of_its_folder(folder: str, tmp_path: Path) -> None:
+def test_a_ledger_that_names_a_case_outside_of_its_folder_is_refused(
+    folder: str, tmp_path: Path
+) -> None:
     with Ledger.open(tmp_path / "cases") as ledger:
         ledger.put_job("ab" * 32, "s", "door-12345678", 1, False)
-        ledger.db.execute("UPDATE unit SET folder = ?", (folder,))
+        ledger.db.execute("UPDATE job SET folder = ?", (folder,))
         with pytest.raises(IntegrityError, match="outside of these cases"):
-            ledger.take()
+            ledger.take_job()
 
 
-@pytest.mark.parametrize("name", [PARTS, LEDGER])
-def test_an_archive_whose_own_folders_are_links_is_not_written_to(
+@pytest.mark.parametrize("name", [CHUNKS, LEDGER])
+def test_an_archive_whose_ledger_or_chunks_are_links_is_not_written(
     name: str, tmp_path: Path, mine: Path
 ) -> None:
     (tmp_path / "cases").mkdir()
@@ -183,7 +185,7 @@ def test_an_archive_whose_own_folders_are_links_is_not_written_to(
         Ledger.open(tmp_path / "cases")
 
 
-def test_new_cases_galleries_and_archives_are_their_owners_alone(
+def test_new_cases_galleries_and_archives_belong_to_their_owner_alone(
     case: Path, tmp_path: Path
 ) -> None:
     Ledger.open(tmp_path / "archive").db.close()
@@ -191,7 +193,7 @@ def test_new_cases_galleries_and_archives_are_their_owners_alone(
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_folder_that_was_there_keeps_who_may_enter_it(case: Path, tmp_path: Path) -> None:
+def test_a_folder_that_exists_keeps_its_permissions(case: Path, tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o750)
     make_case(tmp_path / "shared")
@@ -202,7 +204,7 @@ def test_a_folder_that_was_there_keeps_who_may_enter_it(case: Path, tmp_path: Pa
 NASTY = '=HYPERLINK("x")\x1b]0;owned\x07\x1b[2J\nbert: accepted\u202e'
 
 
-def test_names_are_no_commands_to_a_terminal(
+def test_names_cannot_control_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = Names(
@@ -241,12 +243,12 @@ def test_names_are_no_commands_to_a_terminal(
         assert not any(line.startswith("bert: accepted") for line in printed.out.splitlines()), call
 
 
-def test_json_for_people_reads_as_what_it_is_made_of() -> None:
+def test_readable_json_parses_to_the_same_document() -> None:
     document = {"a": [NASTY, "Ärger", 1.5, None]}
     assert json.loads(readable_json(document)) == document and "Ärger" in readable_json(document)
 
 
-def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
+def test_texts_in_exported_tables_are_no_formulas(tmp_path: Path) -> None:
     case = make_case(
         tmp_path / "case",
         Names(anna="=cmd|' /C calc'!A0", yard="+1.mp4", door="@SUM(A1)", camera="-2"),
@@ -266,9 +268,9 @@ def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
     assert {row["camera"] for row in rows} == {"", "'-2"}
 
 
-def test_the_table_of_an_archive_holds_no_formulas() -> None:
-    unit = dict.fromkeys(COLUMNS) | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1}
-    (row,) = csv.DictReader(summary_csv({"units": [unit]}).splitlines())
+def test_texts_in_the_summary_table_are_no_formulas() -> None:
+    job = dict.fromkeys(COLUMNS) | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1}
+    (row,) = csv.DictReader(summary_csv({"jobs": [job]}).splitlines())
     assert (row["files"], row["camera"], row["frames"]) == ("'=1+1.mp4", "'@door", "-1")
 
 
@@ -281,7 +283,7 @@ def is_number(text: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["signing", "encryption"])
-def test_a_key_that_others_can_read_is_told(
+def test_a_key_that_others_can_read_is_a_warning(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("cryptography")

@@ -20,7 +20,7 @@ STORES = {
     "gallery/store.py",
     "gallery/values.py",
     "archive/ledger.py",
-    "archive/looks.py",  # what the parts of a long file were seen to hold
+    "archive/chunks.py",  # the detections of a long file's chunks
     "evaluation/store.py",
     "schema.py",
     "sqlite.py",

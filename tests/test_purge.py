@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.summary import write_summary
+from fasr_video.archive.tasks import OnProgress, Outcome, Status, Task
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks
 from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, hold_lock
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.errors import CaseError
-from tests.archives import files, work_off
+from tests.archives import files, run_batch
 from tests.cases import synthetic
 from tests.test_case import forge
 from tests.test_cli import called
@@ -84,15 +84,15 @@ def tombstone(folder: Path) -> dict[str, Any]:
 NOW = ("--now", "--why", "its people asked", "--yes")
 
 
-def make_case(order: Order, tell: Tell) -> Outcome:
-    synthetic(order.case, tracks=1)
-    return Outcome(End.DONE, facts={"frames": 12, "tracks": 1, "with_candidates": 1})
+def make_case(task: Task, on_progress: OnProgress) -> Outcome:
+    synthetic(task.case, tracks=1)
+    return Outcome(Status.DONE, summary={"frames": 12, "tracks": 1, "with_candidates": 1})
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """Return folder `cases` of a batch: cases a and b with a summary; the footage is in `in`."""
-    work_off(
+    run_batch(
         files(tmp_path / "in", a="1", b="2"),
         tmp_path / "cases",
         make_case,
@@ -344,9 +344,7 @@ def test_an_unwritable_summary_is_one_line_and_the_next_purge_writes_it(
     page.mkdir()
     code, out, err = called(capsys, "purge", archive, *NOW)
     assert code == 3 and "2 of 2 cases removed" in out
-    assert (
-        err.count("\n") == 1 and "summary was not made anew" in err and "cannot be written" in err
-    )
+    assert err.count("\n") == 1 and "summary was not written" in err and "cannot be written" in err
     page.rmdir()
     (archive / "aside").rename(page)
     assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
@@ -417,7 +415,7 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
         "why": "its people asked",
     }
     assert document["purged"] == [expected] and document["not_read"] == []
-    assert {u["case"][0]: (u["state"], u["counted"]) for u in document["units"]} == {
+    assert {u["case"][0]: (u["state"], u["counted"]) for u in document["jobs"]} == {
         "a": ("purged", False),
         "b": ("done", True),
     }

@@ -24,7 +24,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from fasr_video.archive.again import cases_in
+from fasr_video.archive.search_again import cases_in
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing_decisions
 from fasr_video.case.links import clusters

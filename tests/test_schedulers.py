@@ -1,4 +1,4 @@
-"""Where units are worked on changes nothing in what they make; workers that die or grow too large are replaced."""
+"""Every scheduler makes the same cases; workers that die or grow too large are replaced."""
 
 from __future__ import annotations
 
@@ -22,129 +22,132 @@ from fasr_video import __version__
 from fasr_video.archive import schedulers
 from fasr_video.archive.canonical import digest
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.orders import Order
 from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory, resident
-from fasr_video.archive.unit import work
+from fasr_video.archive.tasks import Task
+from fasr_video.archive.worker import run_task
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
-from tests.archives import Told, files, work_off
-from tests.units import copy_content, environment, hoard, never_fit
+from tests.archives import files, run_batch
+from tests.quick_tasks import copy_content, environment, hoard, never_fit
 
 ROOT = Path(__file__).parents[1]
 
 
-def silent(order: Order, share: float) -> None:
+def ignore_progress(task: Task, share: float) -> None:
     return None
 
 
-def test_processes_make_what_one_process_makes(tmp_path: Path) -> None:
+def test_several_processes_make_the_same_cases_as_one(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="1", b="2", c="bad")
-    scheduler = Processes(copy_content, silent, 2)
-    _, units = work_off(archive, tmp_path / "two", scheduler=scheduler)
+    scheduler = Processes(copy_content, ignore_progress, 2)
+    _, jobs = run_batch(archive, tmp_path / "two", scheduler=scheduler)
     scheduler.close()
-    _, alone = work_off(archive, tmp_path / "one")
-    assert [(u.folder, u.state, u.facts) for u in units] == [
-        (u.folder, u.state, u.facts) for u in alone
+    _, alone = run_batch(archive, tmp_path / "one")
+    assert [(job.folder, job.state, job.summary) for job in jobs] == [
+        (job.folder, job.state, job.summary) for job in alone
     ]
 
 
-def test_a_worker_that_dies_is_a_try_of_its_unit_and_is_replaced(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_counts_as_a_try_of_its_job(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="killer", b="good")
-    scheduler = Processes(copy_content, silent, 1)
-    told, units = work_off(archive, tmp_path / "cases", scheduler=scheduler)
+    scheduler = Processes(copy_content, ignore_progress, 1)
+    events, jobs = run_batch(archive, tmp_path / "cases", scheduler=scheduler)
     scheduler.close()
-    assert {u.folder[0]: (u.state, u.tries) for u in units} == {"a": ("done", 2), "b": ("done", 1)}
-    assert "signal 9" in next(n.text for n in told.notes if n.event == "again")
+    assert {job.folder[0]: (job.state, job.tries) for job in jobs} == {
+        "a": ("done", 2),
+        "b": ("done", 1),
+    }
+    assert "signal 9" in next(n.text for n in events.notes if n.event == "retry")
 
 
-def ordered(folder: Path, content: str) -> Order:
+def task_for(folder: Path, content: str) -> Task:
     text = files(folder, **{content: content}) / f"{content}.mp4"
-    return Order(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Recording())
+    return Task(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Recording())
 
 
 def ends(scheduler: Processes, count: int) -> dict[str, str]:
-    """How so many orders ended: what is in their files, and what was said."""
-    found: dict[str, str] = {}
+    """Return how so many tasks ended: the message, or else the status, by the file's name."""
+    ended: dict[str, str] = {}
     until = time.monotonic() + 60
-    while len(found) < count:
-        assert time.monotonic() < until, f"only {found} were heard of"
-        found |= {
-            order.path.stem: outcome.text or str(outcome.end)
-            for order, outcome in scheduler.wait(0.1)
+    while len(ended) < count:
+        assert time.monotonic() < until, f"only {ended} ended"
+        ended |= {
+            task.path.stem: outcome.message or str(outcome.status)
+            for task, outcome in scheduler.wait(0.1)
         }
-    return found
+    return ended
 
 
-def test_a_worker_that_dies_before_its_end_is_heard_keeps_its_order_beside_the_next(
+def test_the_task_of_a_dead_worker_is_not_lost_when_another_task_is_submitted(
     tmp_path: Path,
 ) -> None:
-    with closing(Processes(copy_content, silent, 2)) as scheduler:
-        scheduler.submit(ordered(tmp_path, "killer"))
+    with closing(Processes(copy_content, ignore_progress, 2)) as scheduler:
+        scheduler.submit(task_for(tmp_path, "killer"))
         (dying,) = multiprocessing.active_children()
         dying.join(60)  # as while the next large file is hashed
-        scheduler.submit(ordered(tmp_path, "good"))
-        found = ends(scheduler, 2)
-    assert found["good"] == "done" and found["killer"].endswith("its worker died (signal 9)")
+        scheduler.submit(task_for(tmp_path, "good"))
+        ended = ends(scheduler, 2)
+    assert ended["good"] == "done" and ended["killer"].endswith("its worker died (signal 9)")
 
 
 def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
-    with closing(Processes(copy_content, silent, 1)) as scheduler:
+    with closing(Processes(copy_content, ignore_progress, 1)) as scheduler:
         for content in ("1", "2"):
-            scheduler.submit(ordered(tmp_path, content))
+            scheduler.submit(task_for(tmp_path, content))
             assert ends(scheduler, 1) == {content: "done"}
             (idle,) = multiprocessing.active_children()
             idle.kill()
             idle.join(60)
 
 
-def test_a_worker_that_dies_while_it_is_given_an_order_fails_that_order(
+def test_a_task_fails_when_its_worker_dies_just_as_it_is_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(Processes(copy_content, silent, 1)) as scheduler:
-        scheduler.submit(ordered(tmp_path, "1"))
+    with closing(Processes(copy_content, ignore_progress, 1)) as scheduler:
+        scheduler.submit(task_for(tmp_path, "1"))
         assert ends(scheduler, 1) == {"1": "done"}
         (idle,) = multiprocessing.active_children()
 
-        def alive_for_the_last_time() -> bool:
+        def die_after_this_check() -> bool:
             monkeypatch.undo()
             idle.kill()
             idle.join(60)
             return True
 
-        monkeypatch.setattr(idle, "is_alive", alive_for_the_last_time)
-        scheduler.submit(ordered(tmp_path, "2"))
+        monkeypatch.setattr(idle, "is_alive", die_after_this_check)
+        scheduler.submit(task_for(tmp_path, "2"))
         assert ends(scheduler, 1)["2"].endswith("its worker died (signal 9)")
-        scheduler.submit(ordered(tmp_path, "3"))
+        scheduler.submit(task_for(tmp_path, "3"))
         assert ends(scheduler, 1) == {"3": "done"}
 
 
-def test_a_worker_that_takes_too_much_memory_is_stopped_and_says_so(tmp_path: Path) -> None:
+def test_a_worker_that_takes_too_much_memory_is_killed_with_that_reason(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="greedy", b="modest")
-    scheduler = Processes(hoard, silent, 1, memory=300)
-    _, units = work_off(archive, tmp_path / "cases", scheduler=scheduler, retries=0)
+    scheduler = Processes(hoard, ignore_progress, 1, memory=300)
+    _, jobs = run_batch(archive, tmp_path / "cases", scheduler=scheduler, retries=0)
     scheduler.close()
-    assert {u.folder[0]: u.state for u in units} == {"a": "failed", "b": "done"}
-    assert "--memory" in (units[0].error or "")
+    assert {job.folder[0]: job.state for job in jobs} == {"a": "failed", "b": "done"}
+    assert "--memory" in (jobs[0].error or "")
     assert (machine_memory() or 0) > resident(os.getpid()) > 10
 
 
-def test_workers_have_one_thread_and_the_gpu_that_is_theirs(tmp_path: Path) -> None:
+def test_each_worker_has_one_thread_and_its_own_gpu(tmp_path: Path) -> None:
     shares: list[float] = []
-    scheduler = Processes(environment, lambda order, share: shares.append(share), 1, gpus=["3"])
+    scheduler = Processes(environment, lambda task, share: shares.append(share), 1, gpus=["3"])
     before = dict(os.environ)
-    _, (unit,) = work_off(files(tmp_path / "in", a="1"), tmp_path / "cases", scheduler=scheduler)
+    _, (job,) = run_batch(files(tmp_path / "in", a="1"), tmp_path / "cases", scheduler=scheduler)
     scheduler.close()
-    assert unit.facts["OMP_NUM_THREADS"] == "1" and unit.facts["CUDA_VISIBLE_DEVICES"] == "3"
+    assert job.summary["OMP_NUM_THREADS"] == "1" and job.summary["CUDA_VISIBLE_DEVICES"] == "3"
     assert shares == [0.5] and dict(os.environ) == before
 
 
 def keep_busy(archive: Path, cases: Path) -> None:
-    work_off(archive, cases, scheduler=Processes(copy_content, silent, 1))
+    run_batch(archive, cases, scheduler=Processes(copy_content, ignore_progress, 1))
 
 
-def test_workers_end_with_the_one_who_started_them(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     archive, cases = files(tmp_path / "in", a="slow"), tmp_path / "cases"
     owner = multiprocessing.get_context("fork").Process(target=keep_busy, args=(archive, cases))
     owner.start()
@@ -169,12 +172,12 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_without_models_nothing_is_worked_on_and_one_line_says_why(tmp_path: Path) -> None:
+def test_without_models_a_batch_stops_with_one_line(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="1", b="2")
     with pytest.raises(UsageError, match=r"this machine: detector\.safetensors: missing"):
-        work_off(archive, tmp_path / "cases", never_fit)
-    _, units = work_off(archive, tmp_path / "cases")
-    assert [(u.state, u.tries) for u in units] == [("done", 1), ("done", 1)]
+        run_batch(archive, tmp_path / "cases", never_fit)
+    _, jobs = run_batch(archive, tmp_path / "cases")
+    assert [(job.state, job.tries) for job in jobs] == [("done", 1), ("done", 1)]
 
 
 # Dask.
@@ -190,23 +193,22 @@ def cluster() -> Iterator[Any]:
         dashboard_address=None,
         protocol="tcp",
         host="127.0.0.1",
-    ) as found:
-        yield found
+    ) as started:
+        yield started
 
 
 def test_a_cluster_makes_the_same_cases_to_the_byte(
     cluster: Any, entrance: Path, tmp_path: Path
 ) -> None:
-    archive, told = files(tmp_path / "in", b="no film"), Told()
+    archive = files(tmp_path / "in", b="no film")
     shutil.copy(entrance, archive / "a.mp4")
-    _, here = work_off(archive, tmp_path / "here", scheduler=Local(work, silent))
-    scheduler = Dask(work, cluster.scheduler_address, print)
-    _, there = work_off(archive, tmp_path / "there", scheduler=scheduler)
+    _, here = run_batch(archive, tmp_path / "here", scheduler=Local(run_task, ignore_progress))
+    scheduler = Dask(run_task, cluster.scheduler_address, print)
+    _, there = run_batch(archive, tmp_path / "there", scheduler=scheduler)
     scheduler.close()
-    assert [(u.folder, u.state, u.facts, u.error) for u in there] == [
-        (u.folder, u.state, u.facts, u.error) for u in here
+    assert [(job.folder, job.state, job.summary, job.error) for job in there] == [
+        (job.folder, job.state, job.summary, job.error) for job in here
     ]
-    assert told.notes == []
     digests = set()
     for cases in ("here", "there"):
         with Case.open(tmp_path / cases / here[0].folder, read_only=True) as case:
@@ -214,48 +216,48 @@ def test_a_cluster_makes_the_same_cases_to_the_byte(
     assert len(digests) == 1
 
 
-def test_no_scheduler_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_dask_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(schedulers, "ANSWER", 1)
+    monkeypatch.setattr(schedulers, "ANSWER_SECONDS", 1)
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UsageError, match="no scheduler answers there"):
             Dask(copy_content, f"tcp://127.0.0.1:{taken.getsockname()[1]}", print)
 
 
-def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_dist_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtra, match=r"fasr-video\[dist\]"):
         Dask(copy_content, "tcp://127.0.0.1:1", print)
 
 
 @pytest.mark.parametrize(
-    ("version", "cases", "weights", "says"),
+    ("version", "cases", "weights", "expected"),
     [
-        ("0.0.0", ".", "null", "the batch is 0.0.0's; install the same there"),
-        (__version__, "nowhere", "null", "mount them under the same paths?"),
+        ("0.0.0", ".", "null", "the batch runs 0.0.0; install the same version there"),
+        (__version__, "nowhere", "null", "mount it under the same path"),
         (__version__, ".", "not_there.safetensors", "not_there.safetensors"),
     ],
     ids=["another version", "cases not seen", "without the models"],
 )
-def test_a_worker_that_cannot_do_units_is_left_out_by_name(
-    version: str, cases: str, weights: str, says: str, cluster: Any, tmp_path: Path
+def test_a_worker_that_cannot_do_tasks_is_excluded_by_name(
+    version: str, cases: str, weights: str, expected: str, cluster: Any, tmp_path: Path
 ) -> None:
     text = files(tmp_path, a="1") / "a.mp4"
     settings = configs.load(
         "cpu", ("detect.backend=builtin", f"detect.weights={weights}")
     ).model_dump_json()
-    asked = Order(
+    task = Task(
         1, text, "", 1, 1, tmp_path / cases / "case", settings, None, Recording(), version=version
     )
-    scheduler = Dask(work, cluster.scheduler_address, print)
-    with pytest.raises(UsageError, match=says) as told:
-        scheduler.submit(asked)
+    scheduler = Dask(run_task, cluster.scheduler_address, print)
+    with pytest.raises(UsageError, match=expected) as raised:
+        scheduler.submit(task)
         for _ in range(600):
             scheduler.wait(0.1)
     scheduler.close()
     (worker,) = cluster.scheduler_info["workers"]
-    assert worker in str(told.value) and "nothing done is lost" in str(told.value)
+    assert worker in str(raised.value) and "what is done stays done" in str(raised.value)
 
 
 def dask(*arguments: str) -> subprocess.Popen[bytes]:
@@ -270,23 +272,23 @@ def dask(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
-def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(
+def test_workers_may_leave_and_join_and_a_lost_dask_scheduler_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(schedulers, "ANSWER", 2)
+    monkeypatch.setattr(schedulers, "ANSWER_SECONDS", 2)
     archive, cases, port = (
         files(tmp_path / "in", a="killer", b="good"),
         tmp_path / "cases",
         free_port(),
     )
     address = f"tcp://127.0.0.1:{port}"
-    boss = dask("scheduler", "--port", str(port), "--host", "127.0.0.1")
+    dask_scheduler = dask("scheduler", "--port", str(port), "--host", "127.0.0.1")
     worker = ("worker", address, "--no-nanny", "--nthreads", "1")
     workers = [dask(*worker)]
 
@@ -294,39 +296,41 @@ def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(
         workers[0].wait()
         workers.append(dask(*worker))
 
-    def end_of_the_boss() -> None:
+    def kill_the_scheduler() -> None:
         while not list(cases.glob("c-*/tries")):
             time.sleep(0.02)
-        boss.kill()
+        dask_scheduler.kill()
 
-    helpers = [threading.Thread(target=f, daemon=True) for f in (another_worker, end_of_the_boss)]
+    helpers = [
+        threading.Thread(target=f, daemon=True) for f in (another_worker, kill_the_scheduler)
+    ]
     try:
         for helper in helpers:
             helper.start()
         scheduler = connected(address)
-        told, units = work_off(archive, cases, scheduler=scheduler)
-        assert {u.folder[0]: u.state for u in units} == {"a": "done", "b": "done"}
-        assert workers[0].returncode == -signal.SIGKILL and told.about("failed") == []
+        events, jobs = run_batch(archive, cases, scheduler=scheduler)
+        assert {job.folder[0]: job.state for job in jobs} == {"a": "done", "b": "done"}
+        assert workers[0].returncode == -signal.SIGKILL and events.about("failed") == []
         with pytest.raises(EnvironmentFailure, match="the scheduler went away"):
-            work_off(files(archive, c="slow"), cases, scheduler=scheduler)
+            run_batch(files(archive, c="slow"), cases, scheduler=scheduler)
         scheduler.close()
     finally:
-        for process in (boss, *workers):
+        for process in (dask_scheduler, *workers):
             process.kill()
             process.wait()
     with Ledger.open(cases) as ledger:
-        assert sorted((u.state, u.tries) for u in ledger.units()) == [
+        assert sorted((job.state, job.tries) for job in ledger.jobs()) == [
             ("done", 1),
             ("done", 1),
             ("waiting", 0),
         ]
 
 
-def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(
+def test_a_scheduler_that_loses_its_last_worker_is_reported_each_time(
     tmp_path: Path,
 ) -> None:
     distributed = pytest.importorskip("distributed")
-    said: list[str] = []
+    warnings: list[str] = []
     with distributed.LocalCluster(
         n_workers=0,
         threads_per_worker=1,
@@ -335,27 +339,29 @@ def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(
         protocol="tcp",
         host="127.0.0.1",
     ) as empty:
-        scheduler = Dask(copy_content, empty.scheduler_address, said.append)
+        scheduler = Dask(copy_content, empty.scheduler_address, warnings.append)
 
-        def until(told: int, workers: int) -> None:
+        def wait_for(count: int, workers: int) -> None:
             empty.scale(workers)
             end = time.monotonic() + 60
-            while len(said) < told or len(scheduler._threads) != workers:
+            while len(warnings) < count or len(scheduler._threads) != workers:
                 assert time.monotonic() < end
                 scheduler.wait(0.1)
 
         text = files(tmp_path, a="1") / "a.mp4"
         settings = configs.load("cpu").model_dump_json()
-        scheduler.submit(Order(1, text, "", 1, 1, tmp_path / "case", settings, None, Recording()))
-        until(1, 0)
-        until(1, 1)
-        until(2, 0)
+        scheduler.submit(Task(1, text, "", 1, 1, tmp_path / "case", settings, None, Recording()))
+        wait_for(1, 0)
+        wait_for(1, 1)
+        wait_for(2, 0)
         scheduler.close()
-    assert said == ["no worker is there: units wait until one joins (dask worker ADDRESS)"] * 2
+    assert (
+        warnings == ["there are no workers: tasks wait until one joins (dask worker ADDRESS)"] * 2
+    )
 
 
 def connected(address: str) -> Dask:
-    """Once the scheduler is up."""
+    """Return a connection, as soon as the scheduler is up."""
     until = time.monotonic() + 60
     while True:
         try:

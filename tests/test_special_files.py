@@ -14,13 +14,13 @@ from fasr_video.case.store import SETTINGS, TOMBSTONE
 from fasr_video.case.verify import SUMS, verify
 from fasr_video.custody.purge import cases_in
 from fasr_video.errors import InputError, IntegrityError
-from fasr_video.files import LARGEST, open_regular, read_file, sha256_file
+from fasr_video.files import MAX_READ_BYTES, open_regular, read_file, sha256_file
 from fasr_video.gallery import index
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.media import UNREADABLE, read_picture
-from fasr_video.sqlite import refuse_beside
+from fasr_video.sqlite import check_side_files
 from tests.reviewed import make_case
 
 pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end
@@ -118,7 +118,7 @@ def test_a_tombstone_that_is_a_pipe_is_not_waited_for(case: Path) -> None:
 
 def test_a_file_that_claims_more_than_any_of_ours_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "holes").open("wb") as file:
-        file.truncate(LARGEST + 1)
+        file.truncate(MAX_READ_BYTES + 1)
     with pytest.raises(OSError, match="larger than 1024 MiB"):
         read_file(tmp_path / "holes")
 
@@ -137,7 +137,7 @@ def test_a_log_that_goes_while_it_is_looked_for_is_none(tmp_path: Path) -> None:
     writer.start()
     try:
         for _ in range(5_000):
-            refuse_beside(database)
+            check_side_files(database)
     finally:
         ended.set()
         writer.join()

@@ -1,4 +1,4 @@
-"""A folder that keeps filling: files are taken when they are whole, and stopping loses nothing."""
+"""`watch` processes complete files of a folder, and loses nothing when it is stopped."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ import sys
 import time
 from pathlib import Path
 
-from fasr_video.archive.scan import Found
-from fasr_video.archive.watch import Still
-from tests.archives import QUICK, files, ledger_says
+from fasr_video.archive.scan import FoundFile
+from fasr_video.archive.watch import StableFiles
+from tests.archives import QUICK, files, query_ledger
 
 
-def growing(size: int) -> Found:
-    return Found(Path("/in/clip.mp4"), "clip.mp4", size, size)
+def growing(size: int) -> FoundFile:
+    return FoundFile(Path("/in/clip.mp4"), "clip.mp4", size, size)
 
 
-def test_a_file_is_taken_when_it_has_not_changed_for_a_while() -> None:
-    still = Still(30)
-    assert still.new([growing(1)], now=0) == []
-    assert still.new([growing(1)], now=29) == []
-    assert still.new([growing(1)], now=30) == [growing(1)]
+def test_a_file_is_new_when_it_has_not_changed_for_a_while() -> None:
+    stable = StableFiles(30)
+    assert stable.new([growing(1)], now=0) == []
+    assert stable.new([growing(1)], now=29) == []
+    assert stable.new([growing(1)], now=30) == [growing(1)]
 
 
-def test_a_file_that_grows_is_waited_for() -> None:
-    still = Still(30)
-    assert still.new([growing(1)], now=0) == []
-    assert still.new([growing(2)], now=30) == []
-    assert still.new([growing(2)], now=60) == [growing(2)]
+def test_a_file_that_grows_is_not_returned() -> None:
+    stable = StableFiles(30)
+    assert stable.new([growing(1)], now=0) == []
+    assert stable.new([growing(2)], now=30) == []
+    assert stable.new([growing(2)], now=60) == [growing(2)]
 
 
-def test_a_file_is_given_out_once_until_it_is_another() -> None:
-    still = Still(0)
-    assert still.new([growing(1)], now=0) == [growing(1)]
-    assert still.new([growing(1)], now=99) == []
-    assert still.new([growing(2)], now=100) == [growing(2)]
+def test_a_file_is_returned_one_time_until_it_changes() -> None:
+    stable = StableFiles(0)
+    assert stable.new([growing(1)], now=0) == [growing(1)]
+    assert stable.new([growing(1)], now=99) == []
+    assert stable.new([growing(2)], now=100) == [growing(2)]
 
 
-def test_a_file_that_was_away_is_given_out_again() -> None:
-    still = Still(0)
-    assert still.new([growing(1)], now=0) == [growing(1)]
-    assert still.new([], now=1) == []
-    assert still.new([growing(1)], now=2) == [growing(1)]
+def test_a_file_that_was_gone_is_returned_again() -> None:
+    stable = StableFiles(0)
+    assert stable.new([growing(1)], now=0) == [growing(1)]
+    assert stable.new([], now=1) == []
+    assert stable.new([growing(1)], now=2) == [growing(1)]
 
 
-def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
+def test_watch_waits_for_a_folder_that_disappeared(tmp_path: Path) -> None:
     folder, cases = tmp_path / "in", tmp_path / "cases"
     folder.mkdir()
     process = start(folder, cases)
@@ -55,7 +55,7 @@ def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
         time.sleep(0.02)
     folder.rename(tmp_path / "away")
     assert process.stderr is not None
-    assert "it is away; waiting for it" in process.stderr.readline()
+    assert "it is not there; waiting for it" in process.stderr.readline()
     files(tmp_path / "away", b="no film")
     (tmp_path / "away").rename(folder)
     assert "it is back" in process.stderr.readline()
@@ -79,7 +79,7 @@ def start(folder: Path, cases: Path) -> subprocess.Popen[str]:
         "local",
     ]
     return subprocess.Popen(
-        [*command, "--still", "0.2", "--every", "0.1", *overrides],
+        [*command, "--still", "0.2", "--interval", "0.1", *overrides],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,12 +88,14 @@ def start(folder: Path, cases: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(cases: Path, state: str, count: int, process: subprocess.Popen[str]) -> None:
-    while len(ledger_says(cases, f"SELECT id FROM unit WHERE state = '{state}'")) < count:
+    while len(query_ledger(cases, f"SELECT id FROM job WHERE state = '{state}'")) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
-def test_it_takes_what_comes_stops_cleanly_and_goes_on(entrance: Path, tmp_path: Path) -> None:
+def test_watch_processes_new_files_stops_cleanly_and_goes_on(
+    entrance: Path, tmp_path: Path
+) -> None:
     folder, cases = tmp_path / "in", tmp_path / "cases"
     folder.mkdir()
     process = start(folder, cases)
@@ -109,7 +111,7 @@ def test_it_takes_what_comes_stops_cleanly_and_goes_on(entrance: Path, tmp_path:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3 and "1 done, 1 failed" in out
-    assert sorted(ledger_says(cases, "SELECT substr(folder, 1, 1), tries FROM unit")) == [
+    assert sorted(query_ledger(cases, "SELECT substr(folder, 1, 1), tries FROM job")) == [
         ("a", 1),
         ("b", 1),
     ]

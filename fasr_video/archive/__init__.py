@@ -1,1 +1,1 @@
-"""Many files: archives into cases, folders that keep filling, other machines, finished cases searched again."""
+"""Archives of many files: batches, watched folders, clusters, new searches of old cases."""

@@ -1,9 +1,9 @@
-"""What a case holds, without what differs by nature between two runs of the same footage with the same settings.
+"""What a case holds, without what differs between two runs of the same footage and settings.
 
-Left out are: the case's random id; times of day (when segments were made safe, links decided, a review made); seconds
-of work; where the source and the gallery lay; and the log, whose lines carry times of day and whose chain follows from
-them. All else, every row of every table, is here: two runs are equal when these texts are equal to the byte. Pictures
-are in it by the SHA-256 of their bytes, which are their names.
+Left out are: the case's random id; times of day (when segments were saved, links decided, a review
+made); how long the run took; the folders of the source and the gallery; and the log, whose lines
+and chain contain times of day. Every other row of every table is included, and pictures by their
+SHA-256, which is their name. So two runs are equal when these texts are equal.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from typing import Any
 from fasr_video.case.case import Case
 
 TABLES = (
-    *(
-        "meta",
-        "source",
-        "segment",
-        "track",
-        "face",
-        "link",
-        "probe",
-        "encoding",
-        "restoration",
-        "answer",
-        "candidate",
-    ),
-    *("decision", "gallery_photo"),
+    "meta",
+    "source",
+    "segment",
+    "track",
+    "face",
+    "link",
+    "probe",
+    "encoding",
+    "restoration",
+    "answer",
+    "candidate",
+    "decision",
+    "gallery_photo",
 )
-# Columns; of `meta`, keys. The table `log` is left out whole.
+# By table, the columns to leave out; of `meta`, the keys. The table `log` is left out altogether.
 LEFT_OUT = {
     "meta": {"case_id", "log_head"},
     "source": {"path", "seconds"},
@@ -42,7 +41,7 @@ LEFT_OUT = {
 
 
 def dump(case: Case) -> str:
-    """A line of JSON a row, in the order of the tables and of their keys."""
+    """Return a line of JSON for each row, in the order of the tables and of their keys."""
     return "".join(f"{line}\n" for table in TABLES for line in _rows(case, table))
 
 
@@ -68,7 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _without_folder(text: str) -> str:
-    said = json.loads(text)
-    if said is not None:
-        said["gallery"]["folder"] = None
-    return json.dumps(said, sort_keys=True)
+    searched = json.loads(text)
+    if searched is not None:
+        searched["gallery"]["folder"] = None
+    return json.dumps(searched, sort_keys=True)

@@ -1,18 +1,18 @@
-"""The ledger of an archive: which files there are, what is done of them, and what went wrong.
+"""The ledger of an archive: which files there are, which cases are done, and what went wrong.
 
     CASES/ledger.sqlite
       file     path, size, time of change, SHA-256, and what is known of its camera and clock
-      unit     one content under one set of settings: its case folder, its state, its tries
-      unread   folders and files that could not be looked at
+      job      one content under one set of settings: its case folder, its state, its tries
+      unread   folders and files that could not be read
       event    what happened, in order
 
-A unit is waiting, running, done, failed, or missing (no file with its content is there any more). One process holds a
-ledger; what is "running" when it opens one was left behind by an owner that died, and waits again.
+A job is waiting, running, done, failed, or missing (no file with its content is left). One process
+holds a ledger. Jobs that are "running" when it opens one were left by a process that died; they
+wait again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -23,21 +23,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from fasr_video.archive.cameras import Known
-from fasr_video.archive.scan import Found, Scan
+from fasr_video.archive.cameras import FileInfo
+from fasr_video.archive.scan import FoundFile, Scan
 from fasr_video.case.recording import Recording
 from fasr_video.case.store import DATABASE as CASE_DATABASE
 from fasr_video.case.values import is_clock
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
     is_gone,
-    is_plain,
+    is_plain_name,
     make_private_folder,
-    open_lock,
     put_in_place,
     refuse_link,
+    take_lock,
 )
-from fasr_video.schema import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
+from fasr_video.schema import (
+    Shape,
+    check_schema,
+    check_values,
+    find_problem,
+    has_known_meta,
+    is_number,
+)
 from fasr_video.sqlite import (
     BUSY_SECONDS,
     connect,
@@ -49,28 +56,30 @@ from fasr_video.sqlite import (
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"
-# Folder of what was found in the parts of long files.
-PARTS = "parts"
-SCHEMA_VERSION = 1
+# Folder with the detections of long files' chunks.
+CHUNKS = "chunks"
+SCHEMA_VERSION = 2
 STATES = ("waiting", "running", "done", "failed", "missing")
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE file (
-    path TEXT PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT,
-    camera TEXT, clock TEXT, priority INTEGER NOT NULL DEFAULT 0, problem TEXT,
+    path TEXT PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    sha256 TEXT, camera TEXT, clock TEXT, priority INTEGER NOT NULL DEFAULT 0, problem TEXT,
     changes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX file_by_content ON file (sha256);
-CREATE TABLE unit (
-    id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, settings TEXT NOT NULL, folder TEXT NOT NULL UNIQUE,
+CREATE TABLE job (
+    id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, settings TEXT NOT NULL,
+    folder TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'done', 'failed', 'missing')),
-    tries INTEGER NOT NULL DEFAULT 0, error TEXT, size INTEGER NOT NULL, facts TEXT, seconds REAL,
+    tries INTEGER NOT NULL DEFAULT 0, error TEXT, size INTEGER NOT NULL, summary TEXT, seconds REAL,
     UNIQUE (sha256, settings));
 CREATE TABLE unread (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE event (
-    id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, unit INTEGER, path TEXT, details TEXT);
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, job INTEGER, path TEXT,
+    details TEXT);
 """
-# What is known of a case that is done.
+# The numbers in the summary of a case that is done.
 NUMBERS = (
     "frames",
     "faces",
@@ -82,24 +91,26 @@ NUMBERS = (
     "footage_seconds",
 )
 GONE = "its file is not there any more"
-# What this process was asked for: a ledger may hold units of other folders, windows and settings.
-_PLANNED = "CREATE TEMP TABLE planned (unit INTEGER PRIMARY KEY)"
+# The jobs of this process: a ledger may also hold jobs of other folders, time windows and settings.
+_PLANNED = "CREATE TEMP TABLE planned (job INTEGER PRIMARY KEY)"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One that holds a unit's content."""
+    """A file that holds the content of a job."""
 
     path: Path
     name: str
     size: int
     mtime_ns: int
-    place: Recording
+    recording: Recording
     problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Job:
+    """One content, to be made a case under one set of settings."""
+
     id: int
     sha256: str
     folder: str
@@ -108,8 +119,8 @@ class Unit:
     tries: int
     error: str | None
     size: int
-    facts: dict[str, Any]
-    """What its case holds, in numbers; empty until it is done."""
+    summary: dict[str, Any]
+    """The case's NUMBERS, camera and clock; empty until the job is done."""
     seconds: float | None
 
 
@@ -123,20 +134,19 @@ class Ledger:
 
     @classmethod
     def open(cls, cases: Path) -> Ledger:
+        """Open the ledger of a folder of cases to write it, or create it."""
         if (cases / CASE_DATABASE).exists():
             raise CaseError(cases, "it is a case itself", "give a folder for many cases")
         with explain_errors(cases):
             make_private_folder(cases)
-            for name in (DATABASE, PARTS):
+            for name in (DATABASE, CHUNKS):
                 refuse_link(cases / name)
-            lock = open_lock(cases / LOCK)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = take_lock(cases / LOCK)
             except BlockingIOError as error:
-                lock.close()
                 reason = "another batch or watch is working on these cases"
                 raise CaseError(cases, reason, "wait for it, or stop it") from error
-            # No write-ahead log: its shared memory does not work over a network, where cases may lie.
+            # No write-ahead log: it needs shared memory, which does not work over a network.
             _create(cases / DATABASE)
             database = connect(cases / DATABASE, timeout=BUSY_SECONDS)
             database.row_factory = sqlite3.Row
@@ -147,18 +157,15 @@ class Ledger:
                 ledger.close()
                 raise
             database.execute(_PLANNED)
-            ledger.give_back()
+            ledger.reset_running()
         return ledger
 
     @classmethod
     def read(cls, cases: Path) -> Ledger:
-        """Without a lock, and without writing: while a batch is at work, too."""
+        """Open a ledger only to read it, without a lock. A batch may be working on it."""
         if not (cases / DATABASE).is_file():
-            raise CaseError(
-                cases,
-                f"no ledger here (it holds no {DATABASE})",
-                "give the folder that `batch` made",
-            )
+            reason = f"no ledger here (it holds no {DATABASE})"
+            raise CaseError(cases, reason, "give the folder that `batch` made")
         with explain_errors(cases):
             database = connect_to_read(cases / DATABASE)
         database.row_factory = sqlite3.Row
@@ -191,235 +198,247 @@ class Ledger:
     def transaction(self) -> AbstractContextManager[None]:
         return transaction(self.db, self.cases)
 
-    # What there is.
+    # Files.
 
-    def hash_of(self, found: Found) -> str | None:
-        """The SHA-256 of a file that has the size and time of change that it had when it was hashed."""
+    def known_hash(self, file: FoundFile) -> str | None:
+        """Return a file's stored SHA-256, if its size and time of change are still the same."""
         row = self.db.execute(
-            "SELECT size, mtime_ns, sha256 FROM file WHERE path = ?", (str(found.path),)
+            "SELECT size, mtime_ns, sha256 FROM file WHERE path = ?", (str(file.path),)
         ).fetchone()
-        same = row is not None and (row["size"], row["mtime_ns"]) == (found.size, found.mtime_ns)
+        same = row is not None and (row["size"], row["mtime_ns"]) == (file.size, file.mtime_ns)
         return row["sha256"] if same else None
 
-    def put_file(self, found: Found, sha256: str, known: Known) -> None:
-        """A file and its content; paths that it had before it was renamed are forgotten."""
-        clock = None if known.place.clock is None else json.dumps(known.place.clock, sort_keys=True)
+    def put_file(self, file: FoundFile, sha256: str, info: FileInfo) -> None:
+        """Store a file and its content; forget the paths that it had before it was renamed."""
+        clock = info.recording.clock
         row = (
-            str(found.path),
-            found.name,
-            found.size,
-            found.mtime_ns,
+            str(file.path),
+            file.name,
+            file.size,
+            file.mtime_ns,
             sha256,
-            known.place.camera,
-            clock,
+            info.recording.camera,
+            None if clock is None else json.dumps(clock, sort_keys=True),
+            info.priority,
+            info.problem,
         )
         with self.transaction():
             self.db.execute(
-                "INSERT INTO file (path, name, size, mtime_ns, sha256, camera, clock, priority, problem)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
-                " size = excluded.size, mtime_ns = excluded.mtime_ns, sha256 = excluded.sha256,"
-                # What was said of it before holds until something else is said.
+                "INSERT INTO file (path, name, size, mtime_ns, sha256, camera, clock, priority,"
+                " problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (path) DO UPDATE SET name = excluded.name, size = excluded.size,"
+                " mtime_ns = excluded.mtime_ns, sha256 = excluded.sha256,"
+                # Camera and clock stay as they were until new ones are given.
                 " camera = ifnull(excluded.camera, camera), clock = ifnull(excluded.clock, clock),"
-                " priority = excluded.priority,"
-                " problem = excluded.problem",
-                (*row, known.priority, known.problem),
+                " priority = excluded.priority, problem = excluded.problem",
+                row,
             )
             others = self.db.execute(
-                "SELECT path FROM file WHERE sha256 = ? AND path <> ?", (sha256, str(found.path))
+                "SELECT path FROM file WHERE sha256 = ? AND path <> ?", (sha256, str(file.path))
             )
             renamed = [(other["path"],) for other in others.fetchall() if is_gone(other["path"])]
             self.db.executemany("DELETE FROM file WHERE path = ?", renamed)
 
-    def put_job(self, sha256: str, settings: str, folder: str, size: int, again: bool) -> Unit:
-        """The unit of a content under these settings; a new one waits, as does one whose file is back, or (`again`)
-        one that failed."""
-        with self.transaction():
-            self.db.execute(
-                "INSERT INTO unit (sha256, settings, folder, state, size) VALUES (?, ?, ?, 'waiting', ?)"
-                " ON CONFLICT (sha256, settings) DO NOTHING",
-                (sha256, settings, folder, size),
-            )
-            key = "WHERE sha256 = ? AND settings = ?"
-            self.db.execute(
-                f"UPDATE unit SET state = 'waiting' {key} AND state = 'missing'", (sha256, settings)
-            )
-            if again:
-                self.db.execute(
-                    f"UPDATE unit SET state = 'waiting', tries = 0 {key} AND state = 'failed'",
-                    (sha256, settings),
-                )
-            unit = _unit(
-                self.db.execute(f"SELECT * FROM unit {key}", (sha256, settings)).fetchone()
-            )
-            self.db.execute("INSERT OR IGNORE INTO planned VALUES (?)", (unit.id,))
-        return unit
+    def put_unread(self, archive: Path, scanned: Scan) -> None:
+        """Store what could not be read below `archive`, in place of what was stored before.
 
-    def free_folder(self, sha256: str, settings: str, names: Iterable[str]) -> str:
-        """The first of these names that is no other unit's."""
-        query = "SELECT 1 FROM unit WHERE folder = ? AND (sha256, settings) <> (?, ?)"
-        return next(
-            n for n in names if self.db.execute(query, (n, sha256, settings)).fetchone() is None
-        )
-
-    def put_unread(self, archive: Path, found: Scan) -> None:
-        """What could not be looked at below `archive` this time. What was so before is forgotten, but for files that
-        are there: whether they can be read is for `put_problem` and `put_readable` to say."""
-        below, there = _below(archive), {str(f.path) for f in found.files}
+        Entries of files that are there stay: `put_problem` and `clear_problems` are for those.
+        """
+        prefix = _prefix(archive)
+        present = {str(file.path) for file in scanned.files}
         before = dict(self.db.execute("SELECT path, reason FROM unread").fetchall())
-        stay = {
-            path: why
-            for path, why in before.items()
-            if path in there or not f"{path}/".startswith(below)
+        unchanged = {
+            path: reason
+            for path, reason in before.items()
+            if path in present or not f"{path}/".startswith(prefix)
         }
-        now = stay | found.unread
-        if now == before:
+        after = unchanged | scanned.unread
+        if after == before:
             return
         with self.transaction():
             self.db.execute("DELETE FROM unread")
-            self.db.executemany("INSERT INTO unread VALUES (?, ?)", now.items())
+            self.db.executemany("INSERT INTO unread VALUES (?, ?)", after.items())
 
-    def put_problem(self, path: Path, why: str) -> None:
-        """A file that is there and cannot be taken; what is known of it from before stays."""
+    def put_problem(self, path: Path, reason: str) -> None:
+        """Store why a file cannot be used now; what is known of it from before stays."""
         with self.transaction():
             self.db.execute("UPDATE file SET problem = NULL WHERE path = ?", (str(path),))
-            self.db.execute("INSERT OR REPLACE INTO unread VALUES (?, ?)", (str(path), why))
+            self.db.execute("INSERT OR REPLACE INTO unread VALUES (?, ?)", (str(path), reason))
 
-    def put_readable(self, files: Iterable[Found]) -> None:
-        """Files that had a problem, perhaps, and are tried anew."""
+    def clear_problems(self, files: Iterable[FoundFile]) -> None:
+        """Forget the problems of files that are about to be tried."""
         with self.transaction():
             self.db.executemany(
-                "DELETE FROM unread WHERE path = ?", [(str(f.path),) for f in files]
+                "DELETE FROM unread WHERE path = ?", [(str(file.path),) for file in files]
             )
 
-    def put_gone(self, archive: Path, found: Scan) -> None:
-        """Files that were below `archive` and are not any more.
+    def put_gone(self, archive: Path, scanned: Scan) -> None:
+        """Update the ledger for files that were below `archive` and are not any more.
 
-        One that lies elsewhere, or never was in a unit, is forgotten. One that a finished case was made of is kept in
-        mind: its disk may only be away. A unit that never got done is missing.
+        A file whose content is also elsewhere, or that never had a job, is forgotten. The file of a
+        finished case stays: its disk may be detached. Jobs that are not done become missing.
         """
-        below, there = _below(archive), {str(f.path) for f in found.files}
-        known = dict(self.db.execute("SELECT path, sha256 FROM file").fetchall())
+        prefix = _prefix(archive)
+        present = {str(file.path) for file in scanned.files}
+        stored = dict(self.db.execute("SELECT path, sha256 FROM file").fetchall())
         gone = {
-            p: sha
-            for p, sha in known.items()
-            if p.startswith(below) and p not in there and is_gone(p)
+            path: sha256
+            for path, sha256 in stored.items()
+            if path.startswith(prefix) and path not in present and is_gone(path)
         }
-        kept = {sha for path, sha in known.items() if path not in gone}
+        elsewhere = {sha256 for path, sha256 in stored.items() if path not in gone}
         with self.transaction():
-            forgotten = [(path,) for path, sha in gone.items() if sha is None or sha in kept]
+            forgotten = [
+                (path,) for path, sha256 in gone.items() if sha256 is None or sha256 in elsewhere
+            ]
             self.db.executemany("DELETE FROM file WHERE path = ?", forgotten)
-        for sha in {sha for sha in gone.values() if sha is not None} - kept:
-            query = "SELECT id FROM unit WHERE sha256 = ? AND state IN ('waiting', 'failed')"
-            for row in self.db.execute(query, (sha,)).fetchall():
-                self.failed(row["id"], "missing", GONE)
+        for lost in {sha256 for sha256 in gone.values() if sha256 is not None} - elsewhere:
+            query = "SELECT id FROM job WHERE sha256 = ? AND state IN ('waiting', 'failed')"
+            for row in self.db.execute(query, (lost,)).fetchall():
+                self.set_failed(row["id"], "missing", GONE)
 
-    # What is to be done, and what became of it.
+    def files(self, job: Job) -> list[File]:
+        """Return the files that hold the content of a job."""
+        rows = self.db.execute(
+            "SELECT * FROM file WHERE sha256 = ? ORDER BY name, path", (job.sha256,)
+        ).fetchall()
+        return [_file(row) for row in rows]
 
-    def take(self) -> Unit | None:
-        """The next of those that were put; one that failed comes after those that nobody tried."""
+    def name_of(self, path: Path) -> str:
+        """Return the name of a stored file within its archive."""
+        row = self.db.execute("SELECT name FROM file WHERE path = ?", (str(path),)).fetchone()
+        return str(row["name"])
+
+    # Jobs.
+
+    def put_job(
+        self, sha256: str, settings: str, folder: str, size: int, retry_failed: bool
+    ) -> Job:
+        """Plan the job of a content under these settings, and return it.
+
+        It waits if it is new, if its file is back, or if it failed and `retry_failed` is given.
+        """
+        key = "WHERE sha256 = ? AND settings = ?"
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO job (sha256, settings, folder, state, size)"
+                " VALUES (?, ?, ?, 'waiting', ?) ON CONFLICT (sha256, settings) DO NOTHING",
+                (sha256, settings, folder, size),
+            )
+            self.db.execute(
+                f"UPDATE job SET state = 'waiting' {key} AND state = 'missing'", (sha256, settings)
+            )
+            if retry_failed:
+                self.db.execute(
+                    f"UPDATE job SET state = 'waiting', tries = 0 {key} AND state = 'failed'",
+                    (sha256, settings),
+                )
+            row = self.db.execute(f"SELECT * FROM job {key}", (sha256, settings)).fetchone()
+            job = _job(row)
+            self.db.execute("INSERT OR IGNORE INTO planned VALUES (?)", (job.id,))
+        return job
+
+    def free_folder(self, sha256: str, settings: str, names: Iterable[str]) -> str:
+        """Return the first of these names that no other job has."""
+        query = "SELECT 1 FROM job WHERE folder = ? AND (sha256, settings) <> (?, ?)"
+        for name in names:
+            if self.db.execute(query, (name, sha256, settings)).fetchone() is None:
+                return name
+        raise AssertionError("the last name is the whole hash, which no other job has")
+
+    def take_job(self) -> Job | None:
+        """Mark the next planned job as running and return it; jobs that failed come last."""
         row = self.db.execute(
-            "SELECT id FROM unit WHERE state = 'waiting' AND id IN (SELECT unit FROM planned)"
+            "SELECT id FROM job WHERE state = 'waiting' AND id IN (SELECT job FROM planned)"
             " ORDER BY tries, id LIMIT 1"
         ).fetchone()
         if row is None:
             return None
         with self.transaction():
             self.db.execute(
-                "UPDATE unit SET state = 'running', tries = tries + 1 WHERE id = ?", (row["id"],)
+                "UPDATE job SET state = 'running', tries = tries + 1 WHERE id = ?", (row["id"],)
             )
-        return self.unit(row["id"])
+        return self.job(row["id"])
 
-    def files(self, unit: Unit) -> list[File]:
-        rows = self.db.execute(
-            "SELECT * FROM file WHERE sha256 = ? ORDER BY name, path", (unit.sha256,)
-        ).fetchall()
-        return [_file(row) for row in rows]
-
-    def name_of(self, path: Path) -> str:
-        return str(
-            self.db.execute("SELECT name FROM file WHERE path = ?", (str(path),)).fetchone()["name"]
-        )
-
-    def done(self, unit: int, facts: Mapping[str, Any], seconds: float) -> None:
+    def set_done(self, job: int, summary: Mapping[str, Any], seconds: float) -> None:
         with self.transaction():
             self.db.execute(
-                "UPDATE unit SET state = 'done', error = NULL, facts = ?, seconds = ifnull(seconds, 0) + ?"
-                " WHERE id = ?",
-                (json.dumps(facts), seconds, unit),
+                "UPDATE job SET state = 'done', error = NULL, summary = ?,"
+                " seconds = ifnull(seconds, 0) + ? WHERE id = ?",
+                (json.dumps(summary), seconds, job),
             )
             self.db.execute(
-                "UPDATE file SET changes = 0 WHERE sha256 = (SELECT sha256 FROM unit WHERE id = ?)",
-                (unit,),
+                "UPDATE file SET changes = 0 WHERE sha256 = (SELECT sha256 FROM job WHERE id = ?)",
+                (job,),
             )
-            self._event("done", unit)
+            self._log("done", job)
 
-    def failed(self, unit: int, state: str, why: str) -> None:
-        """`state` is failed, missing, or waiting for another try."""
-        with self.transaction():
-            self.db.execute("UPDATE unit SET state = ?, error = ? WHERE id = ?", (state, why, unit))
-            self._event("failed" if state == "failed" else f"failed, {state}", unit, details=why)
-
-    def put_back(self, unit: int, why: str) -> None:
-        """It waits again, and that was no try."""
+    def set_failed(self, job: int, state: str, reason: str) -> None:
+        """Store why a job is not done; `state` is failed, missing, or waiting for another try."""
         with self.transaction():
             self.db.execute(
-                "UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE id = ?", (unit,)
+                "UPDATE job SET state = ?, error = ? WHERE id = ?", (state, reason, job)
             )
-            self._event("put back", unit, details=why)
+            event = "failed" if state == "failed" else f"failed, {state}"
+            self._log(event, job, details=reason)
 
-    def changed(self, unit: Unit, path: Path, why: str) -> int:
-        """A file is not what it was when it was hashed: its content is unknown again. Returns how often that was."""
+    def set_changed(self, job: Job, path: Path, reason: str) -> int:
+        """Forget the content of a file that is not what was hashed, without counting it as a try.
+
+        Returns how often that happened to the file.
+        """
         with self.transaction():
             self.db.execute(
                 "UPDATE file SET sha256 = NULL, changes = changes + 1, problem = ? WHERE path = ?",
-                (why, str(path)),
+                (reason, str(path)),
             )
-            left = self.db.execute(
-                "SELECT count(*) FROM file WHERE sha256 = ?", (unit.sha256,)
+            copies = self.db.execute(
+                "SELECT count(*) FROM file WHERE sha256 = ?", (job.sha256,)
             ).fetchone()[0]
-            state = "waiting" if left else "missing"
+            state = "waiting" if copies else "missing"
             self.db.execute(
-                "UPDATE unit SET state = ?, tries = tries - 1, error = ? WHERE id = ?",
-                (state, why, unit.id),
+                "UPDATE job SET state = ?, tries = tries - 1, error = ? WHERE id = ?",
+                (state, reason, job.id),
             )
-            self._event("changed while it was read", unit.id, path)
+            self._log("changed while it was read", job.id, path)
         row = self.db.execute("SELECT changes FROM file WHERE path = ?", (str(path),)).fetchone()
         return int(row["changes"])
 
-    def give_back(self) -> int:
-        """Units that an owner left running wait again: no try of theirs."""
+    def reset_running(self) -> int:
+        """Let jobs that are marked as running wait again, without counting that as a try."""
         with self.transaction():
-            left = self.db.execute("SELECT id FROM unit WHERE state = 'running'").fetchall()
+            running = self.db.execute("SELECT id FROM job WHERE state = 'running'").fetchall()
             self.db.execute(
-                "UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE state = 'running'"
+                "UPDATE job SET state = 'waiting', tries = tries - 1 WHERE state = 'running'"
             )
-            for row in left:
-                self._event("taken up again", row["id"])
-        return len(left)
+            for row in running:
+                self._log("waits again", row["id"])
+        return len(running)
 
-    # To look at.
+    # Queries.
 
-    def unit(self, number: int) -> Unit:
-        return _unit(self.db.execute("SELECT * FROM unit WHERE id = ?", (number,)).fetchone())
+    def job(self, number: int) -> Job:
+        return _job(self.db.execute("SELECT * FROM job WHERE id = ?", (number,)).fetchone())
 
-    def units(self) -> list[Unit]:
-        return [
-            _unit(row) for row in self.db.execute("SELECT * FROM unit ORDER BY folder").fetchall()
-        ]
+    def jobs(self) -> list[Job]:
+        return [_job(row) for row in self.db.execute("SELECT * FROM job ORDER BY folder")]
 
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """Count and bytes of the units that were put, by state."""
-        query = "SELECT state, count(*), sum(size) FROM unit WHERE id IN (SELECT unit FROM planned) GROUP BY state"
-        found = {row[0]: (row[1], row[2]) for row in self.db.execute(query).fetchall()}
-        return {state: found.get(state, (0, 0)) for state in STATES}
+    def planned_sizes(self) -> dict[str, tuple[int, int]]:
+        """Return how many jobs are planned and their bytes, by state."""
+        query = (
+            "SELECT state, count(*), sum(size) FROM job"
+            " WHERE id IN (SELECT job FROM planned) GROUP BY state"
+        )
+        sizes = {row[0]: (row[1], row[2]) for row in self.db.execute(query).fetchall()}
+        return {state: sizes.get(state, (0, 0)) for state in STATES}
 
-    def asked(self) -> set[str]:
-        """Folders of the units that were put."""
-        query = "SELECT folder FROM unit WHERE id IN (SELECT unit FROM planned)"
+    def planned_folders(self) -> set[str]:
+        """Return the case folders of the jobs that are planned."""
+        query = "SELECT folder FROM job WHERE id IN (SELECT job FROM planned)"
         return {row["folder"] for row in self.db.execute(query).fetchall()}
 
     def problems(self) -> list[tuple[str, str]]:
-        """Files and folders that could not be read, each with the reason."""
+        """Return the files and folders that could not be read, each with the reason."""
         rows = self.db.execute(
             "SELECT path, problem FROM file WHERE sha256 IS NULL AND problem IS NOT NULL"
             " UNION ALL SELECT path, reason FROM unread ORDER BY 1"
@@ -427,73 +446,83 @@ class Ledger:
         return [(row[0], row[1]) for row in rows.fetchall()]
 
     def _damage(self) -> str | None:
-        """The first thing in it that is not as it was written."""
-        return misfit(self.db, SHAPE)
+        """Return the first thing in the database that is not as it was written."""
+        return find_problem(self.db, SHAPE)
 
-    def _event(
+    def _log(
         self,
         event: str,
-        unit: int | None = None,
+        job: int | None = None,
         path: Path | None = None,
         details: str | None = None,
     ) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = (at, event, unit, None if path is None else str(path), details)
+        row = (at, event, job, None if path is None else str(path), details)
         self.db.execute(
-            "INSERT INTO event (at, event, unit, path, details) VALUES (?, ?, ?, ?, ?)", row
+            "INSERT INTO event (at, event, job, path, details) VALUES (?, ?, ?, ?, ?)", row
         )
 
     def _check(self) -> None:
-        """Raise unless it is a ledger of this version, as this program makes them."""
-        place = self.cases / DATABASE
-        if not has_our_meta(self.db, SHAPE):
-            refuse_others(self.db, SHAPE, place)
+        """Raise unless it is a ledger of this version, and everything in it can be right."""
+        path = self.cases / DATABASE
+        if not has_known_meta(self.db, SHAPE):
+            check_schema(self.db, SHAPE, path)
         row = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        made = "unknown" if row is None else row[0]
-        if made != str(SCHEMA_VERSION):
-            reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
-            raise IntegrityError(place, reason, "go on with that version, or give another --out")
-        refuse_others(self.db, SHAPE, place)
-        refuse_values(self.db, SHAPE, place)
+        version = "unknown" if row is None else row[0]
+        if version != str(SCHEMA_VERSION):
+            reason = (
+                "made by another version of fasr-video"
+                f" (ledger format {version}, this version writes {SCHEMA_VERSION})"
+            )
+            remedy = "use that version, or give another --out"
+            raise IntegrityError(path, reason, remedy)
+        check_schema(self.db, SHAPE, path)
+        check_values(self.db, SHAPE, path)
 
 
 def _create(database: Path) -> None:
-    """Whole or not at all: one that a kill left without its tables could not be told from a damaged one."""
+    """Create the database atomically: one without its tables would look damaged after a kill."""
     if database.exists():
         return
     new = database.with_name(database.name + ".new")
-    for left in (new, new.with_name(new.name + "-journal")):
-        left.unlink(missing_ok=True)
+    for leftover in (new, new.with_name(new.name + "-journal")):
+        leftover.unlink(missing_ok=True)
     version = f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}');"
-    with closing(sqlite3.connect(new, isolation_level=None)) as made:
-        made.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {version} COMMIT;")
+    with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {version} COMMIT;")
     put_in_place(new, database)
 
 
-def _below(folder: Path) -> str:
-    """What the paths of all that lies in it begin with."""
+def _prefix(folder: Path) -> str:
+    """Return what the paths of everything in a folder begin with."""
     return os.path.join(folder.absolute(), "")
 
 
-def _unit(row: sqlite3.Row) -> Unit:
-    facts = {} if row["facts"] is None else json.loads(row["facts"])
-    if row["folder"] in {"", ".", ".."} or "/" in row["folder"] or "\0" in row["folder"]:
-        reason = f"the folder of unit {row['id']} is {row['folder']!r}, outside of these cases"
+def _job(row: sqlite3.Row) -> Job:
+    summary = {} if row["summary"] is None else json.loads(row["summary"])
+    if not is_plain_name(row["folder"]):
+        reason = f"the folder of job {row['id']} is {row['folder']!r}, outside of these cases"
         raise IntegrityError(DATABASE, reason, "restore it from a copy, or give another --out")
-    kept = ("id", "sha256", "folder", "state", "tries", "error", "size", "seconds")
-    return Unit(**{k: row[k] for k in kept}, facts=facts)
+    columns = ("id", "sha256", "folder", "state", "tries", "error", "size", "seconds")
+    return Job(**{name: row[name] for name in columns}, summary=summary)
 
 
 def _file(row: sqlite3.Row) -> File:
     clock = None if row["clock"] is None else json.loads(row["clock"])
-    place = Recording(row["camera"], clock)
-    return File(Path(row["path"]), row["name"], row["size"], row["mtime_ns"], place, row["problem"])
+    return File(
+        Path(row["path"]),
+        row["name"],
+        row["size"],
+        row["mtime_ns"],
+        Recording(row["camera"], clock),
+        row["problem"],
+    )
 
 
-def _is_unit(row: Mapping[str, Any]) -> bool:
-    known = json.loads(row["facts"] or "{}")
-    numbers = all(known.get(name) is None or is_number(known[name]) for name in NUMBERS)
-    return is_plain(row["folder"]) and numbers and _is_clock(known.get("clock"))
+def _is_job(row: Mapping[str, Any]) -> bool:
+    summary = json.loads(row["summary"] or "{}")
+    numbers = all(summary.get(name) is None or is_number(summary[name]) for name in NUMBERS)
+    return is_plain_name(row["folder"]) and numbers and _is_clock(summary.get("clock"))
 
 
 def _is_file(row: Mapping[str, Any]) -> bool:
@@ -504,4 +533,4 @@ def _is_clock(clock: Any) -> bool:
     return clock is None or is_clock(clock)
 
 
-SHAPE = Shape(_SCHEMA, {"unit": _is_unit, "file": _is_file}, {}, frozenset())
+SHAPE = Shape(_SCHEMA, {"job": _is_job, "file": _is_file}, {}, frozenset())

@@ -1,4 +1,4 @@
-"""What lies in an archive: files that may be footage, and folders that could not be read."""
+"""Find the files of an archive that may be footage, and list the folders that could not be read."""
 
 from __future__ import annotations
 
@@ -11,81 +11,82 @@ from pathlib import Path
 from fasr_video.errors import InputError
 from fasr_video.files import is_utf8, readable_name
 
+# Endings of video files.
 ENDINGS = frozenset(
     {
-        *(
-            ".mp4",
-            ".m4v",
-            ".mov",
-            ".3gp",
-            ".mkv",
-            ".webm",
-            ".avi",
-            ".ts",
-            ".mts",
-            ".m2ts",
-            ".mpg",
-            ".mpeg",
-            ".vob",
-        ),
-        *(
-            ".h264",
-            ".264",
-            ".h265",
-            ".265",
-            ".hevc",
-            ".flv",
-            ".asf",
-            ".wmv",
-            ".mxf",
-            ".dav",
-            ".ogv",
-            ".dv",
-            ".mjpeg",
-        ),
-        *(".mjpg", ".ivf"),
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
+        ".hevc",
+        ".flv",
+        ".asf",
+        ".wmv",
+        ".mxf",
+        ".dav",
+        ".ogv",
+        ".dv",
+        ".mjpeg",
+        ".mjpg",
+        ".ivf",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     path: Path
     name: str
-    """Within the archive, with /."""
+    """The path within the archive, with /."""
     size: int
     mtime_ns: int
 
 
 @dataclass(slots=True)
 class Scan:
-    files: list[Found] = field(default_factory=list)
+    files: list[FoundFile] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
-    """Folders and files that could not be looked at, and why."""
+    """Folders and files that could not be read, and why."""
 
 
 def check_folder(archive: Path) -> None:
+    """Raise where there is no such folder."""
     if not os.path.isdir(archive):
         raise InputError(archive, "no such folder", "give the folder that the footage is in")
 
 
 def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
-    """Files below `archive` whose path within it fits `glob` (`*` goes through folders), or whose ending is known.
+    """Return the files below `archive` whose path within it fits `glob`, or whose ending is known.
 
-    `leave_out` is a folder that is no part of it: the cases, where they lie inside.
+    In the glob, `*` also matches /. `leave_out` is a folder to skip: the cases, where they lie
+    inside the archive.
     """
     check_folder(archive)
-    archive, result = archive.absolute(), Scan()
+    archive = archive.absolute()
+    result = Scan()
     skip = leave_out.resolve()
 
-    def refused(error: OSError) -> None:
+    def add_unread(error: OSError) -> None:
         result.unread[str(error.filename)] = error.strerror or str(error)
 
-    for folder, below, names in os.walk(archive, onerror=refused):
+    for folder, subfolders, names in os.walk(archive, onerror=add_unread):
         here = Path(folder)
-        for link in [b for b in below if (here / b).is_symlink()]:
-            result.unread[str(here / link)] = "a link to a folder is not followed"
-        below[:] = sorted(b for b in below if (here / b).resolve() != skip)
+        for link in [name for name in subfolders if (here / name).is_symlink()]:
+            result.unread[str(here / link)] = "links to folders are not followed"
+        subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != skip)
         for name in sorted(names):
             path = here / name
             within = path.relative_to(archive).as_posix()
@@ -102,8 +103,8 @@ def _add(result: Scan, path: Path, within: str) -> None:
         facts = path.stat()
     except OSError as error:
         result.unread[str(path)] = error.strerror or str(error)
-    else:
-        if stat.S_ISREG(facts.st_mode):
-            result.files.append(Found(path, within, facts.st_size, facts.st_mtime_ns))
-        else:  # reading a pipe would wait for ever
-            result.unread[str(path)] = "no regular file, but a pipe, socket or device"
+        return
+    if stat.S_ISREG(facts.st_mode):
+        result.files.append(FoundFile(path, within, facts.st_size, facts.st_mtime_ns))
+    else:  # reading a pipe would block for ever
+        result.unread[str(path)] = "not a regular file, but a pipe, socket or device"

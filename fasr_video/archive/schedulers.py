@@ -1,7 +1,8 @@
-"""Where units are worked on: in this process, in processes of this machine, or on a Dask cluster.
+"""Where tasks run: in this process, in processes of this machine, or on a Dask cluster.
 
-All run the same function on the same orders. A scheduler takes orders while it has room, and gives back how each ended;
-a worker that dies, or takes more memory than it may, is a failed try of its unit and is replaced.
+All call the same function with the same tasks. A scheduler takes tasks while it has room, and
+returns how each ended. Where a worker dies, or takes more memory than it may, its task has failed
+and the worker is replaced.
 """
 
 from __future__ import annotations
@@ -21,191 +22,200 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from fasr_video.archive.orders import End, Order, Outcome, Work
+from fasr_video.archive.tasks import Outcome, RunTask, Status, Task
 from fasr_video.errors import GPU_LOST, EnvironmentFailure, MissingExtra, UsageError
 
-Tell = Callable[[Order, float], None]
-Finished = tuple[Order, Outcome]
-# Seconds between two looks at the workers' memory, and at a cluster's workers.
-TICK = 0.5
+# Called now and then with the share of a task that is done.
+OnTaskProgress = Callable[[Task, float], None]
+Finished = tuple[Task, Outcome]
+# Seconds between two checks of the workers' memory, and of a cluster's workers.
+CHECK_INTERVAL = 0.5
 # Seconds that a Dask scheduler has to answer.
-ANSWER = 10
+ANSWER_SECONDS = 10
 
 
 class Scheduler(Protocol):
     def room(self) -> int:
-        """How many more orders it can use now."""
+        """Return how many more tasks it can use now."""
         ...
 
-    def submit(self, order: Order) -> None: ...
+    def submit(self, task: Task) -> None: ...
 
     def wait(self, seconds: float) -> list[Finished]:
-        """What has ended, after at most so many seconds (or the time that a unit takes, in this process)."""
+        """Return the tasks that ended, after at most so many seconds.
+
+        In this process it takes as long as a task does.
+        """
         ...
 
     def close(self) -> None:
-        """Stop whatever is at work; nothing done is lost."""
+        """Stop the tasks that are running. What is done stays done."""
         ...
 
 
-def refuse(who: str, outcome: Outcome) -> UsageError:
-    return UsageError(
-        who, outcome.text, "nothing done is lost: put it right and give the same command"
-    )
+def unfit_error(worker: str, reason: str) -> UsageError:
+    remedy = "correct that and give the same command: what is done stays done"
+    return UsageError(worker, reason, remedy)
 
 
 class Local:
-    """One after another, in this process."""
+    """Runs one task after another in this process."""
 
-    def __init__(self, work: Work, tell: Tell) -> None:
-        self._work, self._tell = work, tell
-        self._orders: list[Order] = []
+    def __init__(self, run_task: RunTask, on_progress: OnTaskProgress) -> None:
+        self._run_task = run_task
+        self._on_progress = on_progress
+        self._tasks: list[Task] = []
 
     def room(self) -> int:
-        return 1 - len(self._orders)
+        return 1 - len(self._tasks)
 
-    def submit(self, order: Order) -> None:
-        self._orders.append(order)
+    def submit(self, task: Task) -> None:
+        self._tasks.append(task)
 
     def wait(self, seconds: float) -> list[Finished]:
-        if not self._orders:
+        if not self._tasks:
             time.sleep(seconds)
             return []
-        order = self._orders.pop()
-        outcome = self._work(order, lambda share: self._tell(order, share))
-        if outcome.end is End.UNFIT:
-            raise refuse("this machine", outcome)
-        return [(order, outcome)]
+        task = self._tasks.pop()
+        outcome = self._run_task(task, lambda share: self._on_progress(task, share))
+        if outcome.status is Status.UNFIT:
+            raise unfit_error("this machine", outcome.message)
+        return [(task, outcome)]
 
     def close(self) -> None:
-        self._orders.clear()
+        self._tasks.clear()
 
 
 @dataclass
 class _Worker:
     process: Any
     pipe: Any
-    order: Order | None = None
+    task: Task | None = None
     killed_for: str | None = None
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
 
 
 class Processes:
-    """Workers on this machine: each imports everything afresh, with one thread, and ends when this process does."""
+    """Worker processes on this machine.
+
+    Each imports everything afresh, has one thread, and ends when this process does.
+    """
 
     def __init__(
         self,
-        work: Work,
-        tell: Tell,
+        run_task: RunTask,
+        on_progress: OnTaskProgress,
         count: int,
         memory: int | None = None,
         gpus: Sequence[str] = (),
     ) -> None:
-        """`memory` is the most that a worker may hold, in MB; worker k sees only GPU k of `gpus`, in turn."""
-        self._work, self._tell, self._memory = work, tell, memory
+        """`memory` is the most that a worker may hold, in MB. The workers take `gpus` in turn."""
+        self._run_task = run_task
+        self._on_progress = on_progress
+        self._memory = memory
         self._gpus = [gpus[k % len(gpus)] if gpus else None for k in range(count)]
         self._workers: list[_Worker | None] = [None] * count
-        self._looked = 0.0
+        self._memory_checked = 0.0
 
     def room(self) -> int:
-        return sum(w is None or w.order is None for w in self._workers)
+        return sum(worker is None or worker.task is None for worker in self._workers)
 
-    def submit(self, order: Order) -> None:
+    def submit(self, task: Task) -> None:
         for k, worker in enumerate(self._workers):
-            if worker is not None and worker.order is not None:
-                continue  # dead or not: `_hear` says how its order ended
+            if worker is not None and worker.task is not None:
+                continue  # busy, or dead and not yet noticed: `_receive` returns its task
             if worker is None or not worker.process.is_alive():
                 worker = self._workers[k] = self._start(k)
-            worker.order = order
-            with suppress(
-                ConnectionError
-            ):  # it died just now, which is heard as of any that dies at work
-                worker.pipe.send(order)
+            worker.task = task
+            # Where the worker died just now, `_receive` notices, as of any that dies at work.
+            with suppress(ConnectionError):
+                worker.pipe.send(task)
             return
         raise AssertionError("no room")
 
     def wait(self, seconds: float) -> list[Finished]:
         until = time.monotonic() + seconds
         while True:
-            busy = [w for w in self._workers if w is not None and w.order is not None]
-            left = max(0.0, until - time.monotonic())
-            connection.wait(
-                [x for w in busy for x in (w.pipe, w.process.sentinel)], min(TICK, left)
-            )
-            found = [f for w in busy for f in self._hear(w)]
+            busy = [w for w in self._workers if w is not None and w.task is not None]
+            handles = [handle for w in busy for handle in (w.pipe, w.process.sentinel)]
+            remaining = max(0.0, until - time.monotonic())
+            connection.wait(handles, min(CHECK_INTERVAL, remaining))
+            finished = [ended for worker in busy for ended in self._receive(worker)]
             self._limit_memory(busy)
-            if found or time.monotonic() >= until:
-                return found
+            if finished or time.monotonic() >= until:
+                return finished
 
     def close(self) -> None:
         for worker in filter(None, self._workers):
-            worker.process.kill()
-            worker.process.join()
+            worker.stop()
             worker.pipe.close()
         self._workers = [None] * len(self._workers)
 
     def _start(self, k: int) -> _Worker:
-        here, there = multiprocessing.Pipe()
-        spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(
-            target=_serve, args=(there, self._work), name=f"fasr-video {k}", daemon=True
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(theirs, self._run_task), name=f"fasr-video {k}", daemon=True
         )
-        one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        with _environment(
-            one | ({} if self._gpus[k] is None else {"CUDA_VISIBLE_DEVICES": str(self._gpus[k])})
-        ):
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        variables = dict.fromkeys(threads, "1")
+        gpu = self._gpus[k]
+        if gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = gpu
+        with _environment(variables):
             process.start()
-        there.close()
-        return _Worker(process, here)
+        theirs.close()
+        return _Worker(process, ours)
 
-    def _hear(self, worker: _Worker) -> list[Finished]:
-        order = worker.order
-        assert order is not None
+    def _receive(self, worker: _Worker) -> list[Finished]:
+        """Read what a busy worker sent; returns its task if that ended or the worker died."""
+        task = worker.task
+        assert task is not None
         try:
             while worker.pipe.poll():
-                said = worker.pipe.recv()
-                if isinstance(said, Outcome):
-                    worker.order = None
-                    if said.end is End.UNFIT:
-                        raise refuse("this machine", said)
-                    if (
-                        GPU_LOST in said.text
-                    ):  # for good, in that process: a fresh one takes the next try
-                        worker.process.kill()
-                        worker.process.join()
-                    return [(order, said)]
-                self._tell(order, said)
+                message = worker.pipe.recv()
+                if isinstance(message, Outcome):
+                    return self._finish(worker, task, message)
+                self._on_progress(task, message)
         except (EOFError, ConnectionError):
-            worker.process.join(TICK)
+            worker.process.join(CHECK_INTERVAL)
         if worker.process.is_alive():
             return []
-        worker.order = None
-        code = worker.process.exitcode or 0
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return [
-            (
-                order,
-                Outcome(
-                    End.FAILED, f"{order.path}: {worker.killed_for or f'its worker died ({how})'}"
-                ),
-            )
-        ]
+        worker.task = None
+        reason = worker.killed_for or f"its worker died ({_how_ended(worker.process)})"
+        return [(task, Outcome(Status.FAILED, f"{task.path}: {reason}"))]
+
+    def _finish(self, worker: _Worker, task: Task, outcome: Outcome) -> list[Finished]:
+        worker.task = None
+        if outcome.status is Status.UNFIT:
+            raise unfit_error("this machine", outcome.message)
+        if GPU_LOST in outcome.message:
+            worker.stop()  # a process cannot get its GPU back; a new one does the next try
+        return [(task, outcome)]
 
     def _limit_memory(self, busy: Sequence[_Worker]) -> None:
-        if self._memory is None or time.monotonic() - self._looked < TICK:
+        if self._memory is None or time.monotonic() - self._memory_checked < CHECK_INTERVAL:
             return
-        self._looked = time.monotonic()
+        self._memory_checked = time.monotonic()
         for worker in busy:
             held = resident(worker.process.pid)
-            if worker.order is not None and held > self._memory and worker.killed_for is None:
+            if worker.task is not None and held > self._memory and worker.killed_for is None:
                 worker.killed_for = (
-                    f"its worker held {held} MB, and {self._memory} are allowed (--memory)"
+                    f"its worker took {held} MB of memory; {self._memory} are allowed (--memory)"
                 )
                 worker.process.kill()
 
 
-def _serve(pipe: Any, work: Work) -> None:
-    """A worker process: orders in, shares and outcomes out, until the one who started it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
+def _how_ended(process: Any) -> str:
+    code = process.exitcode or 0
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _serve(pipe: Any, run_task: RunTask) -> None:
+    """Run a worker process: receive tasks, send progress and outcomes, until its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -216,40 +226,46 @@ def _serve(pipe: Any, work: Work) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     while True:
         try:
-            order = pipe.recv()
+            task = pipe.recv()
         except EOFError:
             return
-        pipe.send(work(order, pipe.send))
+        pipe.send(run_task(task, pipe.send))
 
 
 def resident(pid: int) -> int:
-    """MB that a process holds; 0 where that cannot be known."""
+    """Return how many MB a process holds; 0 where that cannot be found out."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) // 1000 for line in lines if line.startswith("VmRSS:")), 0)
+    for line in lines:
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1000
+    return 0
 
 
 def machine_memory() -> int | None:
-    """MB of this machine, or of the control group that it shares; None where nobody says."""
-    found = []
-    for path, unit in (("/proc/meminfo", 1000), ("/sys/fs/cgroup/memory.max", 1_000_000)):
+    """Return the MB of memory of this machine, or of its control group; None if unknown."""
+    sizes = []
+    for path, per_mb in (("/proc/meminfo", 1000), ("/sys/fs/cgroup/memory.max", 1_000_000)):
         try:
             words = Path(path).read_text().split()
         except OSError:
             continue
         number = words[1] if path.startswith("/proc") else words[0]
         if number.isdigit():
-            found.append(int(number) // unit)
-    return min(found, default=None)
+            sizes.append(int(number) // per_mb)
+    return min(sizes, default=None)
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables that a process started meanwhile inherits: its numeric libraries read them when they are imported."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a process that is started within.
+
+    Its numeric libraries read them when they are imported.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -261,56 +277,66 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class Dask:
-    """The workers of a Dask scheduler that is there already; they may leave and join while it runs."""
+    """The workers of a running Dask scheduler. They may leave and join at any time.
 
-    def __init__(self, work: Work, address: str, warn: Callable[[str], None]) -> None:
+    Each worker is first checked: a small task returns why it cannot do ours, or None.
+    """
+
+    def __init__(self, run_task: RunTask, address: str, warn: Callable[[str], None]) -> None:
         try:
             from distributed import Client
         except ImportError as error:
             raise MissingExtra("distributed", "dist", "--scheduler dask=…") from error
-        logging.getLogger("distributed").setLevel(
-            logging.CRITICAL
-        )  # what matters of it is said in our own lines
-        self._work, self._address, self._warn = work, address, warn
+        # What matters of its log is in our own messages.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        self._run_task = run_task
+        self._address = address
+        self._warn = warn
         try:
-            self._client: Any = Client(address, timeout=ANSWER, set_as_default=False)  # type: ignore[no-untyped-call]
+            self._client: Any = Client(  # type: ignore[no-untyped-call]
+                address, timeout=ANSWER_SECONDS, set_as_default=False
+            )
         except (OSError, TimeoutError, ValueError) as error:
             remedy = "start one (dask scheduler), or give its address as tcp://HOST:8786"
             raise UsageError(
                 f"--scheduler dask={address}", "no scheduler answers there", remedy
             ) from error
-        self._orders: dict[Any, Order] = {}
+        self._tasks: dict[Any, Task] = {}
+        """The tasks that were submitted, by their futures."""
         self._ended: queue.Queue[Any] = queue.Queue()
+        """Futures that ended, of tasks and of checks."""
         self._problems: dict[str, str | None] = {}
-        """Of the workers that were asked: why they cannot do units."""
-        self._asked: tuple[str, str, str, str | None] | None = None
-        self._questions: dict[Any, str] = {}
-        """Workers that have not answered yet."""
+        """Of each worker that was checked: why it cannot do tasks."""
+        self._requirements: tuple[str, str, str, str | None] | None = None
+        """The arguments of a check."""
+        self._checks: dict[Any, str] = {}
+        """The workers that are being checked, by the futures of the checks."""
         self._threads: dict[str, int] = {}
-        """Of the workers that are there."""
-        self._manned = True
-        """Whether workers were there at the last look."""
-        self._looked = 0.0
+        """The present workers and how many threads each has."""
+        self._had_workers = True
+        """Whether there were workers at the last check."""
+        self._workers_checked = 0.0
 
     def room(self) -> int:
-        threads = sum(
-            count for worker, count in self._threads.items() if self._problems.get(worker) is None
-        )
-        # One is at work, one waits: a worker never idles for our answer.
-        return max(1, 2 * threads) - len(self._orders)
+        fit = [worker for worker in self._threads if self._problems.get(worker) is None]
+        threads = sum(self._threads[worker] for worker in fit)
+        # One task runs and one waits for it, so that a worker never idles until we answer.
+        return max(1, 2 * threads) - len(self._tasks)
 
-    def submit(self, order: Order) -> None:
-        gallery = None if order.gallery is None else str(order.gallery)
-        self._asked = (order.version, order.settings, str(order.case.parent), gallery)
-        self._look_at_workers()
-        fit = [w for w in self._threads if self._problems.get(w) is None]
-        # Not more than a wish: those that are fit may leave, and others join.
-        where = (
-            {"workers": fit, "allow_other_workers": True} if len(fit) < len(self._threads) else {}
+    def submit(self, task: Task) -> None:
+        gallery = None if task.gallery is None else str(task.gallery)
+        self._requirements = (task.version, task.settings, str(task.case.parent), gallery)
+        self._check_workers()
+        fit = [worker for worker in self._threads if self._problems.get(worker) is None]
+        options: dict[str, Any] = {}
+        if len(fit) < len(self._threads):
+            # No more than a wish: fit workers may leave, and others join.
+            options = {"workers": fit, "allow_other_workers": True}
+        key = f"fasr-{os.urandom(8).hex()}"  # random: the same job may come a second time
+        future: Any = self._client.submit(
+            _run_on_worker, self._run_task, task, pure=False, key=key, **options
         )
-        key = f"fasr-{os.urandom(8).hex()}"  # the same unit may come again
-        future: Any = self._client.submit(_do, self._work, order, pure=False, key=key, **where)
-        self._orders[future] = order
+        self._tasks[future] = task
         future.add_done_callback(self._ended.put)
 
     def wait(self, seconds: float) -> list[Finished]:
@@ -319,126 +345,150 @@ class Dask:
             ended.append(self._ended.get(timeout=max(seconds, 0.01)))
             while True:
                 ended.append(self._ended.get_nowait())
-        found = [finished for future in ended for finished in self._result(future)]
-        self._look_at_workers()
-        return found
+        finished = [result for future in ended for result in self._result(future)]
+        self._check_workers()
+        return finished
 
     def close(self) -> None:
         if self._client.status == "running":
-            self._client.cancel([*self._orders, *self._questions], force=True)
-        self._client.close(timeout=TICK)
-        self._orders.clear()
+            self._client.cancel([*self._tasks, *self._checks], force=True)
+        self._client.close(timeout=CHECK_INTERVAL)
+        self._tasks.clear()
 
     def _result(self, future: Any) -> list[Finished]:
-        if future in self._questions:
-            self._answered(self._questions.pop(future), future)
+        if future in self._checks:
+            self._finish_check(self._checks.pop(future), future)
             return []
-        order = self._orders.pop(future, None)
-        if order is None:
+        task = self._tasks.pop(future, None)
+        if task is None:
             return []
         if future.cancelled():
-            raise self._gone()
+            raise self._scheduler_gone()
         try:
-            worker, outcome = future.result(timeout=ANSWER)
+            worker, outcome = future.result(timeout=ANSWER_SECONDS)
         except CancelledError as error:
-            raise self._gone() from error
+            raise self._scheduler_gone() from error
         except Exception as error:
-            if _is_lost(future):  # Dask has it done again
-                self._orders[future] = order
+            if _is_lost(future):  # Dask runs it a second time
+                self._tasks[future] = task
                 future.add_done_callback(self._ended.put)
                 return []
-            # Of a worker that died too often for Dask.
-            text = f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}"
-            return [(order, Outcome(End.FAILED, text))]
-        if outcome.end is End.UNFIT:
-            self._note(worker, outcome.text)
-            self.submit(order)
+            # Its workers died too often for Dask.
+            return [(task, Outcome(Status.FAILED, f"{task.path}: {_describe(error)}"))]
+        if outcome.status is Status.UNFIT:
+            self._exclude(worker, outcome.message)
+            self.submit(task)
             return []
-        return [(order, outcome)]
+        return [(task, outcome)]
 
-    def _look_at_workers(self) -> None:
-        """Workers that came since the last look are asked whether they can do units; those that left are forgotten."""
+    def _check_workers(self) -> None:
+        """Start checks of workers that are new, and forget those that left."""
         if self._client.status != "running":
-            raise self._gone()
-        if self._asked is None or time.monotonic() - self._looked < TICK:
+            raise self._scheduler_gone()
+        too_early = time.monotonic() - self._workers_checked < CHECK_INTERVAL
+        if self._requirements is None or too_early:
             return
-        self._looked = time.monotonic()
+        self._workers_checked = time.monotonic()
         try:
-            there = self._client.scheduler_info(n_workers=-1)["workers"]
+            present = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError) as error:  # distributed's own CommClosedError is an OSError
-            raise self._gone() from error
-        self._threads = {worker: facts["nthreads"] for worker, facts in there.items()}
-        if self._manned and not there:
-            self._warn("no worker is there: units wait until one joins (dask worker ADDRESS)")
-        self._manned = bool(there)
-        self._problems = {w: p for w, p in self._problems.items() if w in there}
-        for future in [f for f, w in self._questions.items() if w not in there]:
-            del self._questions[future]
+            raise self._scheduler_gone() from error
+        self._threads = {worker: info["nthreads"] for worker, info in present.items()}
+        if self._had_workers and not present:
+            self._warn("there are no workers: tasks wait until one joins (dask worker ADDRESS)")
+        self._had_workers = bool(present)
+        self._problems = {
+            worker: problem for worker, problem in self._problems.items() if worker in present
+        }
+        for future in [f for f, worker in self._checks.items() if worker not in present]:
+            del self._checks[future]
             future.cancel()
-        for worker in set(there) - set(self._problems) - set(self._questions.values()):
-            # As a task of that worker alone: what runs beside a worker's tasks keeps it from answering its scheduler.
-            key = f"fasr-question-{os.urandom(8).hex()}"
-            asked = self._client.submit(
-                _question(*self._asked), pure=False, key=key, workers=[worker], priority=1
-            )
-            self._questions[asked] = worker
-            asked.add_done_callback(self._ended.put)
+        for worker in set(present) - set(self._problems) - set(self._checks.values()):
+            self._start_check(worker, self._requirements)
 
-    def _answered(self, worker: str, future: Any) -> None:
+    def _start_check(self, worker: str, requirements: tuple[str, str, str, str | None]) -> None:
+        # As a task of that worker alone: what runs beside a worker's tasks keeps it from answering
+        # its scheduler.
+        future = self._client.submit(
+            _make_check(*requirements),
+            pure=False,
+            key=f"fasr-check-{os.urandom(8).hex()}",
+            workers=[worker],
+            priority=1,
+        )
+        self._checks[future] = worker
+        future.add_done_callback(self._ended.put)
+
+    def _finish_check(self, worker: str, future: Any) -> None:
         if worker not in self._threads or future.cancelled():
             return
         try:
-            problem = future.result(timeout=ANSWER)
+            problem = future.result(timeout=ANSWER_SECONDS)
         except CancelledError:
             return
         except Exception as error:
             if _is_lost(future):
-                return  # asked again if it is still there
-            problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                return  # the worker is checked a second time if it is still there
+            problem = _describe(error)
         if problem is None:
             self._problems[worker] = None
         else:
-            self._note(worker, problem)
+            self._exclude(worker, problem)
 
-    def _note(self, worker: str, problem: str) -> None:
+    def _exclude(self, worker: str, problem: str) -> None:
+        """Give a worker no more tasks; raise where none is left that can do any."""
         self._problems[worker] = problem
-        self._warn(f"worker {worker} is left out: {problem}")
-        if all(self._problems.get(w) for w in self._threads):
-            raise refuse(f"worker {worker}", Outcome(End.UNFIT, problem))
+        self._warn(f"worker {worker} gets no tasks: {problem}")
+        if all(self._problems.get(present) for present in self._threads):
+            raise unfit_error(f"worker {worker}", problem)
 
-    def _gone(self) -> EnvironmentFailure:
-        remedy = "start it and give the same command: it goes on"
+    def _scheduler_gone(self) -> EnvironmentFailure:
         return EnvironmentFailure(
-            f"dask={self._address}", "the scheduler went away; what is done is safe", remedy
+            f"dask={self._address}",
+            "the scheduler went away; what is done is safe",
+            "start it and give the same command: it goes on",
         )
 
 
 def _is_lost(future: Any) -> bool:
-    """Whether it is not the task that failed, but the way of its answer to us: its worker died with what it had to
-    say, or the connection broke."""
+    """Return whether the answer was lost, and not the task itself failed.
+
+    Then the worker died with its answer, or the connection broke.
+    """
     return bool(future.status != "error")
 
 
-def _do(work: Work, order: Order) -> tuple[str, Outcome]:
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _run_on_worker(run_task: RunTask, task: Task) -> tuple[str, Outcome]:
+    """Run a task on a Dask worker; returns the worker's address, too."""
     from distributed import get_worker
 
-    return get_worker().address, work(order, lambda share: None)
+    return get_worker().address, run_task(task, lambda share: None)
 
 
-def _question(
+def _make_check(
     version: str, settings: str, cases: str, gallery: str | None
 ) -> Callable[[], str | None]:
-    """For a worker. A function within a function travels whole, so that it can be asked of one without fasr-video."""
+    """Return a function for a worker: it returns why the worker cannot do any task.
 
-    def answer() -> str | None:
+    A nested function is sent as a whole, so that it also runs where fasr-video is not installed.
+    """
+
+    def check() -> str | None:
         try:
             from fasr_video import __version__
         except ImportError:
             return "fasr-video is not installed there; install it"
         if __version__ != version:
-            return f"it has fasr-video {__version__}, and the batch is {version}'s; install the same there"
-        from fasr_video.archive.unit import unfit
+            return (
+                f"it has fasr-video {__version__}, but the batch runs {version};"
+                " install the same version there"
+            )
+        from fasr_video.archive.worker import why_unfit
 
-        return unfit(version, settings, Path(cases), None if gallery is None else Path(gallery))
+        return why_unfit(version, settings, Path(cases), None if gallery is None else Path(gallery))
 
-    return answer
+    return check

@@ -1,6 +1,8 @@
-"""All cases of an archive on one page: what was done, what was not and why, and who may be one person across cameras.
+"""All cases of an archive on one page.
 
-CASES/summary.json, summary.csv (a line a unit), summary.html
+It shows what was done, what was not and why, and which tracks may be one person across cameras.
+
+CASES/summary.json, summary.csv (a row per job), summary.html
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import jinja2
 from PIL import Image as PilImage
 
 from fasr_video import __version__
-from fasr_video.archive.ledger import DATABASE, STATES, Ledger, Unit
+from fasr_video.archive.ledger import DATABASE, NUMBERS, STATES, Job, Ledger
 from fasr_video.case.case import Case
 from fasr_video.case.document import csv_of, decided_subject
 from fasr_video.case.document import tracks as tracks_of
@@ -34,150 +36,173 @@ from fasr_video.report.write import INDEX
 from fasr_video.sqlite import explain_errors
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
-SCHEMA = "fasr-video/archive/1"
-COUNTS = (
-    "frames",
-    "faces",
-    "tracks",
-    "usable",
-    "with_candidates",
-    "unknown",
-    "losses",
-    "footage_seconds",
-)
+SCHEMA = "fasr-video/archive/2"
 COLUMNS = (
-    *("case", "state", "files", "camera", "start", "start_uncertainty", "tries", "error"),
-    *(*COUNTS, "work_seconds", "sha256"),
+    "case",
+    "state",
+    "files",
+    "camera",
+    "start",
+    "start_uncertainty",
+    "tries",
+    "error",
+    *NUMBERS,
+    "work_seconds",
+    "sha256",
 )
-# How a unit stands that was done, and whose case was removed since: the ledger itself still says
-# done.
+# The state of a job whose case was purged; in the ledger it is still done.
 PURGED = "purged"
-THUMB = 64  # px, of a picture to know a track by
+THUMBNAIL = 64  # px
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A track of some case, with what it takes to put it beside tracks of other cases."""
+class CaseTrack:
+    """A track of some case, with what is needed to compare it with tracks of other cases."""
 
     tracklet: Tracklet
     embedder: str
     similarity: float
     """The case's own setting: the lowest cosine of two faces that may be proposed as one person."""
     refused: frozenset[int]
-    """Tracks (as numbered here) that a person said are somebody else."""
-    facts: dict[str, Any]
+    """Tracks (by the numbers used here) that a person said are somebody else."""
+    entry: dict[str, Any]
+    """The track in the summary."""
     accepted: frozenset[int] = frozenset()
     """Tracks that a person said are the same person."""
-    surely: tuple[str, float, float] | None = None
-    """The camera, and from when to when it saw the track for sure; None where that is not known."""
+    surely_visible: tuple[str, float, float] | None = None
+    """The camera, and from when to when it surely saw the track; None where that is not known."""
 
 
 def write_summary(ledger: Ledger) -> dict[str, Any]:
-    """Make it anew from the ledger and the finished cases; returns the document."""
+    """Write the summary's files from the ledger and the finished cases; returns the document."""
     document = summary(ledger)
-    texts = {"json": json.dumps(document, indent=2, ensure_ascii=False), "csv": as_csv(document)}
-    texts["html"] = as_html(document)
+    texts = {
+        "json": json.dumps(document, indent=2, ensure_ascii=False),
+        "csv": as_csv(document),
+        "html": as_html(document),
+    }
     for ending, text in texts.items():
         with explain_errors(ledger.cases):
             atomic_write_text(ledger.cases / f"summary.{ending}", text)
     return document
 
 
-def rewrite(cases: Iterable[Path]) -> list[str]:
-    """Make the summaries of the archives that these cases lie in anew; returns why some could not be."""
+def rewrite_summaries(cases: Iterable[Path]) -> list[str]:
+    """Write the summaries of these cases' archives; returns why some could not be written."""
+    folders: dict[Path, None] = {}
+    for case in cases:
+        folders[case.absolute().parent.resolve()] = None
+        folders[case.resolve().parent] = None
     problems = []
-    parents = (
-        p.resolve() for case in cases for p in (case.absolute().parent, case.resolve().parent)
-    )
-    for folder in dict.fromkeys(parents):
+    for folder in folders:
         if not (folder / DATABASE).is_file():
             continue
         try:
             with Ledger.read(folder) as ledger:
                 write_summary(ledger)
         except FasrError as error:
-            problems.append(f"the summary was not made anew: {error}")
+            problems.append(f"the summary was not written: {error}")
     return problems
 
 
 def summary(ledger: Ledger) -> dict[str, Any]:
-    units, unread, purged = [], [], []
-    seen: list[Seen] = []
-    every = ledger.units()
-    gone = {u.id for u in every if u.state == "done" and is_purged(ledger.cases / u.folder)}
-    counted = _newest([u for u in every if u.id not in gone])
-    for unit in every:
-        line = _line(ledger, unit) | {"counted": unit.id in counted}
-        units.append(line)
+    """Return the summary of a ledger and its cases as plain data."""
+    all_jobs = ledger.jobs()
+    purged_ids = {
+        job.id for job in all_jobs if job.state == "done" and is_purged(ledger.cases / job.folder)
+    }
+    counted = _newest([job for job in all_jobs if job.id not in purged_ids])
+    rows = []
+    unread = []
+    purged = []
+    tracks: list[CaseTrack] = []
+    for job in all_jobs:
+        folder = ledger.cases / job.folder
+        row = _row(ledger, job) | {"counted": job.id in counted}
+        rows.append(row)
         try:
-            if unit.id in gone:
-                line["state"] = PURGED
-                purged.append({"case": unit.folder, **_ended(ledger.cases / unit.folder)})
-            elif unit.state == "done" and unit.id in counted:
-                seen += _seen(ledger.cases / unit.folder, line, len(seen))
+            if job.id in purged_ids:
+                row["state"] = PURGED
+                purged.append({"case": job.folder, **_purge_of(folder)})
+            elif job.state == "done" and job.id in counted:
+                tracks += _tracks_of_case(folder, row, len(tracks))
         except FasrError as error:
-            unread.append({"path": unit.folder, "reason": str(error)})
+            unread.append({"path": job.folder, "reason": str(error)})
     unread += [{"path": path, "reason": reason} for path, reason in ledger.problems()]
-    states = {state: sum(u["state"] == state for u in units) for state in (*STATES, PURGED)}
+    totals = {
+        key: sum(row[key] or 0 for row in rows if row["counted"])
+        for key in (*NUMBERS, "work_seconds")
+    }
+    entries = [track.entry for track in tracks]
     return {
         "schema": SCHEMA,
         "version": __version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "units_by_state": states,
-        "totals": {
-            k: sum(u[k] or 0 for u in units if u["counted"]) for k in (*COUNTS, "work_seconds")
+        "jobs_by_state": {
+            state: sum(row["state"] == state for row in rows) for state in (*STATES, PURGED)
         },
-        "units": units,
+        "totals": totals,
+        "jobs": rows,
         "not_read": unread,
         "purged": purged,
-        "leads": [s.facts for s in seen if s.facts["candidates"] or s.facts["decisions"]],
-        "subjects": subjects(seen),
+        "leads": [entry for entry in entries if entry["candidates"] or entry["decisions"]],
+        "subjects": propose_subjects(tracks),
     }
 
 
-def subjects(seen: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Tracks of any case and camera that may be one person: proposals, by the rules that hold within a case.
+def propose_subjects(tracks: Sequence[CaseTrack]) -> list[dict[str, Any]]:
+    """Return groups of tracks, of any case and camera, that may be one person each.
 
-    What a person joined in its case is one subject here, too, and nothing is put to it that is apart from any of it.
+    The rules are those within a case. Tracks that a person joined in their case stay together, and
+    no track joins a group if it cannot be the person of any of its tracks.
     """
-    found: list[dict[str, Any]] = []
-    for embedder in sorted(
-        {s.embedder for s in seen}
-    ):  # vectors of two embedders mean nothing to each other
-        some = [s for s in seen if s.embedder == embedder]
-        by_id = {s.tracklet.id: s for s in some}
-        accepted = [(s.tracklet.id, other) for s in some for other in s.accepted if other in by_id]
-        people = _clusters(accepted)
+    subjects: list[dict[str, Any]] = []
+    # Vectors of two embedders cannot be compared.
+    for embedder in sorted({track.embedder for track in tracks}):
+        subjects += _subjects_of([track for track in tracks if track.embedder == embedder])
+    subjects.sort(key=_most_cameras_first)
+    return [{"subject": f"P{number}", **subject} for number, subject in enumerate(subjects, 1)]
 
-        def apart(a: int, b: int, people: Any = people, by_id: Any = by_id) -> bool:
-            one, other = people.get(a, {a}), people.get(b, {b})
-            return one is not other and any(_apart(by_id[x], by_id[y]) for x in one for y in other)
 
-        proposals = propose_by_face(
-            [s.tracklet for s in some], max(s.similarity for s in some), apart
-        )
-        scores = {frozenset((p.a, p.b)): p.score for p in proposals}
-        for members in {
-            frozenset(c) for c in _clusters([*accepted, *((p.a, p.b) for p in proposals)]).values()
-        }:
-            by_face = [score for pair, score in scores.items() if pair <= members]
-            about = {
-                "weakest_score": min(by_face, default=None),
-                "joined_by_people": any(m in people for m in members),
+def _subjects_of(tracks: Sequence[CaseTrack]) -> list[dict[str, Any]]:
+    """Return the groups among tracks whose features can be compared."""
+    by_id = {track.tracklet.id: track for track in tracks}
+    accepted = [
+        (track.tracklet.id, other) for track in tracks for other in track.accepted if other in by_id
+    ]
+    joined = _clusters(accepted)
+
+    def apart(a: int, b: int) -> bool:
+        group_a = joined.get(a, {a})
+        group_b = joined.get(b, {b})
+        if group_a is group_b:
+            return False
+        return any(_are_apart(by_id[x], by_id[y]) for x in group_a for y in group_b)
+
+    similarity = max(track.similarity for track in tracks)
+    proposals = propose_by_face([track.tracklet for track in tracks], similarity, apart)
+    scores = {frozenset((p.a, p.b)): p.score for p in proposals}
+    clusters = _clusters([*accepted, *((p.a, p.b) for p in proposals)])
+    subjects = []
+    for members in {frozenset(cluster) for cluster in clusters.values()}:
+        scores_within = [score for pair, score in scores.items() if pair <= members]
+        subjects.append(
+            {
+                "tracks": [by_id[member].entry for member in sorted(members)],
+                "weakest_score": min(scores_within, default=None),
+                "joined_by_people": any(member in joined for member in members),
             }
-            found.append({"tracks": [by_id[m].facts for m in sorted(members)], **about})
-    found.sort(
-        key=lambda s: (
-            -len({t["camera"] for t in s["tracks"]}),
-            -len(s["tracks"]),
-            -(s["weakest_score"] or 0),
         )
-    )
-    return [{"subject": f"P{number}", **s} for number, s in enumerate(found, 1)]
+    return subjects
+
+
+def _most_cameras_first(subject: Mapping[str, Any]) -> tuple[int, int, float]:
+    cameras = {track["camera"] for track in subject["tracks"]}
+    return -len(cameras), -len(subject["tracks"]), -(subject["weakest_score"] or 0)
 
 
 def _clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
-    """Track → all that pairs hold together with it."""
+    """Return, for each track in a pair, all tracks that pairs connect with it."""
     clusters: dict[int, set[int]] = {}
     for a, b in pairs:
         joined = clusters.get(a, {a}) | clusters.get(b, {b})
@@ -185,161 +210,186 @@ def _clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
     return clusters
 
 
-def _apart(a: Seen, b: Seen) -> bool:
-    """A person said so, or one camera saw both at one moment."""
+def _are_apart(a: CaseTrack, b: CaseTrack) -> bool:
+    """Return whether two tracks are two people: somebody said so, or one camera saw both at once."""
     if b.tracklet.id in a.refused or a.tracklet.id in b.refused:
         return True
-    one, other = a.tracklet, b.tracklet
-    if one.source == other.source:
-        return one.start <= other.end and other.start <= one.end
-    if a.surely is None or b.surely is None or a.surely[0] != b.surely[0]:
+    if a.tracklet.source == b.tracklet.source:
+        return a.tracklet.start <= b.tracklet.end and b.tracklet.start <= a.tracklet.end
+    if a.surely_visible is None or b.surely_visible is None:
         return False
-    return a.surely[1] <= b.surely[2] and b.surely[1] <= a.surely[2]
+    camera_a, first_a, last_a = a.surely_visible
+    camera_b, first_b, last_b = b.surely_visible
+    return camera_a == camera_b and first_a <= last_b and first_b <= last_a
 
 
-def _newest(units: Sequence[Unit]) -> set[int]:
-    """Of each content one unit: made under the newest settings that it is done under."""
-    best: dict[str, Unit] = {}
-    for unit in units:
-        so_far = best.setdefault(unit.sha256, unit)
-        if (unit.state == "done", unit.id) > (so_far.state == "done", so_far.id):
-            best[unit.sha256] = unit
-    return {unit.id for unit in best.values()}
+def _newest(jobs: Sequence[Job]) -> set[int]:
+    """Return the ids of the jobs to count: of each content the newest, and done before others."""
+    newest: dict[str, Job] = {}
+    for job in jobs:
+        so_far = newest.setdefault(job.sha256, job)
+        if (job.state == "done", job.id) > (so_far.state == "done", so_far.id):
+            newest[job.sha256] = job
+    return {job.id for job in newest.values()}
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    return csv_of(
-        COLUMNS,
-        (
-            {**{c: unit.get(c) for c in COLUMNS}, "files": " | ".join(unit["files"])}
-            for unit in document["units"]
-        ),
-    )
+    """Return the summary's jobs as CSV."""
+    rows = []
+    for job in document["jobs"]:
+        row = {column: job.get(column) for column in COLUMNS}
+        rows.append({**row, "files": " | ".join(job["files"])})
+    return csv_of(COLUMNS, rows)
 
 
 def as_html(document: Mapping[str, Any]) -> str:
+    """Return the summary as a page."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters["clock"] = lambda text: datetime.fromisoformat(text).isoformat(" ", "milliseconds")
     return page.get_template("summary.html").render(document)
 
 
-def _line(ledger: Ledger, unit: Unit) -> dict[str, Any]:
-    files = ledger.files(unit)
-    clock = unit.facts.get("clock") or (files[0].place.clock if files else None) or {}
-    camera = unit.facts.get("camera") or (files[0].place.camera if files else None)
-    line: dict[str, Any] = dict.fromkeys(COLUMNS)
-    line |= {k: unit.facts.get(k) for k in COUNTS}
-    line |= {
-        "case": unit.folder,
-        "state": unit.state,
-        "files": [f.name for f in files],
+def _row(ledger: Ledger, job: Job) -> dict[str, Any]:
+    """Return a job as it stands in the summary."""
+    files = ledger.files(job)
+    recording = files[0].recording if files else None
+    clock = job.summary.get("clock") or (recording.clock if recording else None) or {}
+    camera = job.summary.get("camera") or (recording.camera if recording else None)
+    return {
+        "case": job.folder,
+        "state": job.state,
+        "files": [file.name for file in files],
         "camera": camera,
+        "start": clock.get("start"),
+        "start_uncertainty": clock.get("uncertainty_seconds"),
+        "tries": job.tries,
+        "error": job.error,
+        **{key: job.summary.get(key) for key in NUMBERS},
+        "work_seconds": None if job.seconds is None else round(job.seconds, 1),
+        "sha256": job.sha256,
+        "report": _report(ledger.cases, job.folder, INDEX) if job.state == "done" else None,
     }
-    line |= {"start": clock.get("start"), "start_uncertainty": clock.get("uncertainty_seconds")}
-    line |= {"tries": unit.tries, "error": unit.error, "sha256": unit.sha256}
-    line["report"] = _report(ledger.cases, unit.folder, INDEX) if unit.state == "done" else None
-    return line | {"work_seconds": None if unit.seconds is None else round(unit.seconds, 1)}
 
 
-def _ended(folder: Path) -> dict[str, str]:
-    """When a case was purged, and why."""
-    told = read_tombstone(folder)
-    return {"at": str(told.get("removed_at", told["begun_at"])), "why": told["why"]}
+def _purge_of(folder: Path) -> dict[str, str]:
+    """Return when a case was purged, and why."""
+    stone = read_tombstone(folder)
+    return {"at": str(stone.get("removed_at", stone["begun_at"])), "why": stone["why"]}
 
 
-def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
-    """The usable tracks of a case, numbered on from `count`; its line is told what they were answered last."""
+def _tracks_of_case(folder: Path, row: dict[str, Any], first_number: int) -> list[CaseTrack]:
+    """Return the usable tracks of a case, numbered from `first_number`.
+
+    The counts of answers in the case's row are set to those of its last search.
+    """
     with Case.open(folder, read_only=True) as case, case.snapshot():
         similarity = case.settings["link"]["min_similarity"]
-        made, looks = encodings(case), all_features(case)
-        tracks = [t for t in tracks_of(case) if t["id"] in made]
+        of_track = encodings(case)
+        features = all_features(case)
+        tracks = [track for track in tracks_of(case) if track["id"] in of_track]
         verdicts = [t["answer"]["verdict"] for t in tracks if t["answer"] is not None]
-        line |= {
-            "with_candidates": verdicts.count("candidates"),
-            "unknown": verdicts.count("unknown"),
-        }
-        numbers = {t["id"]: count + k for k, t in enumerate(tracks)}
-        said: dict[str, defaultdict[int, set[int]]] = {
-            "refused": defaultdict(set),
-            "accepted": defaultdict(set),
-        }
-        for link in all_links(case):
-            if link.state in said and link.a in numbers and link.b in numbers:
-                said[link.state][link.a].add(numbers[link.b])
-        found = []
-        for t in tracks:
-            look = looks[t["id"]][Kind.POOLED]
-            tracklet = Tracklet(numbers[t["id"]], count, t["start_seconds"], t["end_seconds"], look)
-            found.append(
-                Seen(
-                    *(tracklet, made[t["id"]].provenance["embedder"], similarity),
-                    frozenset(said["refused"][t["id"]]),
-                    _facts(case, t, line),
-                    accepted=frozenset(said["accepted"][t["id"]]),
-                    surely=_surely(t, line),
+        row["with_candidates"] = verdicts.count("candidates")
+        row["unknown"] = verdicts.count("unknown")
+        numbers = {track["id"]: first_number + k for k, track in enumerate(tracks)}
+        linked = _decided_links(case, numbers)
+        case_tracks = []
+        for track in tracks:
+            tracklet = Tracklet(
+                numbers[track["id"]],
+                first_number,
+                track["start_seconds"],
+                track["end_seconds"],
+                features[track["id"]][Kind.POOLED],
+            )
+            case_tracks.append(
+                CaseTrack(
+                    tracklet,
+                    of_track[track["id"]].provenance["embedder"],
+                    similarity,
+                    refused=frozenset(linked["refused"][track["id"]]),
+                    entry=_entry(case, track, row),
+                    accepted=frozenset(linked["accepted"][track["id"]]),
+                    surely_visible=_surely_visible(track, row),
                 )
             )
-    return found
+    return case_tracks
 
 
-def _surely(track: Mapping[str, Any], line: Mapping[str, Any]) -> tuple[str, float, float] | None:
-    if line["camera"] is None or line["start"] is None:
+def _decided_links(case: Case, numbers: Mapping[int, int]) -> dict[str, dict[int, set[int]]]:
+    """Return, by a link's state and its first track, the numbers of the other tracks."""
+    linked: dict[str, dict[int, set[int]]] = {
+        "refused": defaultdict(set),
+        "accepted": defaultdict(set),
+    }
+    for link in all_links(case):
+        if link.state in linked and link.a in numbers and link.b in numbers:
+            linked[link.state][link.a].add(numbers[link.b])
+    return linked
+
+
+def _surely_visible(
+    track: Mapping[str, Any], row: Mapping[str, Any]
+) -> tuple[str, float, float] | None:
+    if row["camera"] is None or row["start"] is None:
         return None
-    start, doubt = (
-        datetime.fromisoformat(line["start"]).timestamp(),
-        line["start_uncertainty"] or 0.0,
-    )
-    first, last = start + track["start_seconds"] + doubt, start + track["end_seconds"] - doubt
-    return (line["camera"], first, last) if first <= last else None
+    start = datetime.fromisoformat(row["start"]).timestamp()
+    uncertainty = row["start_uncertainty"] or 0.0
+    first = start + track["start_seconds"] + uncertainty
+    last = start + track["end_seconds"] - uncertainty
+    return (row["camera"], first, last) if first <= last else None
 
 
-def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, object]:
-    """A track on the page: no name below the threshold."""
+def _entry(case: Case, track: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a track as it stands in the summary, without names below the threshold."""
     answer = track["answer"] or {"joined": []}
-    passing = [c for c in answer["joined"] if c["passes"]]
+    passing = [candidate for candidate in answer["joined"] if candidate["passes"]]
+    keys = ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")
     wall = None
-    if line["start"] is not None:
-        wall = datetime.fromisoformat(line["start"]) + timedelta(seconds=track["start_seconds"])
+    if row["start"] is not None:
+        wall = datetime.fromisoformat(row["start"]) + timedelta(seconds=track["start_seconds"])
     return {
-        "case": line["case"],
+        "case": row["case"],
         "track": track["name"],
-        "report": _report(case.folder.parent, line["case"], f"{track['name']}.html"),
-        "camera": line["camera"],
+        "report": _report(case.folder.parent, row["case"], f"{track['name']}.html"),
+        "camera": row["camera"],
         "start_seconds": track["start_seconds"],
         "end_seconds": track["end_seconds"],
         "wall": None if wall is None else wall.isoformat(timespec="milliseconds"),
-        "wall_uncertainty": line["start_uncertainty"],
-        "candidates": [
-            {k: c[k] for k in ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")}
-            for c in passing
-        ],
+        "wall_uncertainty": row["start_uncertainty"],
+        "candidates": [{key: candidate[key] for key in keys} for candidate in passing],
         "decisions": [
             {
-                "verdict": d["verdict"],
-                "subject": decided_subject(d) or None,
-                "by": d["by"],
-                "role": d["role"],
+                "verdict": decision["verdict"],
+                "subject": decided_subject(decision) or None,
+                "by": decision["by"],
+                "role": decision["role"],
             }
-            for d in track["decisions"]
-            if d["undone_by"] is None
+            for decision in track["decisions"]
+            if decision["undone_by"] is None
         ],
         "thumbnail": _thumbnail(case, track),
     }
 
 
 def _report(cases: Path, folder: str, page: str) -> str | None:
-    """A page of a case's report, within the cases' folder; None where there is none, as of an encrypted case."""
+    """Return the path of a page of a case's report within the cases' folder.
+
+    None where there is no such page, as of an encrypted case.
+    """
     path = Path(folder, REPORT, page)
     return path.as_posix() if (cases / path).is_file() else None
 
 
 def _thumbnail(case: Case, track: Mapping[str, Any]) -> str | None:
-    """LR0 as a data URI: to find it again, not to look at. None of an encrypted case, for the summary is not."""
+    """Return LR0 as a small data URI, to recognise the track by.
+
+    None of an encrypted case, for the summary is not encrypted.
+    """
     if track["shown"] is None or case.encryption is not None:
         return None
     name = Path(track["shown"]["aligned"]).stem
-    picture = PilImage.fromarray(case.read_picture(name)).resize((THUMB, THUMB))
+    picture = PilImage.fromarray(case.read_picture(name)).resize((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

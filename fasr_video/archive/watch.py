@@ -1,40 +1,37 @@
-"""A folder that keeps filling: a file is taken when nothing has changed in it for a while."""
+"""Find the complete files of a folder that keeps filling: they have not changed for a while."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 
-from fasr_video.archive.scan import Found
+from fasr_video.archive.scan import FoundFile
 
 
-class Still:
-    """Which files have kept their size and their time of change for some seconds, as seen from here."""
+class StableFiles:
+    """The files whose size and time of change have stayed the same for some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._seen: dict[str, tuple[Found, float]] = {}
-        self._given: dict[str, Found] = {}
+        self._last: dict[str, tuple[FoundFile, float]] = {}
+        """Each file as of the last call, and since when it has been like that."""
+        self._returned: dict[str, FoundFile] = {}
 
-    def new(self, files: Iterable[Found], now: float | None = None) -> list[Found]:
-        """Those that are still, and were not given out as they are now."""
+    def new(self, files: Iterable[FoundFile], now: float | None = None) -> list[FoundFile]:
+        """Return the files that are stable and were not returned as they are now."""
         now = time.monotonic() if now is None else now
-        there = {str(found.path): found for found in files}
-        for key in self._seen.keys() - there.keys():  # gone: one that comes back is given out again
-            del self._seen[key]
-            self._given.pop(key, None)
-        ready = []
-        for key, found in there.items():
-            before, since = self._seen.get(key, (None, now))
-            if before != found:
+        present = {str(file.path): file for file in files}
+        # Forget those that are gone: a file that comes back is returned again.
+        for key in self._last.keys() - present.keys():
+            del self._last[key]
+            self._returned.pop(key, None)
+        stable = []
+        for key, file in present.items():
+            before, since = self._last.get(key, (None, now))
+            if before != file:
                 since = now
-            self._seen[key] = found, since
-            if now - since >= self._seconds and self._given.get(key) != found:
-                self._given[key] = found
-                ready.append(found)
-        return ready
-
-    @property
-    def waiting(self) -> int:
-        """Files that may still be growing."""
-        return sum(self._given.get(key) != found for key, (found, _) in self._seen.items())
+            self._last[key] = file, since
+            if now - since >= self._seconds and self._returned.get(key) != file:
+                self._returned[key] = file
+                stable.append(file)
+        return stable

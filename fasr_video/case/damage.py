@@ -13,7 +13,7 @@ from fasr_video.case.store import GALLERY, CaseStore
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE
-from fasr_video.sqlite import MISREAD
+from fasr_video.sqlite import READ_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def first_problem(case: CaseStore) -> str | None:
         for check in IN_DATABASE:
             try:
                 problems = check(case).problems
-            except MISREAD as error:
+            except READ_ERRORS as error:
                 problems = [error_text(error)]
             if problems:
                 return problems[0]

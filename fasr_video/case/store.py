@@ -57,7 +57,7 @@ from fasr_video.files import (
     take_lock,
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
-from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
+from fasr_video.schema import Shape, check_schema, check_values, find_problem, has_known_meta
 from fasr_video.sqlite import (
     close_checkpointed,
     connect_to_read,
@@ -218,8 +218,8 @@ class CaseStore:
             try:
                 database = connect_to_read(path) if read_only else _connect(path)
                 database.row_factory = sqlite3.Row
-                if not has_our_meta(database, SHAPE):
-                    refuse_others(database, SHAPE, path)
+                if not has_known_meta(database, SHAPE):
+                    check_schema(database, SHAPE, path)
                 schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
                 is_operational = isinstance(error, sqlite3.OperationalError)
@@ -239,8 +239,8 @@ class CaseStore:
             )
         try:
             with explain_errors(folder):
-                refuse_others(database, SHAPE, path)
-                refuse_values(database, SHAPE, path)
+                check_schema(database, SHAPE, path)
+                check_values(database, SHAPE, path)
         except BaseException:
             database.close()
             raise
@@ -385,7 +385,7 @@ class CaseStore:
         problems += sorted(
             {f"a row of {row[0]} refers to a missing row of {row[2]}" for row in dangling}
         )
-        invalid = misfit(self.db, SHAPE)
+        invalid = find_problem(self.db, SHAPE)
         return problems if invalid is None else [*problems, invalid]
 
     @contextmanager

@@ -19,7 +19,7 @@ from fasr_video.encryption import given_key
 from fasr_video.errors import IntegrityError, MediaError
 from fasr_video.files import read_file, sha256_file
 from fasr_video.media import hash_folder
-from fasr_video.sqlite import MISREAD
+from fasr_video.sqlite import READ_ERRORS
 
 # The folder of signed-off reports in a case.
 SIGNED_OFF = "signed-off"
@@ -55,7 +55,7 @@ def _run_check(case: Case, check: Callable[[Case], Check]) -> Check:
     name = getattr(check, "__name__", "_heads").strip("_")
     try:
         return check(case)
-    except MISREAD as error:
+    except READ_ERRORS as error:
         return Check(name, 0, [f"the database is damaged ({error_text(error)})"], [])
     except OSError as error:
         path = error.filename or case.folder
@@ -146,7 +146,7 @@ def _heads(case: Case, given: str | None) -> Check:
             noted[str(path)] = str(json.loads(read_file(path))["log_head"])
         except FileNotFoundError:
             continue
-        except (OSError, *MISREAD):
+        except (OSError, *READ_ERRORS):
             problems.append(f"{path} does not name an end of the log")
     lines = {line.hash for line in log.entries(case)}
     problems += [

@@ -1,4 +1,4 @@
-"""`fasr-video batch`, `watch` and `search`: each reads its arguments, calls the library, and shows what came back."""
+"""`fasr-video batch`, `watch` and `search`: read arguments, call the library, print results."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fasr_video.archive.again import cases_in, changed, search_again
-from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick, prepare_gallery
+from fasr_video.archive.batch import (
+    Batch,
+    BatchPlan,
+    BatchProgress,
+    Listener,
+    Note,
+    prepare_gallery,
+)
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.orders import Order
 from fasr_video.archive.scan import Scan, check_folder, scan
-from fasr_video.archive.schedulers import Dask, Local, Processes, Scheduler, machine_memory
-from fasr_video.archive.summary import rewrite, write_summary
-from fasr_video.archive.unit import work
-from fasr_video.archive.watch import Still
+from fasr_video.archive.schedulers import (
+    Dask,
+    Local,
+    OnTaskProgress,
+    Processes,
+    Scheduler,
+    machine_memory,
+)
+from fasr_video.archive.search_again import SearchResult, cases_in, search_again, with_overrides
+from fasr_video.archive.summary import rewrite_summaries, write_summary
+from fasr_video.archive.tasks import Task
+from fasr_video.archive.watch import StableFiles
+from fasr_video.archive.worker import run_task
 from fasr_video.case.recording import read_time
 from fasr_video.commands.options import FOLDER, KEY_FILE
 from fasr_video.configs import settings as configs
@@ -34,17 +48,15 @@ from fasr_video.console import cell, say
 from fasr_video.errors import ExitCode, InputError, UsageError
 from fasr_video.pipeline.run import sampling_of
 
-PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
-POLL = 1.0  # seconds that a step waits for a unit to end
-NO_REPORT = click.option(
-    "--no-report", is_flag=True, help="Leave out the report that is written into each case."
-)
+PROGRESS_INTERVAL = 5.0  # seconds between progress lines when the output is no terminal
+STEP_SECONDS = 1.0  # that a step waits for a task to end
+NO_REPORT = click.option("--no-report", is_flag=True, help="Do not write a report into each case.")
 OPTIONS = (
     click.option(
         "--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."
     ),
     click.option(
-        "--out", "cases", type=FOLDER, required=True, help="The folder of cases, with their ledger."
+        "--out", "cases", type=FOLDER, required=True, help="The folder of cases and their ledger."
     ),
     KEY_FILE,
     click.option(
@@ -66,14 +78,16 @@ OPTIONS = (
         show_default=True,
         help="local, processes, or dask=ADDRESS of a scheduler.",
     ),
-    click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one a core]"),
+    click.option(
+        "--workers", type=click.IntRange(min=1), help="Worker processes. [default: one per core]"
+    ),
     click.option(
         "--memory",
         type=click.IntRange(min=1),
         metavar="MB",
-        help="What a worker may hold. [default: its share of the machine's]",
+        help="Memory that a worker may use. [default: an equal share of the machine's]",
     ),
-    click.option("--gpus", help="GPUs that processes take in turn, as 0,1."),
+    click.option("--gpus", help="GPUs that the workers take in turn, as 0,1."),
     click.option(
         "--cameras",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -90,14 +104,16 @@ OPTIONS = (
         type=click.IntRange(min=0),
         default=2,
         show_default=True,
-        help="Further tries of what failed.",
+        help="How often to retry a job that failed.",
     ),
-    click.option("--again", is_flag=True, help="Try units that failed in an earlier run, too."),
+    click.option(
+        "--retry-failed", is_flag=True, help="Also retry jobs that failed in an earlier run."
+    ),
     click.option(
         "--cut",
         type=click.FloatRange(min=1),
         metavar="SECONDS",
-        help="Look at long files in such parts.",
+        help="Detect faces in long files in chunks of this length, in parallel.",
     ),
     NO_REPORT,
     click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines."),
@@ -105,7 +121,7 @@ OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BatchOptions:
     """The options that batch and watch share."""
 
     gallery: Path | None
@@ -121,7 +137,7 @@ class Asked:
     names: str | None
     zone: str
     retries: int
-    again: bool
+    retry_failed: bool
     cut: float | None
     no_report: bool
     as_json: bool
@@ -145,23 +161,26 @@ def _options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option(
     "--after",
     metavar="ISO8601",
-    help="Only footage that goes on after this wall time, with its zone.",
+    help="Only footage that ends after this wall time. Give its time zone.",
 )
-@click.option("--before", metavar="ISO8601", help="Only footage that begins before this wall time.")
-def batch_command(archive: Path, after: str | None, before: str | None, **options: Any) -> int:
-    """Make a case of every file below ARCHIVE, once for each content.
+@click.option(
+    "--before",
+    metavar="ISO8601",
+    help="Only footage that begins before this wall time. Give its time zone.",
+)
+def batch_command(archive: Path, after: str | None, before: str | None, **values: Any) -> int:
+    """Make a case of every file below ARCHIVE. Files with the same content share one case.
 
-    Stopped or killed, the same command goes on where it was. Ends with 3 when files or folders could not be read, or
-    lost parts; the ledger says which, and why.
+    Stopped or killed, the same command goes on where it was. Exit code 3 means that files or
+    folders could not be read, or that parts of the footage are lost. The ledger lists them.
     """
-    asked = Asked(**options)
+    options = BatchOptions(**values)
     check_folder(archive)
-    with _opened(asked, after, before) as opened:
-        found = opened.scan(archive)
-        opened.batch.feed(found.files)
-        while opened.batch.open:
-            opened.batch.step(POLL)
-        return opened.finish()
+    with _open_batch(options, after, before) as batch_run:
+        batch_run.batch.add_files(batch_run.scan(archive).files)
+        while not batch_run.batch.is_finished:
+            batch_run.batch.step(STEP_SECONDS)
+        return batch_run.finish()
 
 
 @click.command("watch")
@@ -174,47 +193,58 @@ def batch_command(archive: Path, after: str | None, before: str | None, **option
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="A file is taken when it has not changed for so long.",
+    help="Process a file when it has not changed for this long.",
 )
 @click.option(
-    "--every",
+    "--interval",
     type=click.FloatRange(min=0.1),
     callback=_finite,
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often to look for files.",
+    help="How often to look for new files.",
 )
-def watch_command(folder: Path, still: float, every: float, **options: Any) -> int:
-    """Make cases of the files that come into FOLDER, until it is stopped by Ctrl-C or SIGTERM.
+def watch_command(folder: Path, still: float, interval: float, **values: Any) -> int:
+    """Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.
 
-    Started again, it goes on where it was. Ends with 0 when it was stopped, with 3 when there were files that could not
-    be read.
+    Started again, it goes on where it was. Exit code 0 means that it was stopped, 3 that some files
+    could not be read.
     """
-    asked = Asked(**options)
-    waiting = Still(still)
+    options = BatchOptions(**values)
     check_folder(folder)
-    with _opened(asked) as opened:
+    with _open_batch(options) as batch_run:
         try:
-            looked, changed, there = float("-inf"), False, True
-            while True:
-                if time.monotonic() - looked >= every:
-                    looked, before = time.monotonic(), there
-                    try:
-                        files, there = opened.scan(folder).files, True
-                    except InputError:
-                        files, there = [], False
-                    if there != before:
-                        told = "it is back" if there else "it is away; waiting for it"
-                        opened.show(Note("warning", str(folder), told))
-                    opened.batch.feed(waiting.new(files))
-                changed |= opened.batch.open
-                opened.batch.step(min(POLL, every))
-                if changed and not opened.batch.open:
-                    changed = False
-                    opened.summary()
+            _watch(batch_run, folder, StableFiles(still), interval)
         except KeyboardInterrupt:
-            return opened.finish()
+            return batch_run.finish()
+
+
+def _watch(batch_run: _BatchRun, folder: Path, stable: StableFiles, interval: float) -> NoReturn:
+    """Process the files of a folder until KeyboardInterrupt; write the summary after each pause."""
+    batch = batch_run.batch
+    scanned_at = float("-inf")
+    is_there = True
+    summary_is_old = False
+    while True:
+        if time.monotonic() - scanned_at >= interval:
+            scanned_at = time.monotonic()
+            was_there = is_there
+            try:
+                files = batch_run.scan(folder).files
+                is_there = True
+            except InputError:
+                files = []
+                is_there = False
+            if is_there != was_there:
+                text = "it is back" if is_there else "it is not there; waiting for it"
+                batch_run.show(Note("warning", str(folder), text))
+            batch.add_files(stable.new(files))
+        if not batch.is_finished:
+            summary_is_old = True
+        batch.step(min(STEP_SECONDS, interval))
+        if summary_is_old and batch.is_finished:
+            summary_is_old = False
+            batch_run.write_summary()
 
 
 @click.command("search")
@@ -231,7 +261,7 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
     "overrides",
     multiple=True,
     metavar="search.KEY=VALUE",
-    help="Ask otherwise than each was last.",
+    help="Change a setting of each case's last search.",
 )
 @NO_REPORT
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each case.")
@@ -242,215 +272,260 @@ def search_command(
     no_report: bool,
     as_json: bool,
 ) -> int:
-    """Search finished CASES (or folders of them) again, without their footage, and tell what changed.
+    """Search finished CASES (or folders of them) again, without their footage, and show changes.
 
-    For a gallery that somebody was enrolled into since. Ends with 3 when a case could not be searched, or an archive's
-    summary not be made anew.
+    Use it after people were added to a gallery. Exit code 3 means that a case could not be
+    searched, or the summary of an archive not be written.
     """
-    questions = changed(overrides)
-    failed = searched = tracks_changed = 0
-    found = cases_in(cases)
-    for result in search_again(found, gallery, not no_report, questions):
-        failed += result.problem is not None
-        searched += result.asked
-        tracks_changed += len(result.changes)
-        if as_json:
-            click.echo(
-                json.dumps({"event": "searched", **asdict(result), "case": str(result.case)})
-            )
-        else:
-            if result.problem is not None:
-                say(f"fasr-video: {result.problem}", err=True)
-            for c in result.changes:
-                say(f"{result.case} {c.track}: {', '.join(c.told)}")
-    stale = rewrite(found)
-    for problem in stale:
+    choose_settings = with_overrides(overrides)
+    folders = cases_in(cases)
+    results = []
+    for result in search_again(folders, gallery, not no_report, choose_settings):
+        results.append(result)
+        _show_search(result, as_json)
+    summary_problems = rewrite_summaries(folders)
+    for problem in summary_problems:
         say(f"fasr-video: {problem}", err=True)
-    code = ExitCode.LOSSES if failed or stale else ExitCode.DONE
+    failed = sum(result.problem is not None for result in results)
+    searched = sum(result.was_searched for result in results)
+    tracks_changed = sum(len(result.changes) for result in results)
+    code = ExitCode.LOSSES if failed or summary_problems else ExitCode.DONE
     if as_json:
-        facts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
-        click.echo(json.dumps({"event": "done", **facts, "exit_code": int(code)}))
+        counts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
+        click.echo(json.dumps({"event": "done", **counts, "exit_code": int(code)}))
     else:
         say(
-            f"cases searched: {searched}; tracks with changes: {tracks_changed}; not searched: {failed}"
+            f"cases searched: {searched}; tracks with changes: {tracks_changed};"
+            f" not searched: {failed}"
         )
     return code
 
 
-class _Opened:
-    """A batch at work, and what is shown of it."""
+def _show_search(result: SearchResult, as_json: bool) -> None:
+    if as_json:
+        line = {
+            "event": "searched",
+            "case": str(result.case),
+            "problem": result.problem,
+            "asked": result.was_searched,
+            "tracks": result.tracks,
+            "changes": [asdict(change) for change in result.changes],
+        }
+        click.echo(json.dumps(line))
+        return
+    if result.problem is not None:
+        say(f"fasr-video: {result.problem}", err=True)
+    for change in result.changes:
+        say(f"{result.case} {change.track}: {', '.join(change.lines)}")
+
+
+class _BatchRun:
+    """A batch at work, and what is printed about it."""
 
     def __init__(
-        self, ledger: Ledger, scheduler: Scheduler, batch: Batch, asked: Asked, show: Listener
+        self,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        batch: Batch,
+        options: BatchOptions,
+        show: Listener,
     ) -> None:
-        self.batch, self.show = batch, show
-        self._ledger, self._scheduler, self._asked = ledger, scheduler, asked
+        self.batch = batch
+        self.show = show
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self._options = options
         self._archive: Path | None = None
-        """What was looked through."""
+        """The folder that was scanned."""
 
     def scan(self, folder: Path) -> Scan:
-        found = scan(folder, self._asked.glob, self._asked.cases)
-        self._ledger.put_unread(folder, found)
-        if (
-            self._archive is None
-        ):  # once is enough for a watch: its folder is looked at every few seconds
+        scanned = scan(folder, self._options.glob, self._options.cases)
+        self._ledger.put_unread(folder, scanned)
+        # One time is enough for `watch`, which scans its folder every few seconds.
+        if self._archive is None:
             self._archive = folder.absolute()
-            self._ledger.put_gone(folder, found)
-        return found
+            self._ledger.put_gone(folder, scanned)
+        return scanned
 
-    def summary(self) -> dict[str, Any]:
+    def write_summary(self) -> dict[str, Any]:
         return write_summary(self._ledger)
 
     def finish(self) -> int:
-        """Stop whatever is at work; the summary, and the exit code that what was asked for this time leads to."""
+        """Stop what is running, write and print the summary; returns the exit code of this run."""
         self._scheduler.close()
-        self._ledger.give_back()
-        document = self.summary()
-        states, totals = document["units_by_state"], document["totals"]
-        asked = self._ledger.asked()
-        units = [u for u in document["units"] if u["case"] in asked]
-        not_done = [u for u in units if u["state"] in ("failed", "missing")]
-        lossy = sum(bool(u["losses"]) for u in units)
+        self._ledger.reset_running()
+        document = self.write_summary()
+        planned = self._ledger.planned_folders()
+        jobs = [job for job in document["jobs"] if job["case"] in planned]
+        not_done = [job for job in jobs if job["state"] in ("failed", "missing")]
+        with_losses = sum(bool(job["losses"]) for job in jobs)
         not_read = sum(
-            p["path"] in asked or self._is_below(p["path"]) for p in document["not_read"]
+            entry["path"] in planned or self._is_in_archive(entry["path"])
+            for entry in document["not_read"]
         )
-        bad = len(not_done) + lossy + not_read
-        code = ExitCode.LOSSES if bad else ExitCode.DONE
-        facts = {
-            "units": states,
-            "with_losses": lossy,
-            "not_read": not_read,
-            "outside_of_window": self.batch.outside,
-            "tracks": totals["tracks"],
-            "with_candidates": totals["with_candidates"],
-            "subjects_proposed": len(document["subjects"]),
-        }
-        if self._asked.as_json:
-            click.echo(
-                json.dumps(
-                    {
-                        "event": "done",
-                        "cases": str(self._asked.cases),
-                        **facts,
-                        "exit_code": int(code),
-                    }
-                )
-            )
-            return code
-        told = (
-            ", ".join(f"{count} {state}" for state, count in states.items() if count)
-            or "nothing to do"
-        )
-        say(
-            f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
-        )
-        for unit in not_done:
-            if unit["case"] not in self.batch.told:
-                remedy = "; --again tries it again" if unit["state"] == "failed" else ""
-                say(f"not done: {', '.join(unit['files'])}: {unit['error']}{remedy}")
-        for what, count in (("units with losses", lossy), ("files or folders not read", not_read)):
-            if count:
-                say(f"{what}: {count}")
-        if self.batch.outside:
-            say(f"files outside of the window: {self.batch.outside}")
-        say(f"look at it: {self._asked.cases / 'summary.html'}")
+        is_lossy = bool(not_done) or with_losses > 0 or not_read > 0
+        code = ExitCode.LOSSES if is_lossy else ExitCode.DONE
+        if self._options.as_json:
+            self._print_json(document, with_losses, not_read, code)
+        else:
+            self._print_text(document, not_done, with_losses, not_read)
         return code
 
-    def _is_below(self, path: str) -> bool:
+    def _print_json(
+        self, document: dict[str, Any], with_losses: int, not_read: int, code: ExitCode
+    ) -> None:
+        line = {
+            "event": "done",
+            "cases": str(self._options.cases),
+            "jobs": document["jobs_by_state"],
+            "with_losses": with_losses,
+            "not_read": not_read,
+            "outside_of_window": self.batch.outside_window,
+            "tracks": document["totals"]["tracks"],
+            "with_candidates": document["totals"]["with_candidates"],
+            "subjects_proposed": len(document["subjects"]),
+            "exit_code": int(code),
+        }
+        click.echo(json.dumps(line))
+
+    def _print_text(
+        self,
+        document: dict[str, Any],
+        not_done: Sequence[dict[str, Any]],
+        with_losses: int,
+        not_read: int,
+    ) -> None:
+        cases = self._options.cases
+        totals = document["totals"]
+        states = [f"{count} {state}" for state, count in document["jobs_by_state"].items() if count]
+        say(
+            f"{cases}: {', '.join(states) or 'nothing to do'};"
+            f" {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
+        )
+        for job in not_done:
+            if job["case"] not in self.batch.reported_failures:
+                remedy = "; --retry-failed tries it again" if job["state"] == "failed" else ""
+                say(f"not done: {', '.join(job['files'])}: {job['error']}{remedy}")
+        if with_losses:
+            say(f"jobs with losses: {with_losses}")
+        if not_read:
+            say(f"files or folders not read: {not_read}")
+        if self.batch.outside_window:
+            say(f"files outside of the window: {self.batch.outside_window}")
+        say(f"look at it: {cases / 'summary.html'}")
+
+    def _is_in_archive(self, path: str) -> bool:
         return self._archive is not None and Path(path).is_relative_to(self._archive)
 
 
 @contextmanager
-def _opened(asked: Asked, after: str | None = None, before: str | None = None) -> Iterator[_Opened]:
-    """Everything that a batch needs, checked first and closed whatever happens; nothing done is lost."""
-    job = _job(asked, after, before)
-    start = _scheduler(asked)
+def _open_batch(
+    options: BatchOptions, after: str | None = None, before: str | None = None
+) -> Iterator[_BatchRun]:
+    """Check the options, open all that a batch needs, and close it whatever happens."""
+    plan = _plan(options, after, before)
+    start = _scheduler(options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Ledger.open(asked.cases) as ledger, _shown(asked.as_json) as show:
-        shares: list[Callable[[Order, float], None]] = []
-        scheduler = start(lambda order, share: shares[0](order, share), show)
+    with Ledger.open(options.cases) as ledger, _display(options.as_json) as show:
+        batch: Batch | None = None
+
+        def on_progress(task: Task, share: float) -> None:
+            if batch is not None:
+                batch.set_progress(task, share)
+
+        scheduler = start(on_progress, show)
         try:
-            batch = Batch(ledger, scheduler, _with_gallery(job), show)
-            shares.append(batch.share)
-            yield _Opened(ledger, scheduler, batch, asked, show)
+            gallery = prepare_gallery(plan.gallery, plan.cases, plan.settings)
+            batch = Batch(ledger, scheduler, replace(plan, gallery=gallery), show)
+            yield _BatchRun(ledger, scheduler, batch, options, show)
         finally:
             scheduler.close()
-            ledger.give_back()
+            ledger.reset_running()
 
 
-def _job(asked: Asked, after: str | None, before: str | None) -> Job:
-    settings = configs.load(asked.preset, asked.overrides)
-    sampling_of(settings)  # what is wrong with it is no fault of any file
+def _plan(options: BatchOptions, after: str | None, before: str | None) -> BatchPlan:
+    settings = configs.load(options.preset, options.overrides)
+    sampling_of(settings)  # raises here, so that the files are not blamed
     if settings.restore.subjects:
         reason = "it names tracks of one case, and a batch makes many"
         raise UsageError("restore.subjects", reason, "give it to `run` on that case")
-    return Job(
-        *(asked.cases, settings, asked.gallery),
-        cameras=read_cameras(asked.names, asked.cameras, asked.zone),
+    return BatchPlan(
+        cases=options.cases,
+        settings=settings,
+        gallery=options.gallery,
+        cameras=read_cameras(options.names, options.cameras, options.zone),
         after=None if after is None else read_time("--after", after),
         before=None if before is None else read_time("--before", before),
-        retries=asked.retries,
-        again=asked.again,
-        cut=asked.cut,
-        reports=not asked.no_report,
+        retries=options.retries,
+        retry_failed=options.retry_failed,
+        cut=options.cut,
+        reports=not options.no_report,
     )
 
 
-def _with_gallery(job: Job) -> Job:
-    return replace(job, gallery=prepare_gallery(job.gallery, job.cases, job.settings))
-
-
-def _scheduler(asked: Asked) -> Callable[[Callable[[Order, float], None], Listener], Scheduler]:
-    """What starts it; whatever is wrong with how it was asked for is told before that."""
-    kind, equals, address = asked.scheduler.partition("=")
-    given = [name for name in ("workers", "memory", "gpus") if getattr(asked, name) is not None]
+def _scheduler(options: BatchOptions) -> Callable[[OnTaskProgress, Listener], Scheduler]:
+    """Return a function that starts the scheduler; raise at once where its options are wrong."""
+    kind, equals, address = options.scheduler.partition("=")
+    only_processes = ("workers", "memory", "gpus")
+    given = [name for name in only_processes if getattr(options, name) is not None]
     if kind != "processes" and given:
-        remedy = "leave it out: a cluster's workers are given theirs when they are started"
-        raise UsageError(f"--{given[0]}", f"it is for --scheduler processes, not {kind}", remedy)
-    gpus = [] if asked.gpus is None else [gpu.strip() for gpu in asked.gpus.split(",")]
-    if asked.gpus is not None and not all(gpus):
+        reason = f"it is for --scheduler processes, not {kind}"
+        remedy = "leave it out: the workers of a cluster get theirs when they are started"
+        raise UsageError(f"--{given[0]}", reason, remedy)
+    gpus = [] if options.gpus is None else [gpu.strip() for gpu in options.gpus.split(",")]
+    if not all(gpus):
         raise UsageError(
-            f"--gpus {asked.gpus}", "a GPU without a name", "give their numbers, as 0,1"
+            f"--gpus {options.gpus}", "a GPU without a name", "give their numbers, as 0,1"
         )
     if kind == "dask" and address:
-        return lambda share, show: Dask(
-            work, address, lambda text: show(Note("warning", f"dask={address}", text))
+        return lambda on_progress, show: Dask(
+            run_task, address, lambda text: show(Note("warning", f"dask={address}", text))
         )
     if kind == "local" and not equals:
-        return lambda share, show: Local(work, share)
+        return lambda on_progress, show: Local(run_task, on_progress)
     if kind == "processes" and not equals:
-        count = asked.workers or len(os.sched_getaffinity(0))
-        memory = asked.memory or ((whole := machine_memory()) and whole // count)
-        return lambda share, show: Processes(work, share, count, memory, gpus)
+        count = options.workers or len(os.sched_getaffinity(0))
+        memory = options.memory or _share_of_memory(count)
+        return lambda on_progress, show: Processes(run_task, on_progress, count, memory, gpus)
     remedy = "give local, processes, or dask=tcp://HOST:8786"
-    raise UsageError(f"--scheduler {asked.scheduler}", "no such scheduler", remedy)
+    raise UsageError(f"--scheduler {options.scheduler}", "no such scheduler", remedy)
+
+
+def _share_of_memory(workers: int) -> int | None:
+    memory = machine_memory()
+    return None if memory is None else memory // workers
 
 
 @contextmanager
-def _shown(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """A function that shows what happens: lines, with a bar below in a terminal, or JSON lines."""
+def _display(as_json: bool) -> Iterator[Listener]:
+    """Yield a function that prints what happens: lines, with a bar in a terminal, or JSON lines."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     with Progress(
         *columns, console=console, disable=as_json or not console.is_terminal, transient=True
     ) as bar:
-        task = bar.add_task("units", total=None, state="")
-        last = [time.monotonic()]
+        bar_task = bar.add_task("jobs", total=None, state="")
+        printed_at = time.monotonic()
 
-        def show(event: Tick | Note) -> None:
-            if not isinstance(event, Tick):
+        def show(event: BatchProgress | Note) -> None:
+            nonlocal printed_at
+            if isinstance(event, Note):
                 _show_note(event, as_json)
                 return
-            total = event.done + event.failed + event.running + event.waiting
+            completed = event.done + event.failed
             bar.update(
-                task, total=total, completed=event.done + event.failed, state=cell(_told(event))
+                bar_task,
+                total=completed + event.running + event.waiting,
+                completed=completed,
+                state=cell(_progress_text(event)),
             )
-            if bar.disable and time.monotonic() - last[0] >= PLAIN_EVERY and event.running:
-                last[0] = time.monotonic()
-                line = (
-                    json.dumps({"event": "progress", **asdict(event)}) if as_json else _told(event)
-                )
-                click.echo(line, err=not as_json)
+            is_due = time.monotonic() - printed_at >= PROGRESS_INTERVAL
+            if bar.disable and is_due and event.running:
+                printed_at = time.monotonic()
+                if as_json:
+                    click.echo(json.dumps({"event": "progress", **asdict(event)}))
+                else:
+                    click.echo(_progress_text(event), err=True)
 
         yield show
 
@@ -465,13 +540,17 @@ def _show_note(note: Note, as_json: bool) -> None:
         say(f"fasr-video: {note.event}: {text}", err=True)
 
 
-def _told(tick: Tick) -> str:
-    left = "" if tick.seconds_left is None else f", {_span(tick.seconds_left)} left"
-    failed = f", {tick.failed} failed" if tick.failed else ""
-    return f"{tick.done} done{failed}, {tick.running} at work, {tick.waiting} waiting{left}"
+def _progress_text(progress: BatchProgress) -> str:
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    seconds = progress.seconds_left
+    left = "" if seconds is None else f", {_duration(seconds)} left"
+    return (
+        f"{progress.done} done{failed}, {progress.running} running,"
+        f" {progress.waiting} waiting{left}"
+    )
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d} min"

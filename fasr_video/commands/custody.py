@@ -12,7 +12,7 @@ import click
 
 from fasr_video.actors import login_name
 from fasr_video.actors import role as as_role
-from fasr_video.archive.summary import rewrite
+from fasr_video.archive.summary import rewrite_summaries
 from fasr_video.case.case import Case
 from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import readable_json, say
@@ -141,7 +141,7 @@ def purge_command(
     finally:
         # Summaries must not show faces of removed cases, also not of those that an earlier purge
         # removed before it was killed.
-        summary_problems = rewrite(purged_folders(cases))
+        summary_problems = rewrite_summaries(purged_folders(cases))
         _report(summary_problems)
     removed = [result for result in results if not result.problem]
     failures = [result.problem for result in results if result.problem]

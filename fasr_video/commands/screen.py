@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, decided_subject, track_state
-from fasr_video.console import clock, plain_throughout, say
+from fasr_video.console import clock, plain_document, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -179,7 +179,7 @@ def show(document: dict[str, Any]) -> None:
     counts = {kind: len(document[kind]) for kind in ("tracks", "links", "gallery")}
     counts["clusters"] = max(map(len, document["clusters"].values()))
     names = {track["id"]: track["name"] for track in document["tracks"]}
-    document = plain_throughout(_cut(document))
+    document = plain_document(_cut(document))
     console = Console()
     if document["runs"]:
         console.print(_runs(document["runs"]))

@@ -41,7 +41,7 @@ from fasr_video.encryption import given_key
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
 from fasr_video.files import atomic_write_text, is_gone, read_file, refuse_link, sync_folder
 from fasr_video.gallery import traces
-from fasr_video.sqlite import MISREAD, explain_errors
+from fasr_video.sqlite import READ_ERRORS, explain_errors
 
 SCHEMA = "fasr-video/purged/1"
 # The clock alone removes a case at most this long after it expired.
@@ -202,7 +202,7 @@ def read_tombstone(folder: Path) -> dict[str, Any]:
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a value that should be text is not")
         sum(file.get("size", 0) for file in tombstone["removed"].values())
-    except (OSError, *MISREAD) as error:
+    except (OSError, *READ_ERRORS) as error:
         raise CaseError(
             path, f"a damaged tombstone ({error})", "look at the folder yourself"
         ) from error

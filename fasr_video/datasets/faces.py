@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import LARGEST, PICTURES, is_utf8, read_file, readable_name
+from fasr_video.files import MAX_READ_BYTES, PICTURES, is_utf8, read_file, readable_name
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.sr.degradation import enlarge, shrink
 
@@ -147,8 +147,8 @@ def _tar_members(source: Path) -> Iterator[Member]:
                 problem = _unwanted(member.name)
                 if not member.isfile():
                     problem = "not a file: links are not followed"
-                elif member.size > LARGEST:
-                    problem = f"cannot be read (larger than {LARGEST >> 20} MiB)"
+                elif member.size > MAX_READ_BYTES:
+                    problem = f"cannot be read (larger than {MAX_READ_BYTES >> 20} MiB)"
                 file = None if problem else tar.extractfile(member)
                 if not member.isdir():
                     yield Member(

@@ -24,7 +24,7 @@ from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import atomic_write
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.sqlite import MISREAD, connect_to_write
+from fasr_video.sqlite import READ_ERRORS, connect_to_write
 from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
@@ -81,7 +81,7 @@ class Store:
         """Return the provenance of the trial that the folder is for."""
         try:
             return dict(json.loads(file.read_text(encoding="utf-8"))["provenance"])
-        except MISREAD as error:
+        except READ_ERRORS as error:
             remedy = (
                 f"remove {TRIAL} if the photographs and options are the same as before, "
                 "or give another --out"
@@ -104,7 +104,7 @@ class Store:
             ) from error
         try:
             return picture, tuple(str(line) for line in json.loads(row[1]))
-        except MISREAD as error:
+        except READ_ERRORS as error:
             raise IntegrityError(
                 self.folder / DATABASE, "a warning in it is damaged", remedy
             ) from error

@@ -32,7 +32,7 @@ from fasr_video.evaluation.tables import Cell, Column, Row, Table
 from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores
 from fasr_video.evaluation.tracking import score as score_tracks
 from fasr_video.pipeline.run import sampling_of
-from fasr_video.sqlite import MISREAD
+from fasr_video.sqlite import READ_ERRORS
 
 # Intersection over union from which a detected box belongs to a true face.
 OVERLAP = 0.5
@@ -151,7 +151,7 @@ def read_truth(file: Path) -> dict[str, Truth]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {name: _truth(clip) for name, clip in content.items()}
-    except (OSError, *MISREAD) as error:
+    except (OSError, *READ_ERRORS) as error:
         raise InputError(
             file, f"no ground truth ({type(error).__name__}: {error})", REMEDY
         ) from error

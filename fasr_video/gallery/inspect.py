@@ -12,7 +12,7 @@ from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
 from fasr_video.gallery.index import Index, Measurement
 from fasr_video.gallery.store import FINISH_COMMAND, INDEX_FILE, GalleryStore
-from fasr_video.sqlite import MISREAD
+from fasr_video.sqlite import READ_ERRORS
 
 # Most templates that are compared with all others to find the nearest pair; more are sampled.
 MAX_COMPARED = 2_000
@@ -48,7 +48,7 @@ def first_problem(gallery: GalleryStore) -> str | None:
     for check_one in (_structure, _rows, _templates, _pictures):
         try:
             problems = check_one(gallery).problems
-        except (*MISREAD, IntegrityError) as error:
+        except (*READ_ERRORS, IntegrityError) as error:
             problems = [" ".join(str(error).split())]
         if problems:
             return problems[0]

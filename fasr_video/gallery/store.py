@@ -50,7 +50,7 @@ from fasr_video.gallery.records import (
 from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
+from fasr_video.schema import Shape, check_schema, check_values, find_problem, has_known_meta
 from fasr_video.sqlite import (
     close_checkpointed,
     connect_to_read,
@@ -170,8 +170,8 @@ class GalleryStore:
                 if not read_only:
                     refuse_links(folder)
                 database = connect_to_read(path) if read_only else connect_to_write(path)
-                if not has_our_meta(database, SHAPE):
-                    refuse_others(database, SHAPE, path)
+                if not has_known_meta(database, SHAPE):
+                    check_schema(database, SHAPE, path)
                 schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
                 if schema is None or schema[0] != str(SCHEMA_VERSION):
                     stored = schema[0] if schema else "unknown"
@@ -181,8 +181,8 @@ class GalleryStore:
                         f"made by another version of fasr-video ({formats})",
                         "open it with that version, or enrol again into a new gallery",
                     )
-                refuse_others(database, SHAPE, path)
-                refuse_values(database, SHAPE, path)
+                check_schema(database, SHAPE, path)
+                check_values(database, SHAPE, path)
                 gallery = cls(folder, database, lock)
                 if not read_only:
                     gallery._finish_removal()
@@ -817,7 +817,7 @@ class GalleryStore:
         """Return the problems that SQLite and the checks of our own schema report."""
         rows = self.query("PRAGMA integrity_check(20)")
         problems = [str(row[0]) for row in rows if row[0] != "ok"]
-        invalid = misfit(self._db, SHAPE)
+        invalid = find_problem(self._db, SHAPE)
         return problems if invalid is None else [*problems, invalid]
 
     def row_problems(self) -> list[str]:

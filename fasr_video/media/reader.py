@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fasr_video.errors import MediaError, UsageError
-from fasr_video.files import is_utf8, named, readable_name
+from fasr_video.files import is_utf8, name_in_errors, readable_name
 from fasr_video.types import FrameRef, Image
 
 FFMPEG_REMEDY = (
@@ -182,7 +182,7 @@ def check_file(path: Path) -> None:
             path, "neither a regular file nor a folder of pictures", "give a video file"
         )
     try:
-        with named(path), path.open("rb") as handle:
+        with name_in_errors(path), path.open("rb") as handle:
             if not handle.read(1):
                 raise MediaError(path, "the file is empty (0 bytes)", "export the footage again")
     except PermissionError as error:

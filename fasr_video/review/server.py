@@ -15,7 +15,7 @@ import waitress
 from flask import Flask
 from waitress.channel import HTTPChannel
 
-from fasr_video.archive.again import cases_in
+from fasr_video.archive.search_again import cases_in
 from fasr_video.case.case import Case
 from fasr_video.errors import UsageError
 from fasr_video.review.app import make_app
