@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from fasr_video import __version__
-from fasr_video.console import say
+from fasr_video.console import print_lines
 from fasr_video.errors import ExitCode, FasrError, exhausted_resource
 
 # System errors about the machine, such as a full disk. All others are about a file.
@@ -29,26 +29,26 @@ def main() -> None:
     try:
         code = cli(standalone_mode=False)
     except FasrError as error:
-        say(f"fasr-video: {error}", err=True)
+        print_lines(f"fasr-video: {error}", err=True)
         code = error.exit_code
     except click.UsageError as error:
         error.show()
         code = ExitCode.USAGE
     except click.ClickException as error:
-        say(f"fasr-video: {error.format_message()}", err=True)
+        print_lines(f"fasr-video: {error.format_message()}", err=True)
         code = ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        say("fasr-video: stopped; the same command continues where it stopped", err=True)
+        print_lines("fasr-video: stopped; the same command continues where it stopped", err=True)
         code = ExitCode.STOPPED
     except sqlite3.DatabaseError as error:
-        say(
+        print_lines(
             f"fasr-video: the case's database is damaged ({error}); restore it from a copy",
             err=True,
         )
         code = ExitCode.INTEGRITY
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        say(
+        print_lines(
             f"fasr-video: {what}; check its permissions and the disk that it is on",
             err=True,
         )
@@ -57,7 +57,7 @@ def main() -> None:
         reason = exhausted_resource(error)
         if reason is None:
             raise
-        say(
+        print_lines(
             f"fasr-video: {reason}; finished work is safe: the same command continues where it "
             "stopped",
             err=True,

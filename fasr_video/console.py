@@ -22,12 +22,12 @@ def plain(text: object) -> str:
     return "".join(character if character.isprintable() else " " for character in line)
 
 
-def say(*lines: object, err: bool = False) -> None:
+def print_lines(*lines: object, err: bool = False) -> None:
     """Print lines. A line break within one of them is printed as a space."""
     click.echo("\n".join(plain(line) for line in lines), err=err)
 
 
-def cell(text: object) -> str:
+def table_cell(text: object) -> str:
     """Return a text for a table, or for other text with rich's markup."""
     return escape(plain(text))
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fasr_video.console import say
+from fasr_video.console import print_lines
 from fasr_video.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_key(path: Path) -> bytes:
 def warn_of_readers(path: Path) -> None:
     """Warn where other users of this machine can read a secret."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        say(
+        print_lines(
             f"fasr-video: {path}: other users can read this key; run: chmod 600 {path}",
             err=True,
         )

@@ -44,7 +44,7 @@ from fasr_video.archive.worker import run_task
 from fasr_video.case.recording import read_time
 from fasr_video.commands.options import FOLDER, KEY_FILE
 from fasr_video.configs import settings as configs
-from fasr_video.console import cell, say
+from fasr_video.console import print_lines, table_cell
 from fasr_video.errors import ExitCode, InputError, UsageError
 from fasr_video.pipeline.run import sampling_of
 
@@ -285,7 +285,7 @@ def search_command(
         _show_search(result, as_json)
     summary_problems = rewrite_summaries(folders)
     for problem in summary_problems:
-        say(f"fasr-video: {problem}", err=True)
+        print_lines(f"fasr-video: {problem}", err=True)
     failed = sum(result.problem is not None for result in results)
     searched = sum(result.was_searched for result in results)
     tracks_changed = sum(len(result.changes) for result in results)
@@ -294,7 +294,7 @@ def search_command(
         counts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
         click.echo(json.dumps({"event": "done", **counts, "exit_code": int(code)}))
     else:
-        say(
+        print_lines(
             f"cases searched: {searched}; tracks with changes: {tracks_changed};"
             f" not searched: {failed}"
         )
@@ -314,9 +314,9 @@ def _show_search(result: SearchResult, as_json: bool) -> None:
         click.echo(json.dumps(line))
         return
     if result.problem is not None:
-        say(f"fasr-video: {result.problem}", err=True)
+        print_lines(f"fasr-video: {result.problem}", err=True)
     for change in result.changes:
-        say(f"{result.case} {change.track}: {', '.join(change.lines)}")
+        print_lines(f"{result.case} {change.track}: {', '.join(change.lines)}")
 
 
 class _BatchRun:
@@ -398,21 +398,21 @@ class _BatchRun:
         cases = self._options.cases
         totals = document["totals"]
         states = [f"{count} {state}" for state, count in document["jobs_by_state"].items() if count]
-        say(
+        print_lines(
             f"{cases}: {', '.join(states) or 'nothing to do'};"
             f" {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
         )
         for job in not_done:
             if job["case"] not in self.batch.reported_failures:
                 remedy = "; --retry-failed tries it again" if job["state"] == "failed" else ""
-                say(f"not done: {', '.join(job['files'])}: {job['error']}{remedy}")
+                print_lines(f"not done: {', '.join(job['files'])}: {job['error']}{remedy}")
         if with_losses:
-            say(f"jobs with losses: {with_losses}")
+            print_lines(f"jobs with losses: {with_losses}")
         if not_read:
-            say(f"files or folders not read: {not_read}")
+            print_lines(f"files or folders not read: {not_read}")
         if self.batch.outside_window:
-            say(f"files outside of the window: {self.batch.outside_window}")
-        say(f"look at it: {cases / 'summary.html'}")
+            print_lines(f"files outside of the window: {self.batch.outside_window}")
+        print_lines(f"look at it: {cases / 'summary.html'}")
 
     def _is_in_archive(self, path: str) -> bool:
         return self._archive is not None and Path(path).is_relative_to(self._archive)
@@ -517,7 +517,7 @@ def _display(as_json: bool) -> Iterator[Listener]:
                 bar_task,
                 total=completed + event.running + event.waiting,
                 completed=completed,
-                state=cell(_progress_text(event)),
+                state=table_cell(_progress_text(event)),
             )
             is_due = time.monotonic() - printed_at >= PROGRESS_INTERVAL
             if bar.disable and is_due and event.running:
@@ -534,10 +534,10 @@ def _show_note(note: Note, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"event": note.event, "about": note.about, "text": note.text}))
     elif note.event == "done":
-        say(f"{note.about}: done, {note.text}")
+        print_lines(f"{note.about}: done, {note.text}")
     else:
         text = note.text if note.text.startswith(note.about) else f"{note.about}: {note.text}"
-        say(f"fasr-video: {note.event}: {text}", err=True)
+        print_lines(f"fasr-video: {note.event}: {text}", err=True)
 
 
 def _progress_text(progress: BatchProgress) -> str:

@@ -16,7 +16,7 @@ from fasr_video.calibration.calibrate import Protocol, from_images
 from fasr_video.calibration.labelled import from_tracks
 from fasr_video.checkpoint import find_device
 from fasr_video.commands.embedder import EmbedderChoice, embedder_options
-from fasr_video.console import cell, say
+from fasr_video.console import print_lines, table_cell
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration
 from fasr_video.gallery.encoder import TrackEncoder, make_encoder
@@ -220,22 +220,22 @@ def _from_images(
 
         calibration, left_out = from_images(faces, encoder, plain, protocol, out, listen)
     for line in left_out[:5]:
-        say(f"left out: {line}", err=True)
+        print_lines(f"left out: {line}", err=True)
     return calibration
 
 
 def show(calibration: Calibration, path: Path) -> None:
     """Print the report of a calibration."""
     console = Console()
-    say(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
+    print_lines(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
     for band in calibration.bands:
         report = band.report
-        say(
+        print_lines(
             f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated"
             f" and {report.non_mated} non-mated searches over {report.gallery} subjects"
         )
         console.print(_how_well(band), _how_far(band), _thresholds(band))
-    say("* beyond what was measured: from the fitted tail")
+    print_lines("* beyond what was measured: from the fitted tail")
 
 
 def _how_well(band: Band) -> Table:
@@ -246,7 +246,7 @@ def _how_well(band: Band) -> Table:
     for name, scale in band.scales.items():
         rates = [f"{p.fnir_at_fpir:.3f}" if p.resolved else "too few" for p in scale.report.points]
         table.add_row(
-            cell(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates
+            table_cell(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates
         )
     return table
 
@@ -269,7 +269,7 @@ def _how_far(band: Band) -> Table:
         near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
         costs = (f"{v:.3f}" for v in (r.cllr_raw, r.cllr, r.cllr_least))
         table.add_row(
-            cell(name),
+            table_cell(name),
             *near,
             f"{score_map.values[0]:.2f}",
             f"{score_map.values[-1]:.2f}",
@@ -292,5 +292,5 @@ def _thresholds(band: Band) -> Table:
         for size in SIZES:
             thresholds = [band.threshold(name, p.fpir, size) for p in points]
             cells = [f"{t.score:.3f}{'*' if t.extrapolated else ' '}" for t in thresholds]
-            table.add_row(cell(name), f"{size:,}", *cells)
+            table.add_row(table_cell(name), f"{size:,}", *cells)
     return table

@@ -14,7 +14,7 @@ from fasr_video.case.document import as_json as json_of
 from fasr_video.case.verify import verify
 from fasr_video.commands import screen
 from fasr_video.commands.options import FOLDER, KEY_FILE
-from fasr_video.console import readable_json, say
+from fasr_video.console import print_lines, readable_json
 from fasr_video.custody.rerun import rerun
 from fasr_video.errors import ExitCode
 from fasr_video.report.write import DEFAULT_FORMATS, write_report
@@ -89,7 +89,7 @@ def report_command(
     """Write the report of CASE: pages, JSON, tables, PDF, or a folder of pictures to import
     elsewhere."""
     folder = write_report(case, out, formats or DEFAULT_FORMATS, not no_photos, redact)
-    say(f"{folder}: report written")
+    print_lines(f"{folder}: report written")
 
 
 @click.command("verify")
@@ -121,11 +121,11 @@ def verify_command(case: Path, count: int | None, head: str | None, as_json: boo
         click.echo(json.dumps({"intact": not is_damaged, "checks": rows}, indent=2))
     else:
         for c in checks:
-            say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+            print_lines(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
             for line in c.problems:
-                say(f"        {line}")
+                print_lines(f"        {line}")
             for line in c.unchecked:
-                say(f"        not checked: {line}")
+                print_lines(f"        not checked: {line}")
             for line in c.notes:
-                say(f"        {line}")
+                print_lines(f"        {line}")
     return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE

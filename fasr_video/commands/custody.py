@@ -15,7 +15,7 @@ from fasr_video.actors import role as as_role
 from fasr_video.archive.summary import rewrite_summaries
 from fasr_video.case.case import Case
 from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
-from fasr_video.console import readable_json, say
+from fasr_video.console import print_lines, readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
     CopySearch,
@@ -61,7 +61,7 @@ def pictures_command(
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
         written = export_pictures(opened, tracks, out, redact, signatory)
-    say(f"{out}: {len(written)} pictures, each with its metadata in a file beside it")
+    print_lines(f"{out}: {len(written)} pictures, each with its metadata in a file beside it")
 
 
 def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
@@ -180,7 +180,7 @@ def _choose(
 
 def _report(problems: Iterable[str]) -> None:
     for problem in problems:
-        say(f"fasr-video: {problem}", err=True)
+        print_lines(f"fasr-video: {problem}", err=True)
 
 
 def _show_removed(
@@ -189,13 +189,13 @@ def _show_removed(
     for result in removed:
         files = result.tombstone["removed"]
         size = sum(file.get("size", 0) for file in files.values())
-        say(f"{result.folder}: {len(files)} files removed, {size} bytes")
+        print_lines(f"{result.folder}: {len(files)} files removed, {size} bytes")
     searched = f"{search.files} files, {search.size} bytes searched for copies"
-    say(f"{len(removed)} of {among} cases removed; {searched}")
+    print_lines(f"{len(removed)} of {among} cases removed; {searched}")
     for file in copies:
-        say(f"copies are left in {file}")
+        print_lines(f"copies are left in {file}")
     for file in search.unread:
-        say(f"could not be searched: {file}")
+        print_lines(f"could not be searched: {file}")
 
 
 def _show_plan(
@@ -210,8 +210,8 @@ def _show_plan(
         return
     for case in cases:
         plan = "would be removed" if case in chosen else "stays"
-        say(f"{plan}  {case.folder}: {_time_of(case, at)}")
-    say("nothing was removed: add --yes to remove")
+        print_lines(f"{plan}  {case.folder}: {_time_of(case, at)}")
+    print_lines("nothing was removed: add --yes to remove")
 
 
 def _time_of(case: RetainedCase, at: datetime) -> str:

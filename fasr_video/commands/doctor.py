@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fasr_video import __version__
-from fasr_video.console import cell
+from fasr_video.console import table_cell
 from fasr_video.errors import ModelError
 from fasr_video.weights import manifest
 
@@ -122,6 +122,6 @@ def doctor_command(as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for finding in findings:
-        remedy = f"[yellow]{cell(finding.remedy)}[/]"
-        table.add_row(finding.what, cell(finding.state), remedy)
+        remedy = f"[yellow]{table_cell(finding.remedy)}[/]"
+        table.add_row(finding.what, table_cell(finding.state), remedy)
     Console().print(table)

@@ -20,7 +20,7 @@ from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.commands.embedder import EmbedderChoice, embedder_options
 from fasr_video.commands.options import DEVICE, FACE, ROLE
-from fasr_video.console import cell, readable_json, say
+from fasr_video.console import print_lines, readable_json, table_cell
 from fasr_video.custody.copies import CopiesElsewhere, find_copies, identifying_bytes
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import MIN_SCORE, Choice, Which
@@ -50,7 +50,7 @@ def create_command(gallery: Path, embedder: EmbedderChoice) -> None:
     """Create an empty GALLERY, bound to an embedder."""
     model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
-    say(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
+    print_lines(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
 
 
 @gallery_group.command("add")
@@ -242,9 +242,9 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
             document = asdict(person) | {"images": [asdict(i) for i in images]}
             click.echo(readable_json(document))
             return
-        say(f"{person.id}: {person.images} photographs{person.note and f', {person.note}'}")
+        print_lines(f"{person.id}: {person.images} photographs{person.note and f', {person.note}'}")
         for i in images:
-            say(f"{i.sha256}  {i.path}")
+            print_lines(f"{i.sha256}  {i.path}")
             stored = "picture stored" if i.has_picture else "no picture stored"
             facts = (
                 f"{i.eye_px:.0f} px between the eyes",
@@ -252,10 +252,10 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
                 stored,
                 f"added {i.added_at[:10]}",
             )
-            say(f"    {', '.join(facts)}")
+            print_lines(f"    {', '.join(facts)}")
             for what, text in (("source", i.source), ("authority", i.authority)):
                 if text:
-                    say(f"    {what}: {text}")
+                    print_lines(f"    {what}: {text}")
 
 
 @gallery_group.command("check")
@@ -275,11 +275,11 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
         )
         return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE
     for c in checks:
-        say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+        print_lines(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
         for line in (*c.problems, *c.notes):
-            say(f"        {line}")
+            print_lines(f"        {line}")
         if c.problems:
-            say(f"        what to do: {c.remedy}")
+            print_lines(f"        what to do: {c.remedy}")
     return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE
 
 
@@ -304,27 +304,27 @@ def migrate_command(
     with Gallery.open(gallery, read_only=dry_run) as opened:
         before, images = opened.embedder, opened.images()
         if (before.sha256, opened.length) == (model.sha256, model.length):
-            say(
+            print_lines(
                 f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…):"
                 " nothing to do"
             )
             return ExitCode.DONE
         missing = [i for i in images if not i.has_picture]
-        say(
+        print_lines(
             f"from {before.embedder} (sha256 {before.sha256[:16]}…)"
             f" to {model.name} ({model.sha256[:16]}…)"
         )
         for image in missing:
-            say(f"no stored picture: {image.path} ({image.subject})")
+            print_lines(f"no stored picture: {image.path} ({image.subject})")
         if dry_run:
-            say(
+            print_lines(
                 f"{len(images) - len(missing)} photographs would be embedded again;"
                 " nothing was changed"
             )
             return ExitCode.DONE
         with _progress("embedding", False) as listen:
             count, removal = migrate(opened, model, drop_missing, listen)
-    say(f"{gallery}: {count} photographs embedded again")
+    print_lines(f"{gallery}: {count} photographs embedded again")
     if removal is not None:
         _show_removal(removal)
         return ExitCode.INTEGRITY if removal.occurrences else ExitCode.DONE
@@ -393,12 +393,12 @@ def _progress(what: str, silent: bool) -> Iterator[Listener | None]:
 
 def _show_report(gallery: Path, report: SyncReport) -> None:
     for line in report.warnings:
-        say(f"warning: {line}", err=True)
+        print_lines(f"warning: {line}", err=True)
     counts = (
         f"{report.added} added, {report.removed} removed,"
         f" {report.renamed} renamed, {report.unchanged} unchanged"
     )
-    say(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
+    print_lines(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
     _show_problems(report.problems)
     if report.removal is not None:
         _show_removal(report.removal)
@@ -411,37 +411,45 @@ def _show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
 
 def _show_removal(removal: Removal) -> None:
     with_them = f", subjects {', '.join(removal.subjects)} with them" if removal.subjects else ""
-    say(f"removed: {len(removal.images)} photographs, {removal.templates} templates{with_them}")
+    print_lines(
+        f"removed: {len(removal.images)} photographs, {removal.templates} templates{with_them}"
+    )
     for sha256 in removal.images:
-        say(f"         {sha256}")
+        print_lines(f"         {sha256}")
     if removal.problems:
-        say(f"         {removal.problems} lines about photographs that were not enrolled")
+        print_lines(f"         {removal.problems} lines about photographs that were not enrolled")
     size = f"{removal.files_scanned} files, {removal.bytes_scanned / 2**20:.1f} MiB"
     occurrences = f"{removal.occurrences} occurrences"
-    say(f"proof:   pieces of their vectors and pictures were searched for in {size}: {occurrences}")
+    print_lines(
+        f"proof:   pieces of their vectors and pictures were searched for in {size}: {occurrences}"
+    )
     if removal.shared:
-        say(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
+        print_lines(
+            f"         {removal.shared} pieces are also part of photographs that stay enrolled"
+        )
     if removal.occurrences:
-        say("what to do: run fasr-video gallery check; do not use the gallery until it is clean")
+        print_lines(
+            "what to do: run fasr-video gallery check; do not use the gallery until it is clean"
+        )
 
 
 def _show_elsewhere(elsewhere: CopiesElsewhere | None) -> None:
     if elsewhere is None:
-        say(
+        print_lines(
             "copies in cases, reports, other galleries and backups were not searched for:"
             " use --search FOLDER"
         )
         return
     count = len(elsewhere.copies)
-    say(f"copies:  {count} of {elsewhere.files} files elsewhere contain pieces of them")
+    print_lines(f"copies:  {count} of {elsewhere.files} files elsewhere contain pieces of them")
     for file in elsewhere.copies:
-        say(f"         copies are left in {file}")
+        print_lines(f"         copies are left in {file}")
     for case, where in elsewhere.named.items():
-        say(f"         {case} names them: {', '.join(where)}")
+        print_lines(f"         {case} names them: {', '.join(where)}")
     for file in elsewhere.unread:
-        say(f"         could not be searched: {file}")
+        print_lines(f"         could not be searched: {file}")
     if elsewhere.copies or elsewhere.named:
-        say(
+        print_lines(
             "what to do: search those cases again and write their reports again, or purge them;"
             " remove the other files"
         )
@@ -458,10 +466,10 @@ def _show_dry_run(
         click.echo(readable_json(document))
         return
     for image in chosen:
-        say(f"would be removed: {image.sha256} {image.subject} {image.path}")
+        print_lines(f"would be removed: {image.sha256} {image.subject} {image.path}")
     for problem in problems:
-        say(f"would be forgotten: {problem.path}: {problem.reason}")
-    say(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
+        print_lines(f"would be forgotten: {problem.path}: {problem.reason}")
+    print_lines(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
 
 
 def _table(columns: tuple[str, ...], rows: list[Any]) -> None:
@@ -469,5 +477,5 @@ def _table(columns: tuple[str, ...], rows: list[Any]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(cell(text) for text in row))
+        table.add_row(*(table_cell(text) for text in row))
     Console().print(table, highlight=False)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fasr_video.console import cell, readable_json, say
+from fasr_video.console import print_lines, readable_json, table_cell
 from fasr_video.custody.licences import packages, weights
 from fasr_video.errors import ExitCode
 from fasr_video.weights import manifest
@@ -35,7 +35,7 @@ def models_command(as_json: bool) -> int:
         Console().print(_models_table(states), highlight=False)
     if all(state is manifest.State.OK for state in states.values()):
         return ExitCode.DONE
-    say(f"fasr-video: bundled files are missing or altered; {manifest.REMEDY}", err=True)
+    print_lines(f"fasr-video: bundled files are missing or altered; {manifest.REMEDY}", err=True)
     return ExitCode.INTEGRITY
 
 
@@ -80,5 +80,5 @@ def licences_command(as_json: bool) -> None:
             padding=(0, 2, 0, 0),
         )
         for row in rows_of:
-            table.add_row(*(cell(value) for value in astuple(row)))
+            table.add_row(*(table_cell(value) for value in astuple(row)))
         Console().print(table, highlight=False)

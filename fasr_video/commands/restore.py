@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fasr_video.commands.options import FACE, FILE, FOLDER
-from fasr_video.console import say
+from fasr_video.console import print_lines
 from fasr_video.errors import ExitCode
 from fasr_video.pipeline import stills
 from fasr_video.pipeline.identity import Job, fit_person
@@ -116,11 +116,11 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Callable[[stills.Done], 
             if as_json:
                 click.echo(json.dumps(done.as_json()))
             elif done.problem is not None:
-                say(f"fasr-video: {done.problem}", err=True)
+                print_lines(f"fasr-video: {done.problem}", err=True)
             else:
                 for warning in done.warnings:
-                    say(f"{done.path}: warning: {warning}", err=True)
-                say(f"{done.path}: {done.state} {done.sheet}")
+                    print_lines(f"{done.path}: warning: {warning}", err=True)
+                print_lines(f"{done.path}: {done.state} {done.sheet}")
 
         yield show
 
@@ -162,11 +162,11 @@ def fit_command(**options: Any) -> int:
             fitted = fit_person(job, lambda p: bar.update(task, completed=p.step))
     except KeyboardInterrupt:
         message = "stopped, nothing was written; the same command starts from the beginning"
-        say(f"fasr-video: {message}", err=True)
+        print_lines(f"fasr-video: {message}", err=True)
         return ExitCode.STOPPED
     for warning in fitted.warnings:
-        say(f"{job.refs}: warning: {warning}", err=True)
+        print_lines(f"{job.refs}: warning: {warning}", err=True)
     about = fitted.about
     losses = f"loss {about.loss_before:.4f} before, {about.loss_after:.4f} after"
-    say(f"{job.out}: {len(about.references)} references, {losses}")
+    print_lines(f"{job.out}: {len(about.references)} references, {losses}")
     return ExitCode.DONE

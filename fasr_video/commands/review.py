@@ -13,7 +13,7 @@ from fasr_video.case.decisions import decide, undo
 from fasr_video.case.links import decide as decide_link
 from fasr_video.case.tracks import track_number
 from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
-from fasr_video.console import say
+from fasr_video.console import print_lines
 from fasr_video.review import serve
 
 
@@ -31,7 +31,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
         decide_link(opened, link, states[decision], by or login_name(), role)
-    say(f"link {link}: {states[decision]}")
+    print_lines(f"link {link}: {states[decision]}")
 
 
 @click.command("decide")
@@ -54,7 +54,7 @@ def decide_command(
     """
     with Case.open(case) as opened:
         decision = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
-    say(f"decision {decision.id}: {track} {verdict}")
+    print_lines(f"decision {decision.id}: {track} {verdict}")
 
 
 @click.command("undo")
@@ -66,7 +66,7 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
     """Take a DECISION on a track back. It stays in CASE, marked as undone."""
     with Case.open(case) as opened:
         undo(opened, decision, by, role)
-    say(f"decision {decision}: undone")
+    print_lines(f"decision {decision}: undone")
 
 
 @click.command("serve")
@@ -97,4 +97,10 @@ def serve_command(
     The command prints the address to open. Ctrl-C ends it.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), hours, sign_key)
+    serve(
+        cases,
+        port,
+        lambda address: print_lines(f"open {address}", "Ctrl-C ends it"),
+        hours,
+        sign_key,
+    )

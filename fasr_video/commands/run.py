@@ -20,7 +20,7 @@ from fasr_video.case.case import Case
 from fasr_video.commands import screen
 from fasr_video.commands.options import KEY_FILE, ROLE
 from fasr_video.configs import settings as configs
-from fasr_video.console import cell, say
+from fasr_video.console import print_lines, table_cell
 from fasr_video.errors import FasrError, UsageError
 from fasr_video.pipeline.run import (
     Listener,
@@ -218,7 +218,7 @@ class _BarProgress:
             state = f"{event.done} of {event.total}"
             self._bar.update(task, total=event.total, completed=event.done, state=state)
             return
-        task = self._task(event.source, cell(event.source.name))
+        task = self._task(event.source, table_cell(event.source.name))
         rate = event.frames / max(time.monotonic() - self._began[event.source], 1e-9)
         state = f"{rate:.0f} frames/s · {event.faces} faces · {event.tracks} tracks"
         total = None if event.share is None else 1.0
@@ -258,9 +258,9 @@ class _PlainProgress:
     def _show_stage(self, stage: Stage) -> None:
         if self._as_json:
             facts = {"stage": stage.what, "done": stage.done, "total": stage.total}
-            say(json.dumps({"event": "progress", **facts}))
+            print_lines(json.dumps({"event": "progress", **facts}))
         else:
-            say(f"{stage.what}: {stage.done} of {stage.total}", err=True)
+            print_lines(f"{stage.what}: {stage.done} of {stage.total}", err=True)
 
     def _show_source(self, progress: Progress, seconds: float) -> None:
         rate = progress.frames / seconds
@@ -285,4 +285,4 @@ class _PlainProgress:
             f"{progress.source.name}: {progress.frames} frames ({rate:.1f}/s{percent}), "
             f"{progress.faces} faces, {progress.tracks} tracks{rest}"
         )
-        say(text, err=True)
+        print_lines(text, err=True)

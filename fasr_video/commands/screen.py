@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, decided_subject, track_state
-from fasr_video.console import clock, plain_document, say
+from fasr_video.console import clock, plain_document, print_lines
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -54,12 +54,12 @@ def summary(
         }
         click.echo(json.dumps(result))
         return code
-    say(f"{folder}: {f'done in {seconds:.1f} s' if worked else 'nothing left to do'}")
+    print_lines(f"{folder}: {f'done in {seconds:.1f} s' if worked else 'nothing left to do'}")
     _say_counts(counts)
     if document["searched"] is not None:
         _say_answers(document, counts)
         _say_last_search(document)
-    say(f"open it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
+    print_lines(f"open it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
     return code
 
 
@@ -99,31 +99,31 @@ class _Counts:
 
 def _say_counts(counts: _Counts) -> None:
     if not counts.tracks:
-        say(
+        print_lines(
             "no face was visible long enough to be a track "
             f"({counts.frames} frames, {counts.faces} faces)"
         )
     else:
         insufficient = counts.tracks - counts.usable - counts.not_a_face
         not_a_face = f", {counts.not_a_face} not a face" if counts.not_a_face else ""
-        say(
+        print_lines(
             f"{counts.frames} frames, {counts.faces} faces, {counts.tracks} tracks: "
             f"{counts.usable} usable, {insufficient} insufficient{not_a_face}"
         )
     for kind, count in counts.losses.items():
         if count:
-            say(f"lost: {count} {kind.replace('_', ' ')}")
+            print_lines(f"lost: {count} {kind.replace('_', ' ')}")
 
 
 def _say_answers(document: dict[str, Any], counts: _Counts) -> None:
     searched = document["searched"]
     waiting = [t["name"] for t in document["tracks"] if track_state(t) == "not searched"]
     if waiting:
-        say(f"not searched yet: {', '.join(waiting)}; run again with --gallery")
+        print_lines(f"not searched yet: {', '.join(waiting)}; run again with --gallery")
     left_out = ""
     if counts.photographs_left_out:
         left_out = f", photographs left out: {counts.photographs_left_out}"
-    say(
+    print_lines(
         f"people in the gallery: {searched['gallery']['people']}{left_out}; "
         f"tracks with candidates: {counts.with_candidates} of {counts.answers}"
     )
@@ -134,12 +134,12 @@ def _say_answers(document: dict[str, Any], counts: _Counts) -> None:
         lead = next(candidate for candidate in answer["joined"] if candidate["passes"])
         support = " (only the reconstruction supports it)" if lead["only_sr"] else ""
         remark = f" [{answer['remark']}]" if answer["remark"] else ""
-        say(
+        print_lines(
             f"  {track['name']}: candidate {lead['subject']}, "
             f"log10 likelihood ratio {_ratio(lead)}{support}{remark}"
         )
     for remark in searched["remarks"]:
-        say(f"note: {remark}")
+        print_lines(f"note: {remark}")
 
 
 def _say_last_search(document: dict[str, Any]) -> None:
@@ -153,14 +153,14 @@ def _say_last_search(document: dict[str, Any]) -> None:
     if last["event"] == "answers taken out":
         names = {track["id"]: track["name"] for track in document["tracks"]}
         removed = ", ".join(names[track] for track in details["tracks"])
-        say(
+        print_lines(
             f"note: the answers on {removed} were taken out, because their features have been "
             f"computed again ({details['why']})"
         )
         return
     why_rebuilt = details["index_made_anew"]
     if why_rebuilt not in {None, "there was none"}:
-        say(f"note: the gallery's index was made anew from the store: {why_rebuilt}")
+        print_lines(f"note: the gallery's index was made anew from the store: {why_rebuilt}")
 
 
 def _ratio(candidate: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import click
 
 from fasr_video.actors import login_name
 from fasr_video.commands.options import FILE, ROLE
-from fasr_video.console import say
+from fasr_video.console import print_lines
 from fasr_video.encryption import fingerprint as key_fingerprint
 from fasr_video.encryption import new_key, read_key
 
@@ -31,12 +31,14 @@ def keygen_command(file: Path, purpose: str) -> None:
 
     if purpose == "encryption":
         write_secret(file, new_key())
-        say(f"{file}: keep it secret and keep a copy: without it nobody can read what it encrypts")
-        say(f"fingerprint {key_fingerprint(read_key(file))}")
+        print_lines(
+            f"{file}: keep it secret and keep a copy: without it nobody can read what it encrypts"
+        )
+        print_lines(f"fingerprint {key_fingerprint(read_key(file))}")
         return
     public, fingerprint = make_signing_keys(file)
-    say(f"{file}: keep it secret; hand out {public}")
-    say(f"fingerprint {fingerprint}")
+    print_lines(f"{file}: keep it secret; hand out {public}")
+    print_lines(f"fingerprint {fingerprint}")
 
 
 @click.command("sign")
@@ -51,7 +53,7 @@ def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
     from fasr_video.custody.signing import sign
 
     signed = sign(target, key, by or login_name(), role)
-    say(
+    print_lines(
         f"{signed.manifest}: {signed.files} files signed by {signed.by} with key "
         f"{signed.fingerprint}"
     )
@@ -74,4 +76,4 @@ def check_signature_command(target: Path, key: Path) -> None:
 
     signed = check_signature(target, key)
     signer = f"signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
-    say(f"intact  {target}: {signed.files} files, {signer}")
+    print_lines(f"intact  {target}: {signed.files} files, {signer}")
