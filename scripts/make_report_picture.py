@@ -1,4 +1,4 @@
-"""Draw the README's picture of a track's page: `python docs/make_report_picture.py [CASE]` (after `make demo`)."""
+"""Draw the README's picture of a track's page: `python scripts/make_report_picture.py [CASE]` (after `make demo`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw the README's picture, a case's first clip: `python docs/make_picture.py [CASE] [OUT]` (after `make demo`)."""
+"""Draw the README's picture, a case's first clip: `python scripts/make_picture.py [CASE] [OUT]` (after `make demo`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw the README's picture of a review: `python docs/make_review_picture.py [CASE]` (after `make demo`)."""
+"""Draw the README's picture of a review: `python scripts/make_review_picture.py [CASE]` (after `make demo`)."""
 
 from __future__ import annotations
 

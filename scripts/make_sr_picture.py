@@ -1,4 +1,4 @@
-"""Draw the README's picture of a super-resolved still: `python docs/make_sr_picture.py` (public-domain photographs)."""
+"""Draw the README's picture of a super-resolved still: `python scripts/make_sr_picture.py` (public-domain photographs)."""
 
 from __future__ import annotations
 
