@@ -86,3 +86,14 @@ def test_the_glossary_is_in_alphabetical_order_and_names_each_word_once() -> Non
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)
     assert len(words) > 40
     assert words == sorted(set(words), key=str.lower)
+
+
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample_videos").symlink_to(ROOT / "sample_videos")
+    names: dict[str, Any] = {}
+    exec(compile(code, "python.md", "exec"), names)
+    assert names["case"].tracks and names["drawn"].picture.shape == (128, 128, 3)
+    assert len(names["gallery"].subjects) == 6 and names["answer"].joined
