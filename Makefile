@@ -12,7 +12,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock bench clean
+.PHONY: help setup demo test lint lock bench docs clean
 
 help:
 	@echo "make setup   create .venv and install everything that works on a CPU"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint    ruff, import-linter and mypy; what is known against the pinned packages, when the index can be asked"
 	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, as the index tells them"
 	@echo "make bench   run every benchmark, into docs/results"
+	@echo "make docs    the documentation as a site, into build/site"
 	@echo "make clean   remove caches, build output and cases/demo"
 
 setup: $(READY)
@@ -57,7 +58,7 @@ $(READY): pyproject.toml constraints.lock
 	@grep '^setuptools==' constraints.lock > build/builder.lock
 	@$(PIP) --require-hashes --no-deps -r build/builder.lock
 	@$(PIP) --require-hashes --no-deps --no-build-isolation -r constraints.lock
-	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,dlib,report,serve,dist,dev]'
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,dlib,report,serve,dist,dev,docs]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \
 		echo "setup: OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0" >&2; \
@@ -102,6 +103,9 @@ bench: $(READY)
 		grep -qs '__main__' "$$script" || continue; \
 		echo "bench: $$script"; $(BIN)/python "$$script" || echo "bench: $$script gave no result"; \
 	done
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis cases/demo

@@ -247,7 +247,7 @@ def main() -> None:
         "each, one after the other; the start of Python and the loading of the model are not counted in (d), the "
         "loading, hashing and writing are in (e). The 1080p version is the sample enlarged and encoded once, so it "
         "decodes more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a thread beside the "
-        "detector. (a), (b) and the peer decode with all cores, our reader with one: see docs/architecture.md."
+        "detector. (a), (b) and the peer decode with all cores, our reader with one: see docs/design.md."
     )
     looks = Table(
         "throughput",

@@ -1,4 +1,7 @@
-"""Draw the README's picture, a case's first clip: `python docs/make_picture.py [CASE] [OUT]` (after `make demo`)."""
+"""Draw the picture of a case's first clip: `python scripts/make_picture.py [CASE] [OUT]`.
+
+Make the case with `make demo` first.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Draw the README's picture of a super-resolved still: `python docs/make_sr_picture.py` (public-domain photographs)."""
+"""Draw the picture of a super-resolved still: `python scripts/make_sr_picture.py`.
+
+The photograph is in the public domain.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Draw the README's picture of a track's page: `python docs/make_report_picture.py [CASE]` (after `make demo`)."""
+"""Draw the picture of a track's page: `python scripts/make_report_picture.py [CASE]`.
+
+Make the case with `make demo` first.
+"""
 
 from __future__ import annotations
 

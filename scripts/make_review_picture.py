@@ -1,4 +1,7 @@
-"""Draw the README's picture of a review: `python docs/make_review_picture.py [CASE]` (after `make demo`)."""
+"""Draw the picture of a review: `python scripts/make_review_picture.py [CASE]`.
+
+Make the case with `make demo` first.
+"""
 
 from __future__ import annotations
 
