@@ -21,7 +21,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.sr.checkpoints import Published
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
-from fasr_video.sr.flow import RectifiedFlow, flow_network
+from fasr_video.sr.flow import RectifiedFlow
 from fasr_video.sr.methods import METHODS, ModelFiles, Need, Options, find_method, open_restorer
 from fasr_video.sr.methods.band import outside
 from fasr_video.sr.methods.bicubic import Bicubic
@@ -30,6 +30,7 @@ from fasr_video.sr.methods.features import FeatureModels
 from fasr_video.sr.methods.mean import Mean
 from fasr_video.sr.methods.pmrf import Pmrf
 from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.flow import FlowNet
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.posterior_mean import PosteriorMean
@@ -110,7 +111,7 @@ def mean(precision: str = "float32") -> Mean:
 
 def flow() -> RectifiedFlow:
     torch.manual_seed(3)
-    net = flow_network((16, 32))
+    net = FlowNet((16, 32), head=8)
     for parameter in net.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)

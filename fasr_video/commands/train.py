@@ -14,7 +14,7 @@ from fasr_video.commands.options import DEVICE, FILE
 from fasr_video.datasets.faces import Faces, read_faces
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sqlite import explain_errors
-from fasr_video.training import flow, idfsr, mean, sr
+from fasr_video.training import around_mean, flow, idfsr, mean, sr
 from fasr_video.training.attributes import read_labels, train_attributes
 from fasr_video.training.combiner import CombinerFeatures, train_combiner
 from fasr_video.training.embedder import gather, train_embedder
@@ -409,6 +409,54 @@ def flow_command(
     job = flow.Job(material, weights, begin=start)
     with explain_errors(options["out"]):
         step = flow.run(job, options["out"], plan, device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
+@train_group.command("around-mean")
+@SOURCES
+@click.option(
+    "--features",
+    required=True,
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces.",
+)
+@click.option(
+    "--combiner",
+    type=FILE,
+    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+)
+@click.option(
+    "--mean",
+    "weights",
+    required=True,
+    type=FILE,
+    help="Weights of the posterior mean to draw around.",
+)
+@click.option(
+    "--no-lr",
+    default=0.04,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of faces drawn from the feature alone.",
+)
+@START
+@run_options(steps=50_000, batch=32, lr=5e-4)
+def around_mean_command(
+    faces: tuple[Path, ...],
+    features: Path,
+    combiner: Path | None,
+    weights: Path,
+    no_lr: float,
+    start: Path | None,
+    **options: Any,
+) -> None:
+    """Train FASR++'s network on FACES to draw what the posterior mean lacks."""
+    plan, device = _plan(options, save_seconds=300, muon=True)
+    recipe = mean.Recipe(batch=options["batch"])
+    material = mean.Job(_faces(faces), features, combiner, recipe)
+    job = around_mean.Job(material, weights, no_lr, start)
+    with explain_errors(options["out"]):
+        step = around_mean.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
 

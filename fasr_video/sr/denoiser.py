@@ -47,6 +47,9 @@ class Denoiser(nn.Module):
     """False if the file does not state the band; it is then the one of the papers."""
     embedder: str = ""
     """SHA-256 of the embedder whose features it was trained with; empty if not known."""
+    mean: str = ""
+    """SHA-256 of the posterior mean whose picture it takes in place of the LR face; empty where it
+    takes the LR face itself."""
     precision: torch.dtype = torch.float32
     """The type that the network computes in, inside."""
 
@@ -144,10 +147,15 @@ class ResidualDenoiser(Denoiser):
     WITH_LR, WITHOUT_LR = 0.085, 0.28
 
     def __init__(
-        self, network: CompactNet, sigma_min: float = 0.002, sigma_max: float = 30.0
+        self,
+        network: CompactNet,
+        sigma_min: float = 0.002,
+        sigma_max: float = 30.0,
+        spread: float = WITH_LR,
     ) -> None:
         super().__init__()
         self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
+        self.spread = spread
         self.side, self.feature_length = network.side, network.feature_length
         self.band = (self.side // 8, self.side // 8)
 
@@ -172,7 +180,7 @@ class ResidualDenoiser(Denoiser):
         return even_weight(self._spread(_known(condition.lr)), sigma)
 
     def _spread(self, known: Tensor) -> Tensor:
-        return torch.where(known, self.WITH_LR, self.WITHOUT_LR)
+        return torch.where(known, self.spread, self.WITHOUT_LR)
 
     def _dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype

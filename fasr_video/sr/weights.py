@@ -14,10 +14,11 @@ from fasr_video.checkpoint import check_contract, load_state, read_metadata, sav
 from fasr_video.errors import ModelError
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
-from fasr_video.sr.flow import RectifiedFlow, flow_network
+from fasr_video.sr.flow import RectifiedFlow
 from fasr_video.sr.idfsr import IdentityDenoiser, identity_denoiser
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.flow import FlowNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
@@ -53,6 +54,10 @@ class Header:
     """Smallest and largest side of the LR faces that it was trained on."""
     embedder: str
     """SHA-256 of the embedder whose features it was trained with."""
+    spread: float = ResidualDenoiser.WITH_LR
+    """compact: of what the LR face, or the posterior mean, lacks."""
+    mean: str = ""
+    """SHA-256 of the posterior mean that it draws around; empty where it draws around the LR face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class FlowHeader:
     widths: tuple[int, ...]
     blocks: int
     side: int
+    head: int
+    """Channels of the head at full resolution."""
     noise: float
     band: tuple[int, int]
     mean: str
@@ -109,6 +116,7 @@ def _header(denoiser: Denoiser) -> Header:
     net = denoiser.network
     common = (denoiser.sigma_min, denoiser.sigma_max, denoiser.band, denoiser.embedder)
     if isinstance(net, CompactNet):
+        assert isinstance(denoiser, ResidualDenoiser)
         return Header(
             "compact",
             denoiser.side,
@@ -117,6 +125,8 @@ def _header(denoiser: Denoiser) -> Header:
             net.blocks,
             net.condition,
             *common,
+            spread=denoiser.spread,
+            mean=denoiser.mean,
         )
     if isinstance(net, NCSNpp):
         return Header("ncsnpp", net.side, net.feature_length, (net.width,), 0, 0, *common)
@@ -142,11 +152,12 @@ def load_own(path: Path) -> Denoiser:
         net = CompactNet(
             header.widths, header.blocks, header.feature_length, header.condition, side=header.side
         )
-        denoiser = ResidualDenoiser(net, header.sigma_min, header.sigma_max)
+        denoiser = ResidualDenoiser(net, header.sigma_min, header.sigma_max, header.spread)
     else:
         published = NCSNpp(header.side, header.widths[0], feature=header.feature_length > 0)
         denoiser = ScoreDenoiser(published, header.sigma_min, header.sigma_max)
     denoiser.band, denoiser.embedder = header.band, header.embedder
+    denoiser.mean = header.mean
     load_state(denoiser.network, path)
     return denoiser.float().eval()
 
@@ -235,7 +246,9 @@ def load_mean(path: Path) -> PosteriorMean:
 def save_flow(flow: RectifiedFlow, path: Path) -> None:
     """Write the weights of a rectified flow."""
     net = flow.network
-    header = FlowHeader(net.widths, net.blocks, net.side, flow.noise, flow.band, flow.mean)
+    header = FlowHeader(
+        net.widths, net.blocks, net.side, net.head_width, flow.noise, flow.band, flow.mean
+    )
     _save(net.state_dict(), FLOW_FORMAT, asdict(header), path)
 
 
@@ -245,7 +258,7 @@ def load_flow(path: Path) -> RectifiedFlow:
     try:
         lists = {name: tuple(fields[name]) for name in ("widths", "band")}
         header = FlowHeader(**fields | lists)
-        net = flow_network(header.widths, header.blocks, header.side)
+        net = FlowNet(header.widths, header.blocks, header.side, header.head)
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     flow = RectifiedFlow(net, header.noise)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from fasr_video.checkpoint import load_state
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import require_embedder
-from fasr_video.sr.flow import RectifiedFlow, flow_network
+from fasr_video.sr.flow import RectifiedFlow
+from fasr_video.sr.networks.flow import FlowNet
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_mean, save_flow
 from fasr_video.training import mean as mean_training
@@ -88,7 +89,7 @@ def run(
     data, source = load_material(job.mean.faces, job.mean.features, job.mean.combiner, device)
     mean = load_mean(job.weights)
     require_embedder(job.weights, mean.embedder, source.sha256)
-    flow = RectifiedFlow(flow_network(job.widths, job.blocks, mean.side))
+    flow = RectifiedFlow(FlowNet(job.widths, job.blocks, mean.side))
     if job.begin is not None:
         load_state(flow.network, job.begin)
     flow.mean = sha256_file(job.weights)

@@ -18,6 +18,7 @@ from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
 from fasr_video.sr.methods.band import draw_within, outside, sizes
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
+from fasr_video.sr.methods.mean import Mean, mean_for
 from fasr_video.sr.methods.method import Defaults, Method, ModelFiles, Need, Options, Supports
 from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
@@ -31,6 +32,8 @@ class Models:
     denoiser: Denoiser
     denoiser_sha256: str
     features: FeatureModels
+    mean: Mean | None = None
+    """The posterior mean, for a denoiser that draws around its picture."""
 
 
 def load_models(method: Method, files: ModelFiles, device: torch.device) -> Models:
@@ -38,7 +41,10 @@ def load_models(method: Method, files: ModelFiles, device: torch.device) -> Mode
     file = files.network or bundled("sr.safetensors")
     denoiser = checkpoints.load(file, device)
     features = load_feature_models(method, files, device, file, denoiser.embedder)
-    return Models(denoiser, sha256_file(file), features)
+    mean = None
+    if denoiser.mean:
+        mean = mean_for(method, Options(device, files), file, denoiser.mean)
+    return Models(denoiser, sha256_file(file), features, mean)
 
 
 def unguided(name: str) -> UsageError:
@@ -68,11 +74,13 @@ class Diffusion:
 
     def provenance(self) -> dict[str, object]:
         guidance = {} if self._guidance is None else self._guidance.provenance()
+        mean = {} if self._models.mean is None else {"mean": self._models.mean.sha256}
         return {
             "method": self.name,
             "sampler": str(self._sampling),
             "network": self._models.denoiser_sha256,
             "precision": str(self._denoiser.precision).removeprefix("torch."),
+            **mean,
             **guidance,
             **self._features.provenance(),
         }
@@ -97,9 +105,7 @@ class Diffusion:
     ) -> list[Restoration]:
         guides = [self._guiding_attributes(face) for face in faces]
         features = [self._features.of(face) for face in faces]
-        lr = torch.cat(
-            [enlarge(as_tensor([face.lr0]), self._denoiser.side) * face.lr_known for face in faces]
-        )
+        lr = self._lr_pictures(faces)
         condition = Condition(lr, torch.stack([feature for feature, _ in features]))
         rows = torch.arange(len(faces)).repeat_interleave(samples)
         generators = samplers.generators([sample_seed(s, k) for s in seeds for k in range(samples)])
@@ -116,6 +122,16 @@ class Diffusion:
         drawn = torch.cat(parts).reshape(len(faces), samples, *lr.shape[1:])
         sources = [source for _, source in features]
         return [self._restoration(*row) for row in zip(faces, drawn, seeds, sources, strict=True)]
+
+    def _lr_pictures(self, faces: Sequence[FaceInput]) -> Tensor:
+        """Return what the denoiser takes for the LR face: that or its mean picture, zeros for none."""
+        if self._models.mean is None:
+            sized = [enlarge(as_tensor([face.lr0]), self._denoiser.side) for face in faces]
+            pictures = torch.cat(sized)
+        else:
+            pictures, _ = self._models.mean.pictures(faces)
+        known = torch.tensor([float(face.lr_known) for face in faces])
+        return pictures * known[:, None, None, None]
 
     def _guided(self, rows: Sequence[tuple[Attribute, ...]]) -> Denoiser:
         if self._guidance is None:

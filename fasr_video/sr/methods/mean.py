@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fasr_video.batch_size import PICTURES, batch_size_for
+from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge
@@ -98,6 +101,21 @@ class Mean:
 def sides_of(faces: Sequence[FaceInput]) -> Tensor:
     """Return the side of each LR face, in pixels."""
     return torch.tensor([float(len(face.lr0)) for face in faces])
+
+
+def mean_for(method: Method, options: Options, network: Path, wanted: str) -> Mean:
+    """Return the posterior mean that a network goes on from: the one beside it, or the bundled one.
+
+    Raise where it is not the one that the network was trained with.
+    """
+    beside = network.parent / FILE
+    file = beside if beside.is_file() else None
+    mean = open_mean(method, replace(options, files=replace(options.files, network=file)))
+    if wanted not in ("", mean.sha256):
+        reason = f"it starts from the mean {wanted[:12]}…, but {mean.sha256[:12]}… is given"
+        remedy = f"put that {FILE} beside it, or train it again from this one"
+        raise ModelError(network, reason, remedy)
+    return mean
 
 
 def open_mean(method: Method, options: Options) -> Mean:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,9 +13,8 @@ from fasr_video.files import sha256_file
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.flow import CALLS, RectifiedFlow
-from fasr_video.sr.methods import mean as posterior_mean
 from fasr_video.sr.methods.band import check_lr_face, draw_within
-from fasr_video.sr.methods.mean import Mean, open_mean, sides_of
+from fasr_video.sr.methods.mean import Mean, mean_for, sides_of
 from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Supports
 from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
@@ -105,19 +102,8 @@ def _open(method: Method, options: Options) -> Pmrf:
         remedy = "give a file that `train flow` wrote, with --model or restore.weights"
         raise ModelError(f"method {method.name}", reason, remedy)
     flow = load_flow(file)
-    files = replace(options.files, network=_mean_beside(file))
-    mean = open_mean(method, replace(options, files=files))
-    if flow.mean not in ("", mean.sha256):
-        reason = f"it starts from the mean {flow.mean[:12]}…, but {mean.sha256[:12]}… is given"
-        remedy = f"put that {posterior_mean.FILE} beside it, or train it again from this one"
-        raise ModelError(file, reason, remedy)
+    mean = mean_for(method, options, file, flow.mean)
     return Pmrf(method, mean, flow, sha256_file(file), options)
-
-
-def _mean_beside(flow: Path) -> Path | None:
-    """Return the posterior mean in the folder of a flow; None for the bundled one."""
-    file = flow.parent / posterior_mean.FILE
-    return file if file.is_file() else None
 
 
 PMRF = Method(
