@@ -35,11 +35,12 @@ from fasr_video.archive.tasks import Task
 from fasr_video.archive.worker import run_task
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
+from fasr_video.case.sources import digest as source_digest
 from fasr_video.case.store import chain_hash
 from fasr_video.commands import custody
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
-from fasr_video.pipeline import restore, segments
+from fasr_video.pipeline import restore
 from tests.reviewed import make_case
 from tests.test_foreign import journal_that_names
 
@@ -195,7 +196,7 @@ def forge(case: Path) -> None:
         for row in opened.db.execute("SELECT * FROM log ORDER BY id").fetchall():
             details = json.loads(row["details"])
             if row["event"] == "source done":
-                details["digest"] = segments.digest(opened, details["source"])
+                details["digest"] = source_digest(opened, details["source"])
             if row["event"] == "source added":
                 info = opened.db.execute(
                     "SELECT info FROM source WHERE id = ?", (details["source"],)

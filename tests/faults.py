@@ -141,9 +141,9 @@ class Bench:
     def _check_removed(self, folder: Path, send: Send) -> None:
         secret = (self.ground / "secret").read_bytes()
         files = [path for path in folder.rglob("*") if path.is_file() and "in" not in path.parts]
-        left = traces.search(files, [secret])
-        if left.found:
-            send({"wrong": f"{len(left.found)} pieces of what was removed are left"})
+        left = traces.find_traces(files, [secret])
+        if left.pieces:
+            send({"wrong": f"{len(left.pieces)} pieces of what was removed are left"})
 
     def _contents(self, folder: Path) -> dict[str, Any]:
         code, messages, error = _in_child(

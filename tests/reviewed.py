@@ -308,4 +308,6 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
     with case.transaction():
         results.save_photographs(case, listed)
         case.set_meta("searched", json.dumps(search))
-        case.log("searched", {**search, "index_made_anew": None, "answers": replay.answers(case)})
+        case.log(
+            "searched", {**search, "index_made_anew": None, "answers": replay.answer_digests(case)}
+        )

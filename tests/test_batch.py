@@ -445,7 +445,7 @@ def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_task_makes_the_same_case_as_run(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
-    run([entrance], tmp_path / "case", SETTINGS, place=Recording("door"))
+    run([entrance], tmp_path / "case", SETTINGS, recording=Recording("door"))
     assert canonical(tmp_path / "case") == canonical(unbroken)
     with Case.open(unbroken, read_only=True) as case:
         assert case.db.execute("SELECT count(*) FROM track").fetchone()[0]
@@ -778,6 +778,6 @@ def test_a_killed_batch_goes_on_and_makes_the_same_cases(
     (case,) = cases.glob("a-*/")
     with Case.open(case) as opened:
         assert not [p for c in verify(opened) for p in c.problems]
-    run([entrance], case, SETTINGS, place=Recording("door"))  # this batch was given no camera
+    run([entrance], case, SETTINGS, recording=Recording("door"))  # this batch was given no camera
     assert canonical(case) == canonical(unbroken)
     assert (cases / "summary.html").is_file() and (cases / "summary.csv").is_file()

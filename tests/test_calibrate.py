@@ -270,7 +270,7 @@ def test_calibrate_from_the_command_line(
         ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
     ] * 6
     assert (calibration.people, calibration.enrolled, calibration.searches) == (36, 18, 216)
-    assert calibration.facts["restorer"] == {"method": "bicubic", "samples": 1}
+    assert calibration.provenance["restorer"] == {"method": "bicubic", "samples": 1}
     assert calibration.mismatch(make_encoder(BuiltinEmbedder(), Bicubic(), 1).provenance()) is None
     assert (
         f"36 people of {faces.name}" in calibration.data

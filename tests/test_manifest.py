@@ -97,7 +97,7 @@ def test_files_were_made_with_those_that_they_need() -> None:
     assert ENTRIES["sr.safetensors"].needs == (EMBEDDER,)
     assert checkpoints.load(manifest.bundled("sr.safetensors")).embedder == sha256[EMBEDDER]
     assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors")
-    facts = Calibration.load(manifest.bundled("calibration.json")).facts
+    facts = Calibration.load(manifest.bundled("calibration.json")).provenance
     assert facts["embedder"] == sha256[EMBEDDER] and facts["restorer"] is None
     assert facts["pooled_by"] == merging.fingerprint(combiner)
 

@@ -151,9 +151,9 @@ def test_a_summary_reads_tracks_and_links_in_one_snapshot(
 
     monkeypatch.setattr(summary, "tracks_of", accepted_meanwhile)
     line = {"case": "case", "camera": None, "start": None, "start_uncertainty": None}
-    assert not any(track.accepted for track in summary._seen(folder, line, 0))
+    assert not any(track.accepted for track in summary._tracks_of_case(folder, line, 0))
     monkeypatch.setattr(summary, "tracks_of", read)
-    assert any(track.accepted for track in summary._seen(folder, line, 0))
+    assert any(track.accepted for track in summary._tracks_of_case(folder, line, 0))
 
 
 def test_nothing_is_written_within_a_snapshot_and_snapshots_end(folder: Path) -> None:

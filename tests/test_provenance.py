@@ -177,7 +177,7 @@ def test_a_redacted_export_covers_other_people_in_the_frame(
         assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"
         x, y = face.corner
         with case.transaction():  # a person at the crop's corner
-            beside = replace(face, id=tracks.next_face(case), x1=x, y1=y, x2=x + 8, y2=y + 8)
+            beside = replace(face, id=tracks.next_face_id(case), x1=x, y1=y, x2=x + 8, y2=y + 8)
             tracks.add_faces(case, [beside])
         export_pictures(case, ["T1"], tmp_path, redact=True)
     (picture,) = tmp_path.glob("T1-lr0-*.png")

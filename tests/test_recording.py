@@ -64,7 +64,7 @@ def test_a_correction_is_logged_and_an_empty_recording_changes_nothing(
     before = stored_recording(copy)
     run([entrance], copy, SETTINGS)
     assert stored_recording(copy) == before
-    run([entrance], copy, SETTINGS, place=Recording("yard"))
+    run([entrance], copy, SETTINGS, recording=Recording("yard"))
     assert stored_recording(copy) == ("yard", before[1]), "what was not said stays"
     run(
         [entrance],

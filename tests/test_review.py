@@ -451,7 +451,7 @@ def test_a_refused_decision_stays_in_the_form(
 def test_a_busy_case_is_shown_and_a_refused_decision_keeps_its_text(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.1)
     fields = {"verdict": "rejected", "reason": "what I saw at length", "by": "Anna"}
     with Case.open(folder) as run, run.transaction():
         run.log("noted", {})

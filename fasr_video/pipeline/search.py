@@ -182,7 +182,7 @@ def search_all(
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
         outcome = {
             "index_made_anew": index.rebuilt,
-            "answer_digests": replay.answer_digests(case),
+            "answers": replay.answer_digests(case),
             "leads": leads,
         }
         case.log("searched", {**search, **outcome})
