@@ -77,16 +77,12 @@ class LazyCommand:
 
 
 COMMANDS = {
-    "batch": LazyCommand(
-        "archive",
-        "batch_command",
-        "Make a case of every file below ARCHIVE, once for each content.",
-    ),
+    "batch": LazyCommand("archive", "batch_command", "Make a case of every file below ARCHIVE."),
     "calibrate": LazyCommand(
         "calibrate",
         "calibrate_command",
-        "Find out what scores mean, on labelled FACES (folders or tar shards of IDENTITY/PHOTO, "
-        "aligned) or tracks.",
+        "Measure what scores mean, on labelled FACES (aligned; folders or tar shards of "
+        "IDENTITY/PHOTO) or tracks.",
     ),
     "check-signature": LazyCommand(
         "signing",
@@ -94,43 +90,40 @@ COMMANDS = {
         "Check a signed FILE_OR_FOLDER: no file altered, missing or added.",
     ),
     "decide": LazyCommand(
-        "review",
-        "decide_command",
-        "Record a reviewer's decision on TRACK (named as in `show`).",
+        "review", "decide_command", "Record a reviewer's decision on TRACK (named as in `show`)."
     ),
     "doctor": LazyCommand(
         "doctor",
         "doctor_command",
-        "Show what is installed, which device would be used, and which models are at hand.",
+        "Show what is installed, which device would be used, and which models are there.",
     ),
     "eval": LazyCommand("evaluate", "eval_group", "Compare methods on the same faces and seeds."),
     "export": LazyCommand(
         "case",
         "export_command",
-        "Write CASE as CSV (a line a track, or a line a face seen) or JSON.",
+        "Write CASE as CSV (a line per track or per detected face) or JSON.",
     ),
     "fit": LazyCommand(
         "restore",
         "fit_command",
-        "Fit one vector of IDFSR to a person's photographs, for `fasr-video sr --method idfsr "
-        "--identity`.",
+        "Fit a vector of IDFSR to a person's photographs, for `sr --method idfsr --identity`.",
     ),
     "gallery": LazyCommand(
         "gallery",
         "gallery_group",
-        "The people one looks for: photographs, templates, and the proof of what was removed.",
+        "Manage galleries: photographs of people to search for, and their removal.",
     ),
     "keygen": LazyCommand(
         "signing",
         "keygen_command",
-        "Create a pair of Ed25519 keys (FILE to sign with, FILE.pub to check with), or a key "
-        "that encrypts cases.",
+        "Create a pair of Ed25519 keys (FILE to sign with, FILE.pub to check with), or a "
+        "key that encrypts cases.",
     ),
     "licences": LazyCommand(
         "models",
         "licences_command",
-        "Show the licences of fasr-video, of the packages that it needs, as installed here, and "
-        "of its weights.",
+        "Show the licences of fasr-video, of the packages that it needs, as installed "
+        "here, and of its weights.",
     ),
     "link": LazyCommand(
         "review",
@@ -140,25 +133,25 @@ COMMANDS = {
     "models": LazyCommand(
         "models",
         "models_command",
-        "Show the bundled models: contract, training data, licence, hash, and whether each file "
-        "is intact.",
+        "Show the bundled models: contract, training data, licence, hash, and whether "
+        "each file is intact.",
     ),
     "pictures": LazyCommand(
         "custody",
         "pictures_command",
-        "Write the pictures of TRACKS of CASE, or of all tracks, as files that say where they "
-        "come from.",
+        "Write the pictures of TRACKS of CASE, or of all tracks, as files that say where "
+        "they come from.",
     ),
     "purge": LazyCommand(
         "custody",
         "purge_command",
-        "Remove the CASES whose time (case.retention_days) is over, and leave a tombstone as "
-        "proof.",
+        "Remove the CASES whose time (case.retention_days) is over, and leave a tombstone"
+        " as proof.",
     ),
     "report": LazyCommand(
         "case",
         "report_command",
-        "Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to "
+        "Write the report of CASE: pages, JSON, tables, PDF, or a folder of pictures to "
         "import elsewhere.",
     ),
     "run": LazyCommand(
@@ -167,8 +160,8 @@ COMMANDS = {
     "search": LazyCommand(
         "archive",
         "search_command",
-        "Search finished CASES (or folders of them) again, without their footage, and tell what "
-        "changed.",
+        "Search finished CASES (or folders of them) again, without their footage, and "
+        "show changes.",
     ),
     "serve": LazyCommand(
         "review",
@@ -178,7 +171,7 @@ COMMANDS = {
     "show": LazyCommand(
         "case",
         "show_command",
-        "Show what is in CASE: sources, losses, tracks, proposed links, gallery.",
+        "Show the contents of CASE: sources, losses, tracks, proposed links, gallery.",
     ),
     "sign": LazyCommand(
         "signing",
@@ -191,13 +184,12 @@ COMMANDS = {
     "verify": LazyCommand(
         "case",
         "verify_command",
-        "Check that CASE is what the run left: footage, pictures, findings and log against "
-        "their hashes.",
+        "Check CASE against its hashes: footage, pictures, results and log.",
     ),
     "watch": LazyCommand(
         "archive",
         "watch_command",
-        "Make cases of the files that come into FOLDER, until it is stopped by Ctrl-C or SIGTERM.",
+        "Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.",
     ),
 }
 

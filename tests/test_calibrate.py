@@ -366,7 +366,7 @@ def test_options_without_effect_are_refused(
         "--seed",
     }
     assert (
-        set(err.split(": of no")[0].removeprefix("fasr-video: ").split(", "))
+        set(err.split(": no effect")[0].removeprefix("fasr-video: ").split(", "))
         == known
         == {*USELESS, "--flip", "--no-sr"}
     )

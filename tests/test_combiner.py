@@ -497,7 +497,9 @@ def test_options_out_of_bounds_are_refused(option: dict[str, float], tmp_path: P
 
 
 def test_fewer_than_ten_people_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="9 people have two or more photos, 10"):
+    with pytest.raises(
+        UsageError, match="9 people have two or more photos, but training needs at least 10"
+    ):
         train_combiner(synthetic(9, 2), tmp_path, report=quiet)
     # Eight pairs in batches of seven: the one left over is no batch of its own.
     summary = train_combiner(synthetic(10, 2), tmp_path, epochs=1, batch=7, report=quiet)

@@ -461,7 +461,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "adaface",
         lambda d: bundled("embedder.safetensors"),
         ModelError,
-        "holds 0 residual units",
+        "it has 0 residual units",
     ),
     "dlib, no file": (
         "dlib",
@@ -473,7 +473,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "dlib",
         lambda d: text_file(d / "a.dat"),
         ModelError,
-        "its SHA-256 is .*; copy or install it",
+        "SHA-256 .*; copy or install it",
     ),
     "insightface, none given": (
         "insightface",

@@ -327,7 +327,7 @@ def test_faces_as_the_camera_saw_them_are_probes_without_a_true_picture(
     code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *preset)
     assert code == 0 and "Row hr was left out" in err
     code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--degrade", "16")
-    assert code == 2 and "as the camera saw them" in err
+    assert code == 2 and "as the camera recorded them" in err
 
 
 def test_references_of_any_size_are_fitted(
@@ -466,7 +466,7 @@ def test_a_preset_fills_in_options_that_are_not_given(
     code, _, err = called(
         capsys, "celeba", faces, *chosen, "--preset", "paper-fig9", "--references", 1
     )
-    assert code == 3 and "Row idfsr-fitted was left out: fits take a minute or more" in err
+    assert code == 3 and "Row idfsr-fitted was left out: fitting takes a minute or more" in err
     report = (tmp_path / "run" / "report.md").read_text()
     assert "Preset paper-fig9: number of references" in report
     assert "bicubic 8 px" in report and "fasr++ 16 px" in report
