@@ -289,7 +289,7 @@ def test_calibrate_from_the_command_line(
         assert word in output
     assert [p.name for p in out.parent.iterdir()] == ["c.json"]
     code, _, err = run_command(capsys, "calibrate", faces, "--out", out, "--no-sr")
-    assert code == 2 and "there already" in err and Calibration.load(out) == calibration
+    assert code == 2 and "exists already" in err and Calibration.load(out) == calibration
 
 
 def test_thresholds_are_made_for_the_worst_group(

@@ -266,7 +266,7 @@ def test_values_of_galleries_and_ledgers_are_checked_too(case: Path, archive: Pa
     change(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
-    change(archive / LEDGER, "UPDATE unit SET facts = '[]'")
+    change(archive / LEDGER, "UPDATE job SET summary = '[]'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="damaged"):
             opened(archive)

@@ -257,7 +257,7 @@ def test_the_face_option_chooses_one_of_several_faces(
         code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", wrong)
         assert code == 2 and says in err and err.count("\n") == 1
     code, _, err = called(capsys, "gallery", "add", gallery, MUGSHOTS, "--face", "1")
-    assert code == 2 and "names 2 photographs" in err
+    assert code == 2 and "contains 2 photographs" in err
     code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", "2", "--sync")
     assert code == 2 and "one photograph" in err
     assert called(capsys, "gallery", "add", gallery, photo, "--face", "2")[0] == 0

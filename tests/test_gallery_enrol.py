@@ -543,7 +543,7 @@ class TestSeveralFaces:
     def test_a_face_number_needs_a_single_photograph(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
-        with pytest.raises(UsageError, match="names 3 photographs"):
+        with pytest.raises(UsageError, match="contains 3 photographs"):
             enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
 
     def test_an_enrolled_photograph_keeps_its_face_with_a_warning(
@@ -678,7 +678,7 @@ class TestListings:
         [
             (b"", "no column path, subject"),
             (b"a,b\n1,2\n", "no column path, subject"),
-            (b"path,subject\n", "names no"),
+            (b"path,subject\n", "lists no"),
             (b"\xff\xfe\x00", "not a readable CSV file"),
         ],
     )
@@ -713,7 +713,7 @@ def test_a_killed_enrolment_continues(
         "from fasr_video.commands.gallery import open_detector\n"
         "from fasr_video.recognition.embedders import open_embedder\n"
         "from fasr_video.gallery.gallery import Gallery\n"
-        "enrol.BATCH = 2\n"
+        "enrol.BATCH_SIZE = 2\n"
         "def listen(done, total):\n"
         "    if done == 4:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"

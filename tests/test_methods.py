@@ -609,7 +609,7 @@ def damaged(tmp_path: Path, how: str) -> Path:
     [
         ("nan", "NaN"),
         ("cut", "damaged.safetensors"),
-        ("other", "says fasr-video/combiner"),
+        ("other", "names the contract fasr-video/combiner"),
         ("strange", "embedder 000000000000…"),
     ],
 )
