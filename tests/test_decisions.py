@@ -341,7 +341,7 @@ def test_an_accepted_link_that_was_deleted_or_changed_is_detected(case: Case) ->
 
 @pytest.mark.parametrize("name", ["Bob\x00", "Bob\u202e", "Bob\x1b[2J"])
 def test_an_unreadable_reviewer_name_is_refused(case: Case, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be shown"):
+    with pytest.raises(UsageError, match="cannot be displayed"):
         decide(case, 1, "insufficient", "blurred", name)
     assert decisions_on(case, 1) == []
 
