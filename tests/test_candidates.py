@@ -569,7 +569,7 @@ def test_a_stage_accepts_only_its_own_settings(
 def test_a_refused_stage_leaves_the_case_as_it_was(copy: Path) -> None:
     other_models(copy)
     before, settings_text = document(copy), (copy / "settings.yaml").read_text()
-    with pytest.raises(CaseError, match=r"tracks have no probes.*give --stage restore"):
+    with pytest.raises(CaseError, match=r"tracks have no features.*give --stage restore"):
         redo(copy, "search", settings_of(copy, "search.fpir=0.05"))
     assert document(copy) == before and (copy / "settings.yaml").read_text() == settings_text
 
@@ -577,7 +577,7 @@ def test_a_refused_stage_leaves_the_case_as_it_was(copy: Path) -> None:
 def test_a_stage_of_unfinished_footage_is_refused(copy: Path) -> None:
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("UPDATE source SET state = 'running'")
-    with pytest.raises(CaseError, match="its footage is not done"):
+    with pytest.raises(CaseError, match="its footage is not finished"):
         redo(copy, "restore", settings_of(copy))
 
 

@@ -19,7 +19,6 @@ import pytest
 
 from fasr_video.archive.schedulers import Processes
 from fasr_video.archive.tasks import Outcome, Status, Task
-from fasr_video.case import store as case_module
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
 from fasr_video.case.store import DATABASE
@@ -145,7 +144,7 @@ def test_a_case_whose_write_ahead_log_cannot_be_read_is_an_error(
 def test_a_locked_database_is_an_error_after_some_time(
     copied_case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(case_module, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
     other = sqlite3.connect(copied_case / DATABASE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with Case.open(copied_case) as case:

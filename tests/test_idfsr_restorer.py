@@ -248,7 +248,7 @@ def test_a_person_is_fitted_and_drawn_and_the_provenance_names_the_identity(
         person_id
     )
     code, _, err = call("fit", *fitting)
-    assert code == 2 and "there already" in err
+    assert code == 2 and "exists already" in err
 
 
 def test_references_of_two_people_are_refused_unless_forced(
@@ -334,7 +334,7 @@ def test_impossible_options_give_a_one_line_error(
             "needs references",
         ),
         ((*fitting, "--refs", "/nowhere"), "no such folder"),
-        ((*fitting, "--refs", small), "0 that can be used"),
+        ((*fitting, "--refs", small), "0 usable"),
     ):
         code, _, err = call(*arguments)
         assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err

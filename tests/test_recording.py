@@ -40,7 +40,7 @@ def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [entrance],
         out,
         SETTINGS,
-        place=from_options("door", "2024-05-01T12:00:00+02:00", 1.5),
+        recording=from_options("door", "2024-05-01T12:00:00+02:00", 1.5),
     )
     return out
 
@@ -70,7 +70,7 @@ def test_a_correction_is_logged_and_an_empty_recording_changes_nothing(
         [entrance],
         copy,
         SETTINGS,
-        place=from_options(None, "2024-05-01T13:00:00+02:00", None),
+        recording=from_options(None, "2024-05-01T13:00:00+02:00", None),
     )
     clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
     assert stored_recording(copy) == ("yard", clock)

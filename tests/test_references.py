@@ -288,7 +288,7 @@ def test_a_removed_photograph_is_no_longer_a_reference(
     assert run([entrance], copy, chosen, fewer)[1] is True
     assert the_track(copy)["restoration"]["picture"] != before["picture"]
     shutil.rmtree(fewer / HOPPER)
-    with pytest.raises(FasrError, match=f"no photograph of subject {HOPPER}.*take it out"):
+    with pytest.raises(FasrError, match=f"no photograph of subject {HOPPER}.*take the subject out"):
         run([entrance], copy, chosen, fewer)
     assert run([entrance], copy, settings(weights), fewer)[1] is True
     track = the_track(copy)
