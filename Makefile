@@ -12,12 +12,13 @@ export ORT_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock bench docs clean
+.PHONY: help setup demo test test-slow test-all lint lock bench docs clean
 
 help:
 	@echo "make setup   create .venv and install everything that works on a CPU"
 	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests that every change needs"
+	@echo "make test-all   run the slow ones, too: training, kills, faults, whole commands"
 	@echo "make lint    ruff, import-linter and mypy; what is known against the pinned packages, when the index can be asked"
 	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, as the index tells them"
 	@echo "make bench   run every benchmark, into docs/results"
@@ -83,7 +84,15 @@ demo: $(READY)
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --timeout 120
+	$(BIN)/python -m pytest -n 2 --timeout 120 -m "not slow"
+
+# The rest: training, kills and resumes, faults, whole commands. `test-all` runs both.
+test-slow: export OMP_NUM_THREADS = 1
+test-slow: export OPENBLAS_NUM_THREADS = 1
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --timeout 300 -m slow
+
+test-all: test test-slow
 
 lint: $(READY)
 	$(BIN)/ruff check

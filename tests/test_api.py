@@ -103,6 +103,7 @@ def test_a_gallery_is_made_searched_and_opened_by_string_paths(tmp_path: Path) -
         fasr_video.Gallery.open(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_readme_s_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -114,6 +115,7 @@ def test_the_readme_s_python_lines_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert names["drawn"].picture.shape == (128, 128, 3) and names["vectors"].shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_run_gives_a_case_whose_rows_name_tracks_pictures_and_leads(
     corridor: Path, tmp_path: Path
 ) -> None:

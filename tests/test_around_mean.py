@@ -89,6 +89,7 @@ def test_another_mean_is_refused(weights: Path) -> None:
         open_restorer(METHODS["fasr++"], Options(CPU, ModelFiles(network=weights)))
 
 
+@pytest.mark.slow
 def test_it_trains_around_a_mean_and_goes_on_where_it_stopped(
     job: trainer.mean_training.Job, tmp_path: Path
 ) -> None:

@@ -410,6 +410,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_trainer_learns_visible_attributes(trained: Path) -> None:
     faces, labels = labelled_faces()
     classifier = load_attribute_classifier(trained / "attributes.safetensors")

@@ -47,6 +47,7 @@ from fasr_video.weights.manifest import bundled
 from tests import cases, videos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "readers", ["mp4 (,pictures,weights", "manifests,settings,gallery, bytes,ledger"]
 )
@@ -139,6 +140,7 @@ def _png(width: int, height: int, rows: int) -> bytes:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [(12_000, 12_000), (60_000, 60_000), (0x7FFFFFFF, 0x7FFFFFFF), (1, 0x7FFFFFFF), (100, 20_000)],

@@ -656,6 +656,7 @@ def misses(detector: Detector, chunks: Path, images: Sequence[Image]) -> tuple[i
     return cached.misses, cached.ignored_chunks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["model", "way to run it", "not named", "no chunk at all"])
 def test_chunks_of_another_detector_are_ignored(other: str, entrance: Path, tmp_path: Path) -> None:
     reader, chunk = open_video(entrance), tmp_path / "chunks" / "0.sqlite"
@@ -753,6 +754,7 @@ def start(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_and_makes_the_same_cases(
     entrance: Path, unbroken: Path, tmp_path: Path
 ) -> None:

@@ -258,6 +258,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple
     return ended.value.code, out, err
 
 
+@pytest.mark.slow
 def test_calibrate_from_the_command_line(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +293,7 @@ def test_calibrate_from_the_command_line(
     assert code == 2 and "exists already" in err and Calibration.load(out) == calibration
 
 
+@pytest.mark.slow
 def test_thresholds_are_made_for_the_worst_group(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -451,6 +453,7 @@ from_images([Path(sys.argv[1])], encoder, encoder, Protocol(), Path(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_after_a_kill_stored_features_are_used(faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     killed = subprocess.run(
@@ -477,6 +480,7 @@ def test_after_a_kill_stored_features_are_used(faces: Path, tmp_path: Path) -> N
         assert all((a.features[k] == b.features[k]).all() for k in Kind if k in a.features)
 
 
+@pytest.mark.slow
 def test_stored_features_of_changed_photographs_or_models_are_not_used(
     faces: Path, tmp_path: Path
 ) -> None:

@@ -683,6 +683,7 @@ def test_answers_for_old_probes_are_deleted_without_the_gallery(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

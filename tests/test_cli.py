@@ -94,6 +94,7 @@ def test_documentation_names_no_unknown_command_or_option() -> None:
         assert options <= known
 
 
+@pytest.mark.slow
 def test_run_works_from_a_shell(entrance: Path, tmp_path: Path) -> None:
     result = call(
         "run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path

@@ -231,6 +231,7 @@ def test_faces_of_scenes_are_in_the_canonical_frame(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [True, False])
 def test_a_run_lowers_its_loss_resumes_and_writes_weights_that_load(
     blocks: bool, material: Material, teacher: Teacher, tmp_path: Path

@@ -241,6 +241,7 @@ def test_no_faces_have_no_features(opened: Opened) -> None:
         assert features.shape == (0, facts.length) and norms.shape == (0,)
 
 
+@pytest.mark.slow
 def test_unknown_landmarks_are_those_of_a_usual_face(opened: Opened) -> None:
     facts, embedder, _ = opened
     faces, landmarks = some_faces(3)

@@ -82,6 +82,7 @@ def problems(folder: Path) -> list[str]:
         return [p for c in verify(case) for p in c.problems]
 
 
+@pytest.mark.slow
 def test_an_encrypted_case_has_the_results_of_a_plain_one(
     sealed_case: Path, corridor_case: Path, key: Path
 ) -> None:

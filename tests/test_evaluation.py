@@ -70,6 +70,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
+@pytest.mark.slow
 def test_the_command_compares_systems_and_writes_tables(
     faces: Path, network: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_combiner_is_not_used_on_another_recognisers_features(
     assert code == 3 and "with the mean: it was made with the embedder" in err
 
 
+@pytest.mark.slow
 def test_outputs_of_another_program_are_scored_beside_ours(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -448,6 +450,7 @@ def test_bad_options_give_a_one_line_error(
     assert code == 2 and message in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_preset_fills_in_options_that_are_not_given(
     faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -472,6 +475,7 @@ def test_a_preset_fills_in_options_that_are_not_given(
     assert "bicubic 8 px" in report and "fasr++ 16 px" in report
 
 
+@pytest.mark.slow
 def test_attributes_and_references_reach_their_methods(
     faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -566,6 +570,7 @@ with Store(Path(sys.argv[2])) as store:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Path) -> None:
     def run(folder: str, *more: str) -> int:
         command = [sys.executable, "-c", KILLED, faces, tmp_path / folder, *more]

@@ -38,6 +38,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("jobs", "faults", "every"),
     [

@@ -93,6 +93,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         load_flow(file)
 
 
+@pytest.mark.slow
 def test_training_moves_means_towards_faces(job: trainer.mean_training.Job, tmp_path: Path) -> None:
     weights = tmp_path / "mean.safetensors"
     save_mean(PosteriorMean(MeanNet(width=16, blocks=1, feature_length=512, condition=32)), weights)

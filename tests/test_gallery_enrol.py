@@ -787,6 +787,7 @@ class TestMigration:
         assert (removal.subjects, removal.occurrences) == (("hopper",), 0)
         assert subjects(gallery) == {"eileen": 2, "grace": 1}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("moment", ["embedding", "swapping"])
     def test_a_killed_migration_leaves_the_old_gallery_intact(
         self,

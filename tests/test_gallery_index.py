@@ -231,6 +231,7 @@ class TestApproximate:
         with Gallery.open(tmp_path / "g") as gallery:
             yield gallery
 
+    @pytest.mark.slow
     def test_an_approximate_index_with_enough_recall_is_used(self, large: Gallery) -> None:
         index_ = Index.open(large, approximate_above=1000)
         assert {m.kind.split(",")[0] for m in index_.measured} == {FLAT, "IVF-PQ", "HNSW"}
@@ -247,6 +248,7 @@ class TestApproximate:
         assert not any(c.problems for c in check(large))
         assert statistics(large).index_state.startswith("rebuilt")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["IVF-PQ", "HNSW"])
     def test_results_are_ordered_by_the_exact_vectors(
         self, large: Gallery, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -270,6 +272,7 @@ class TestApproximate:
             next(m.recall for m in index_.measured if m.kind == index_.kind), abs=0.01
         )
 
+    @pytest.mark.slow
     def test_the_exact_index_is_used_where_recall_is_too_low(
         self, large: Gallery, monkeypatch: pytest.MonkeyPatch
     ) -> None:

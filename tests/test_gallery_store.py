@@ -354,6 +354,7 @@ def test_a_secret_is_found_at_any_offset(
         assert not traces.find_traces([file], [np.random.default_rng(seed + 1).bytes(2048)]).pieces
 
 
+@pytest.mark.slow
 def test_ten_thousand_random_changes(gallery: Gallery) -> None:
     model = ops.Model()
     for change in ops.changes(seed=1):
@@ -366,6 +367,7 @@ def test_ten_thousand_random_changes(gallery: Gallery) -> None:
     assert not any(c.problems for c in check(gallery))
 
 
+@pytest.mark.slow
 def test_kills_leave_complete_batches_only(tmp_path: Path) -> None:
     """A writer is killed at random moments; the store is then what it was after its last change or one more."""
     folder, done = tmp_path / "gallery", tmp_path / "done"

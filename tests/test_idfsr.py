@@ -513,6 +513,7 @@ def person(n: int = 4, seed: int = 0) -> References:
     )
 
 
+@pytest.mark.slow
 def test_fitting_lowers_the_loss_and_does_not_change_the_network(
     size: Size,
 ) -> None:

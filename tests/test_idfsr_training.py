@@ -130,6 +130,7 @@ def test_lr_faces_have_the_detail_of_the_given_sizes(people: Path) -> None:
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_the_trainer_learns_and_writes_weights_that_load(
     people: Path, tmp_path: Path, tiny: None, name: str

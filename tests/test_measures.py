@@ -281,6 +281,7 @@ def test_inception_has_the_published_size_and_names() -> None:
     assert net.Mixed_7a.get_parameter("branch7x7x3_4.conv.weight").shape == (192, 192, 3, 3)
 
 
+@pytest.mark.slow
 def test_inception_takes_pictures_of_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(

@@ -79,6 +79,7 @@ def assert_right(
         assert error < 12, f"picture {shown} is wrong by {error:.1f} levels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", videos.GOOD)
 def test_a_good_file_is_read_completely_or_refused(clips: Path, backend: str, name: str) -> None:
@@ -277,6 +278,7 @@ def mid_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MID_GROUP)
 def test_frames_missing_at_the_beginning_are_counted(mid_group: Path, name: str) -> None:
     result = read(mid_group / name, "pyav")

@@ -73,6 +73,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         load_mean(file)
 
 
+@pytest.mark.slow
 def test_training_beats_bicubic(job: trainer.Job, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=5e-3, warmup=5, bf16=False, muon=True, log_every=30, ema=0.9)

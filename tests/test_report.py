@@ -535,6 +535,7 @@ def test_altered_picture_is_not_shown(copy: Path) -> None:
         write_report(copy)
 
 
+@pytest.mark.slow
 def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
     pytest.importorskip(
         "weasyprint", reason="the extra `report` is not installed", exc_type=ImportError

@@ -146,6 +146,7 @@ def wait_for_segments(out: Path, count: int, process: subprocess.Popen[str]) -> 
     raise AssertionError(f"ended before segment {count}: {process.communicate()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_resumes_and_finds_the_same(
     how: signal.Signals, unbroken: Path, entrance: Path, tmp_path: Path
@@ -174,6 +175,7 @@ def test_a_stopped_run_resumes_and_finds_the_same(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["none", "motion"])
 def test_a_resumed_run_with_a_gate_equals_an_unbroken_one(
     gate: str, entrance: Path, tmp_path: Path
@@ -213,6 +215,7 @@ def test_the_motion_gate_is_refused_if_every_frame_is_a_whole_one(
         run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, "detect.gate=motion")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("short_by", [1, 2, 3])
 def test_a_full_disk_stops_the_run_and_it_resumes_later(
     short_by: int, unbroken: Path, entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -251,6 +254,7 @@ def test_a_case_that_was_half_created_is_created_again(
     assert case_contents(out) == case_contents(unbroken)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_case_are_refused(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +268,7 @@ def test_two_runs_at_once_on_one_case_are_refused(
     assert case_contents(out) == case_contents(unbroken)
 
 
+@pytest.mark.slow
 def test_linking_that_was_killed_is_done_by_the_next_run(
     corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +289,7 @@ def test_linking_that_was_killed_is_done_by_the_next_run(
     )
 
 
+@pytest.mark.slow
 def test_proposals_keep_their_numbers_when_footage_is_added(corridor: Path, tmp_path: Path) -> None:
     settings = configs.load(
         "cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2")
@@ -297,6 +303,7 @@ def test_proposals_keep_their_numbers_when_footage_is_added(corridor: Path, tmp_
     }
 
 
+@pytest.mark.slow
 def test_a_case_is_not_resumed_with_another_detector(entrance: Path, tmp_path: Path) -> None:
     out = tmp_path / "case"
     process = start(entrance, out)

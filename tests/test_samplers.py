@@ -135,6 +135,7 @@ def test_mean_and_spread_of_gaussian_data_are_right_within_five_percent(name: st
     assert float(drawn.std()) == pytest.approx(SPREAD, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_both_peaks_of_a_mixture_are_drawn_in_proportion(name: str) -> None:
     drawn = SAMPLERS[name](mixture, 100).flatten()

@@ -50,6 +50,7 @@ def shown(clip: str, track: dict[str, Any]) -> str:
     return min(inside, key=lambda name: inside[name]) if inside else "nobody"
 
 
+@pytest.mark.slow
 def test_everybody_in_the_clip_has_a_track_and_nothing_else_has(
     clip: str, found: dict[str, list[dict[str, Any]]]
 ) -> None:

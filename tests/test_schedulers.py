@@ -197,6 +197,7 @@ def cluster() -> Iterator[Any]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_same_cases_to_the_byte(
     cluster: Any, entrance: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +278,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_workers_may_leave_and_join_and_a_lost_dask_scheduler_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def without_network(code: str, *arguments: object, cwd: Path) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=100)
 
 
+@pytest.mark.slow
 def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
     """Detect, track, restore, enrol, search, verify: in a process in which every call out is an error."""
     quick = ("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2")
@@ -118,6 +119,7 @@ def alone(code: str, *arguments: object, folder: Path) -> None:
     assert [p for p in places["temporary"].rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_detector_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> None:
     chosen = [
@@ -141,6 +143,7 @@ open_detector(backend, **given).detect([np.full((240, 320, 3), 90, np.uint8)])
         alone(code, backend, file or "", engine, folder=tmp_path / str(number))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_embedder_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> None:
     adaface = tmp_path / "adaface_ir18.ckpt"
@@ -162,6 +165,7 @@ embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
         alone(code, backend, file, folder=tmp_path / backend)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_format_of_a_report_looks_anything_up_or_writes_anywhere_else(tmp_path: Path) -> None:
     case = synthetic(tmp_path / "case", tracks=2)

@@ -281,6 +281,7 @@ def test_the_rate_rises_falls_and_ends_at_its_floor() -> None:
     assert rates[300] == pytest.approx(PLAN.floor) and rates.index(max(rates)) in range(8, 14)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     """What torchrun and `accelerate launch` start: the same weights in each, batches of their own."""
     script = tmp_path / "job.py"
@@ -408,6 +409,7 @@ def test_the_log_continues_from_the_checkpoint(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- models
 
 
+@pytest.mark.slow
 def test_the_sr_trainer_writes_weights_that_load_and_a_manifest(
     folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,6 +431,7 @@ def test_the_sr_trainer_writes_weights_that_load_and_a_manifest(
         assert Image.open(tmp_path / picture).size[0] > 100
 
 
+@pytest.mark.slow
 def test_the_identity_term_makes_the_output_more_like_the_person(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +468,7 @@ def test_an_embedder_that_did_not_make_the_features_is_refused(
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 
+@pytest.mark.slow
 def test_the_papers_network_trains_with_the_papers_noise(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

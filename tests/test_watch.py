@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from fasr_video.archive.scan import FoundFile
 from fasr_video.archive.watch import StableFiles
 from tests.archives import QUICK, files, query_ledger
@@ -93,6 +95,7 @@ def wait_for(cases: Path, state: str, count: int, process: subprocess.Popen[str]
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_watch_processes_new_files_stops_cleanly_and_goes_on(
     entrance: Path, tmp_path: Path
 ) -> None:
