@@ -272,7 +272,11 @@ def main() -> None:
     )
     parser.add_argument("--every", type=int, nargs="*", default=[2, 5, 10], help="without motion")
     parser.add_argument(
-        "--motion", type=int, nargs="*", default=[25, 100], help="every so many frames, with motion"
+        "--motion",
+        type=int,
+        nargs="*",
+        default=[25, 100],
+        help="values of detect.every with motion",
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each clip with ground truth")
     parser.add_argument(

@@ -44,18 +44,21 @@ from fasr_video.gallery.search import Answer, Candidate, Mode, Searcher, SearchO
 from fasr_video.pipeline.run import Listener
 from fasr_video.pipeline.run import run as run_footage
 from fasr_video.pipeline.search import usable_calibration
-from fasr_video.recognition import align
-from fasr_video.recognition.align import similarity, three_points, to_canonical
+from fasr_video.recognition.align import (
+    CANONICAL_SIDE,
+    native_side,
+    three_points,
+    to_canonical,
+)
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.recognition.embedders import open_embedder
 from fasr_video.report.write import refresh
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.methods import ModelFiles, Options, find_method, open_restorer
-from fasr_video.sr.restoration import FaceInput, Restoration, Restorer, square_face
+from fasr_video.sr.restoration import FaceInput, Restoration, Restorer, as_image, square_face
 from fasr_video.types import AlignedFace, Image
 
 PathLike = str | os.PathLike[str]
-CANONICAL = 128  # px, the side of a face in the canonical frame
 THUMBNAIL = 96  # px, the side of pictures in a notebook
 
 
@@ -130,7 +133,8 @@ class Case:
 
     def _repr_html_(self) -> str:
         """Return a table for a notebook: each track's camera picture beside its reconstruction."""
-        rows = [_row(self, track) for track in self.tracks]
+        with StoredCase.open(self.folder, read_only=True) as case:
+            rows = [_row(case, track) for track in self.tracks]
         head = (
             "<tr><th>track</th><th>camera</th><th>reconstruction (synthetic)</th><th>lead</th></tr>"
         )
@@ -192,9 +196,7 @@ def crop_face(picture: Image, box: Sequence[float], landmarks: Any = None) -> Im
     >>> face = crop_face(picture, faces.boxes[0], faces.landmarks[0])    # doctest: +SKIP
     """
     points = three_points(np.asarray(box, np.float64), landmarks)
-    scale = similarity(points, align.CANONICAL)[:, 0]
-    own_side = round(1 / float(np.hypot(*scale)))
-    return to_canonical(picture, points, min(CANONICAL, own_side))
+    return to_canonical(picture, points, native_side(points))
 
 
 class FaceEmbedder:
@@ -337,20 +339,19 @@ class Gallery:
 def _canonical(face: Image) -> Image:
     """Return a square face at the size of the canonical frame."""
     square, _ = square_face("face", face)
-    if len(square) == CANONICAL:
+    if len(square) == CANONICAL_SIDE:
         return square
-    picture = enlarge(as_tensor([square]), CANONICAL)[0]
-    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return as_image(enlarge(as_tensor([square]), CANONICAL_SIDE)[0])
 
 
 def _tracks(case: StoredCase) -> list[Track]:
     footage = {source.id: source for source in sources.sources(case)}
-    sightings, best, others = (
-        tracks.sightings(case),
-        tracks.shown_faces(case),
-        tracks.auxiliaries(case),
-    )
-    drawn, answers, decisions = results.reconstructions(case), results.answers(case), by_track(case)
+    sightings = tracks.sightings(case)
+    best = tracks.shown_faces(case)
+    others = tracks.auxiliaries(case)
+    drawn = results.reconstructions(case)
+    answers = results.answers(case)
+    decisions = by_track(case)
     rows = []
     for row in tracks.finished_tracks(case):
         if row.id not in sightings:
@@ -375,11 +376,11 @@ def _tracks(case: StoredCase) -> list[Track]:
     return [track for _, track in sorted(rows, key=lambda pair: pair[0])]
 
 
-def _row(case: Case, track: Track) -> str:
+def _row(case: StoredCase, track: Track) -> str:
     name = track.face.native if track.face is not None else None
-    camera = "" if name is None else _thumbnail(case.picture(name))
+    camera = "" if name is None else _thumbnail(case.read_picture(name))
     drawn = track.reconstruction
-    reconstruction = "" if drawn is None else _thumbnail(case.picture(drawn.picture))
+    reconstruction = "" if drawn is None else _thumbnail(case.read_picture(drawn.picture))
     lead = html.escape(track.leads[0].subject) if track.leads else "unknown"
     cells = (html.escape(track.name), camera, reconstruction, lead)
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -27,6 +27,17 @@ SEED = click.IntRange(0, 2**31)
 SOURCES = click.argument(
     "faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
 )
+FEATURES = click.option(
+    "--features",
+    required=True,
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces.",
+)
+COMBINER = click.option(
+    "--combiner",
+    type=FILE,
+    help="Feature Combiner that pools a person's other faces. [default: their mean]",
+)
 START = click.option(
     "--from", "start", type=FILE, help="Weights of such a network to start a new run from."
 )
@@ -241,17 +252,8 @@ def embedder_command(
 
 @train_group.command("sr")
 @SOURCES
-@click.option(
-    "--features",
-    required=True,
-    type=FILE,
-    help="The .npz that `train features` wrote for these faces.",
-)
-@click.option(
-    "--combiner",
-    type=FILE,
-    help="Feature Combiner that pools a person's other faces. [default: their mean]",
-)
+@FEATURES
+@COMBINER
 @click.option(
     "--network",
     type=click.Choice(["compact", "ncsnpp"]),
@@ -311,17 +313,8 @@ def sr_command(
 
 @train_group.command("mean")
 @SOURCES
-@click.option(
-    "--features",
-    required=True,
-    type=FILE,
-    help="The .npz that `train features` wrote for these faces.",
-)
-@click.option(
-    "--combiner",
-    type=FILE,
-    help="Feature Combiner that pools a person's other faces. [default: their mean]",
-)
+@FEATURES
+@COMBINER
 @click.option(
     "--width",
     default=192,
@@ -374,17 +367,8 @@ def mean_command(
 
 @train_group.command("flow")
 @SOURCES
-@click.option(
-    "--features",
-    required=True,
-    type=FILE,
-    help="The .npz that `train features` wrote for these faces.",
-)
-@click.option(
-    "--combiner",
-    type=FILE,
-    help="Feature Combiner that pools a person's other faces. [default: their mean]",
-)
+@FEATURES
+@COMBINER
 @click.option(
     "--mean",
     "weights",
@@ -414,17 +398,8 @@ def flow_command(
 
 @train_group.command("around-mean")
 @SOURCES
-@click.option(
-    "--features",
-    required=True,
-    type=FILE,
-    help="The .npz that `train features` wrote for these faces.",
-)
-@click.option(
-    "--combiner",
-    type=FILE,
-    help="Feature Combiner that merges a person's other faces. [default: their mean]",
-)
+@FEATURES
+@COMBINER
 @click.option(
     "--mean",
     "weights",
@@ -502,12 +477,7 @@ def attributes_command(
 
 @train_group.command("idfsr")
 @SOURCES
-@click.option(
-    "--features",
-    required=True,
-    type=FILE,
-    help="The .npz that `train features` wrote for these faces.",
-)
+@FEATURES
 @click.option(
     "--landmarks",
     required=True,

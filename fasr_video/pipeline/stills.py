@@ -26,9 +26,8 @@ from fasr_video.media.image_folder import others_in, pictures_in
 from fasr_video.pictures import FORMATS
 from fasr_video.provenance import BANNER, is_synthetic, png_note
 from fasr_video.recognition.align import (
-    CANONICAL,
     CANONICAL_SIDE,
-    similarity,
+    native_side,
     three_points,
     to_canonical,
 )
@@ -304,10 +303,7 @@ def align_face(
     if isinstance(face, Unclear):
         raise InputError(path, face.reason, face.remedy)
     points = three_points(face.boxes[0], None if face.landmarks is None else face.landmarks[0])
-    # The side of the canonical square in the picture's own pixels.
-    transform = similarity(points, CANONICAL)
-    native_side = round(1 / float(np.hypot(transform[0, 0], transform[1, 0])))
-    side = min(CANONICAL_SIDE, native_side)
+    side = native_side(points)
     if side < smallest:
         reason = f"its face is {side} px, {smallest} needed"
         raise InputError(path, reason, "choose a frame where the person is nearer")

@@ -104,6 +104,16 @@ def align(image: Image, box: Points, landmarks: Points | None) -> AlignedFace:
     return AlignedFace(picture, move(transform, landmarks).astype(np.float32))
 
 
+def native_side(points: Matrix) -> int:
+    """Return the side of the canonical square around these points in the picture's own pixels.
+
+    At most that of the canonical frame: a face never gets more pixels than the camera recorded.
+    """
+    transform = similarity(points, CANONICAL)
+    side = round(1 / float(np.hypot(transform[0, 0], transform[1, 0])))
+    return min(CANONICAL_SIDE, side)
+
+
 def to_canonical(image: Image, points: Matrix, side: int = CANONICAL_SIDE) -> Image:
     """Return the face with these three points in the canonical frame, side×side pixels.
 
