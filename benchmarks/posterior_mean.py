@@ -85,7 +85,8 @@ def methods(mean: PosteriorMean, faces: FacesToDraw) -> dict[str, Draw]:
             for start in range(0, len(lr), BATCH):
                 some = lr[start : start + BATCH]
                 sides = torch.full((len(some),), float(side))
-                parts.append(mean(some, sides, feature[start : start + BATCH]).clamp(0, 1))
+                some_features = feature[start : start + BATCH]
+                parts.append(mean.symmetric(some, sides, some_features).clamp(0, 1))
             return torch.cat(parts)
 
         return drawn

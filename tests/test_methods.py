@@ -163,9 +163,8 @@ def test_a_restorer_returns_pictures_and_their_spread(name: str) -> None:
     )
     assert bool(answer.sampler) == supports.sampler
     if supports.sampler:
-        assert answer.calls == 2 * parse(answer.sampler).calls + (
-            name == "pmrf"
-        )  # one for the mean of both
+        for_the_mean = 2 if name == "pmrf" else 0
+        assert answer.calls == 2 * parse(answer.sampler).calls + for_the_mean
     if not supports.references:
         assert answer.feature == (METHODS[name].merge or "none")
 
@@ -340,14 +339,14 @@ def test_a_method_names_the_part_that_it_lacks() -> None:
 # ---------------------------------------------------------------------------------------------------------------- mean
 
 
-def test_the_mean_takes_one_call_and_names_its_models() -> None:
+def test_the_mean_takes_two_calls_and_names_its_models() -> None:
     without_feature = restore(mean(), PROBE, 2, seed=3)
     assert (
         without_feature.method,
         without_feature.sampler,
         without_feature.calls,
         without_feature.model,
-    ) == ("mean", "", 1, "mm")
+    ) == ("mean", "", 2, "mm")
     assert without_feature.feature == "combiner" and len(without_feature.samples) == 1
     assert mean().provenance() == {
         "method": "mean",
@@ -365,14 +364,15 @@ def test_the_mean_takes_one_call_and_names_its_models() -> None:
     )
 
 
-def test_the_mean_method_draws_the_output_of_its_network() -> None:
+def test_the_mean_method_draws_the_average_of_the_face_and_its_mirror_image() -> None:
     feature = np.eye(1, LENGTH, 3, dtype=np.float32)[0]
     probes = [FaceInput(face(k, side), feature=feature) for k, side in enumerate((8, 16, 24, 64))]
     for probe, answer in zip(probes, mean().restore_all(probes, 1, range(4)), strict=True):
         lr = enlarge(as_tensor([probe.lr0]), 128)
-        output = mean_network()(
-            lr, torch.tensor([float(len(probe.lr0))]), torch.from_numpy(feature)[None]
-        )
+        side = torch.tensor([float(len(probe.lr0))])
+        network, given = mean_network(), torch.from_numpy(feature)[None]
+        mirrored = network(lr.flip(3), side, given).flip(3)
+        output = (network(lr, side, given) + mirrored) / 2
         assert np.abs(as_image(output[0]).astype(int) - answer.picture).max() <= 1
 
 
@@ -408,7 +408,7 @@ def test_the_flow_starts_from_the_mean_and_takes_the_given_steps() -> None:
     assert (answer.method, answer.sampler, answer.calls, answer.model) == (
         "pmrf",
         "euler-5",
-        6,
+        7,
         "ff",
     )
     assert pmrf().provenance() == mean().provenance() | {
@@ -419,7 +419,7 @@ def test_the_flow_starts_from_the_mean_and_takes_the_given_steps() -> None:
     }
     begun = enlarge(as_tensor([PROBE.lr0]), 128)
     feature, _ = FixedEmbedder().embed(begun)
-    middle = mean_network()(begun, torch.tensor([16.0]), feature)
+    middle = mean_network().symmetric(begun, torch.tensor([16.0]), feature)
     noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(sample_seed(3, 0)))
     sharp = flow().draw(middle.detach(), torch.tensor([16.0]), noise, 5)
     drawn = restore(pmrf("euler-5"), FaceInput(PROBE.lr0, feature=feature[0].numpy()), 1, seed=3)
@@ -703,7 +703,7 @@ def test_the_mean_of_a_still_is_one_picture_with_provenance(
     assert called(capsys, *drawing)[0] == 0
     (file,) = (tmp_path / "out").glob("*.json")
     facts = json.loads(file.read_text())
-    assert facts["asked"]["restorer"]["method"] == "mean" and facts["network_calls"] == 1
+    assert facts["asked"]["restorer"]["method"] == "mean" and facts["network_calls"] == 2
     for wrong, message in (
         ((*drawing, "--samples", 2), "--samples 2: method mean draws no samples"),
         ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),

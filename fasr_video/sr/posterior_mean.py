@@ -29,3 +29,11 @@ class PosteriorMean(nn.Module):
     def forward(self, lr: Tensor, side: Tensor, feature: Tensor) -> Tensor:
         picture = lr.contiguous(memory_format=torch.channels_last)
         return lr + self.network(picture, side, feature)  # type: ignore[no-any-return]
+
+    def symmetric(self, lr: Tensor, side: Tensor, feature: Tensor) -> Tensor:
+        """Return the mean of the answers for the face and for its mirror image.
+
+        Features are the same for both, so neither answer is better; their errors partly cancel.
+        """
+        mirrored = self(lr.flip(3), side, feature).flip(3)
+        return (self(lr, side, feature) + mirrored) / 2

@@ -14,6 +14,7 @@ from fasr_video.sr import samplers, sampling
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.flow import CALLS, RectifiedFlow
 from fasr_video.sr.methods.band import check_lr_face, draw_within
+from fasr_video.sr.methods.mean import CALLS as MEAN_CALLS
 from fasr_video.sr.methods.mean import Mean, mean_for, sides_of
 from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Supports
 from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
@@ -87,7 +88,7 @@ class Pmrf:
             *pictures_of(drawn),
             method=self.name,
             sampler=str(self._sampling),
-            calls=1 + self._sampling.calls * len(drawn),
+            calls=MEAN_CALLS + self._sampling.calls * len(drawn),
             seed=seed,
             model=self._sha256,
             feature=source,
