@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fasr_video.errors import FasrError
+from fasr_video.sr.denoiser import ResidualDenoiser
 from fasr_video.sr.flow import RectifiedFlow
+from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.flow import FlowNet, Head
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.sizes import size_waves
 from fasr_video.sr.posterior_mean import PosteriorMean
-from fasr_video.sr.weights import load_flow, save_flow, save_mean
+from fasr_video.sr.weights import load_flow, save_denoiser, save_flow, save_mean
 from fasr_video.training import flow as trainer
 from fasr_video.training.loop import Plan
 from tests.mean_training import CPU, job, quiet
@@ -105,3 +107,20 @@ def test_training_moves_means_towards_faces(job: trainer.mean_training.Job, tmp_
     losses = [float(line.split(",")[1]) for line in lines]
     assert losses[-1] < 0.9 * losses[0]
     assert load_flow(out / "flow.safetensors").mean == trainer.sha256_file(weights)
+
+
+def test_a_flow_starts_from_a_denoisers_layers(tmp_path: Path) -> None:
+    denoiser = ResidualDenoiser(CompactNet((32, 64), feature_length=16, side=64))
+    save_denoiser(denoiser, tmp_path / "sr.safetensors")
+    network = FlowNet((32, 64), side=64)
+    trainer.begin(network, tmp_path / "sr.safetensors")
+    learned, taken = denoiser.network.state_dict(), network.cells.state_dict()
+    assert torch.equal(taken["enter.weight"], learned["enter.weight"].half().float())
+    assert not bool(taken["down.0.blocks.0.dense_f.weight"].any())
+    assert not bool(taken["leave.2.weight"].any()), "an untrained flow still does not move"
+
+
+def test_a_flow_does_not_start_from_a_denoiser_of_other_widths(tmp_path: Path) -> None:
+    save_denoiser(ResidualDenoiser(CompactNet((32, 64), side=64)), tmp_path / "sr.safetensors")
+    with pytest.raises(FasrError, match="of the same widths"):
+        trainer.begin(FlowNet((16, 32), side=64), tmp_path / "sr.safetensors")

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fasr_video.checkpoint import load_state
+from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import require_embedder
 from fasr_video.sr.flow import RectifiedFlow
+from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.flow import FlowNet
 from fasr_video.sr.posterior_mean import PosteriorMean
-from fasr_video.sr.weights import load_mean, save_flow
+from fasr_video.sr.weights import is_own, load_mean, load_own, save_flow
 from fasr_video.training import mean as mean_training
 from fasr_video.training.curves import draw_run
 from fasr_video.training.loop import Loss, Plan, Progress, train, unwrapped
@@ -32,6 +34,8 @@ from fasr_video.training.sr import Material, load_material
 # late.
 DRAWS = 2
 UNIT = 0.015  # divides errors; about the mean square of the velocity
+# Names of the compact network's layers that a flow does not take from a denoiser.
+LAST_LAYER, FEATURE_LAYER, FEATURE_LAYOUT = "leave.2.", ".dense_f.", "layout.out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Job:
     widths: tuple[int, ...] = (128, 192, 384)
     blocks: int = 1
     begin: Path | None = None
+    """Weights of a flow or of a compact denoiser."""
 
 
 def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean) -> Loss:
@@ -77,6 +82,29 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
     return loss
 
 
+def begin(network: FlowNet, file: Path) -> None:
+    """Load the weights of a flow, or of a compact denoiser, into the network.
+
+    A denoiser knows faces already: the U-Net takes its layers, but for the last one, which begins
+    at zero, and for those of the feature, in whose place the flow has the size of the LR face.
+    """
+    if not is_own(file):
+        load_state(network, file)
+        return
+    denoiser = load_own(file)
+    if not isinstance(denoiser.network, CompactNet) or denoiser.network.widths != network.widths:
+        reason = "a flow starts from a flow, or from a compact denoiser of the same widths"
+        raise ModelError(file, reason, "give such a file, or start without --from")
+    state = network.cells.state_dict()
+    for name, value in denoiser.network.state_dict().items():
+        if state[name].shape == value.shape and not name.startswith(LAST_LAYER):
+            state[name] = value
+    for name, value in state.items():
+        if FEATURE_LAYER in name or name.startswith(FEATURE_LAYOUT):
+            state[name] = torch.zeros_like(value)
+    network.cells.load_state_dict(state)
+
+
 def run(
     job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
@@ -91,7 +119,7 @@ def run(
     require_embedder(job.weights, mean.embedder, source.sha256)
     flow = RectifiedFlow(FlowNet(job.widths, job.blocks, mean.side))
     if job.begin is not None:
-        load_state(flow.network, job.begin)
+        begin(flow.network, job.begin)
     flow.mean = sha256_file(job.weights)
     flow.band = mean.band
     files = {

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.sizes import WAVES
 
-TIME_SCALE = 0.25  # the U-Net's time input is a small number, as noise levels are
+# About what the picture still lacks: at the start, and at the end (never quite nothing). The U-Net
+# hears of it as a denoiser hears of its noise level, and so can start from a denoiser's weights.
+LACKS = (0.079, 0.004)
 
 
 class Head(nn.Module):
@@ -59,5 +61,6 @@ class FlowNet(nn.Module):
 
     def forward(self, picture: Tensor, time: Tensor, size: Tensor) -> Tensor:
         x = picture.contiguous(memory_format=torch.channels_last)
-        velocity = self.cells(x, torch.zeros_like(x), TIME_SCALE * time, size)
+        level = torch.lerp(*torch.tensor(LACKS, device=x.device), time).log() / 4
+        velocity = self.cells(x, torch.zeros_like(x), level, size)
         return self.head(x, velocity.float(), time)  # type: ignore[no-any-return]
