@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from fasr_video.evaluation.pictures import consistency, psnr, ssim
+from fasr_video.evaluation.pictures import consistency, psnr, sharpness, ssim
 from fasr_video.sr.degradation import enlarge, shrink
 
 
@@ -58,3 +58,15 @@ def test_consistency_is_the_error_of_the_shrunk_picture() -> None:
     small = shrink(a, 8)
     assert consistency(a, small).max() < 1e-6
     assert torch.allclose(consistency(a, small + 0.01), torch.full((3,), 10.0), rtol=1e-3)
+
+
+def test_sharpness_falls_with_blur_and_not_with_contrast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.rand(2, 3, 64, 64, generator=generator)
+    blurred = torch.nn.functional.avg_pool2d(fine, 5, stride=1, padding=2)
+    assert bool((sharpness(blurred) < 0.6 * sharpness(fine)).all())
+    assert sharpness(0.3 + 0.2 * fine) == pytest.approx(sharpness(fine), rel=1e-4)
+
+
+def test_a_picture_of_one_colour_has_no_sharpness() -> None:
+    assert float(sharpness(torch.full((1, 3, 32, 32), 0.4))) == pytest.approx(0, abs=1e-2)

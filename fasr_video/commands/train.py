@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from fasr_video.checkpoint import find_device
 from fasr_video.commands.options import DEVICE, FILE
-from fasr_video.datasets.faces import Faces, read_faces
+from fasr_video.datasets.faces import Faces, name_people, read_faces
+from fasr_video.detection import open_detector
 from fasr_video.errors import UsageError
-from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.sqlite import explain_errors
 from fasr_video.training import around_mean, flow, idfsr, mean, sr
+from fasr_video.training.alignment import align_photos
 from fasr_video.training.attributes import read_labels, train_attributes
 from fasr_video.training.combiner import CombinerFeatures, train_combiner
 from fasr_video.training.embedder import gather, train_embedder
@@ -28,6 +29,13 @@ COUNT = click.IntRange(min=1)
 SEED = click.IntRange(0, 2**31)
 SOURCES = click.argument(
     "faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
+)
+IDENTITIES = click.option(
+    "--identities",
+    default="folders",
+    show_default=True,
+    help="Who is in a picture: folders (each folder is a person), none (each picture is a person of "
+    "its own), or a CSV file with the columns path and identity.",
 )
 FEATURES = click.option(
     "--features",
@@ -134,13 +142,46 @@ def train_group() -> None:
     """
 
 
+@train_group.command("align")
+@SOURCES
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the aligned faces.",
+)
+@DEVICE
+def align_command(faces: tuple[Path, ...], out: Path, device: str) -> None:
+    """Align photographs of any size for training: the largest face of each, 144 px with its rim."""
+    detector = open_detector("builtin", weights=None, device=device, min_score=0.5)
+    left_out = 0
+
+    def report(name: str, problem: str) -> None:
+        nonlocal left_out
+        if problem:
+            left_out += 1
+            click.echo(f"left out: {name}: {problem}", err=True)
+
+    with explain_errors(out):
+        count = align_photos(faces, out, detector, report)
+    click.echo(f"{out}: {count} aligned faces, {left_out} left out")
+
+
 @train_group.command("features")
 @SOURCES
+@IDENTITIES
 @click.option("--out", required=True, type=FILE, help="The .npz file to write.")
 @click.option(
     "--embedder",
-    type=FILE,
-    help="Weights of the builtin embedder. [default: bundled]",
+    type=click.Choice(list(EMBEDDERS)),
+    default="builtin",
+    show_default=True,
+    help="The recogniser that makes the features.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, exists=True),
+    help="Weights of that embedder. [default: bundled or installed ones]",
 )
 @click.option(
     "--lr-side",
@@ -151,11 +192,17 @@ def train_group() -> None:
 )
 @DEVICE
 def features_command(
-    faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str
+    faces: tuple[Path, ...],
+    identities: str,
+    out: Path,
+    embedder: str,
+    weights: Path | None,
+    lr_side: int,
+    device: str,
 ) -> None:
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for training."""
-    opened = _faces(faces)
-    model = BuiltinEmbedder(embedder, find_device(device))
+    opened = _faces(faces, identities)
+    model = open_embedder(embedder, weights, device)
     with click.progressbar(length=len(opened), label="embedding") as bar, explain_errors(out):
         make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
     click.echo(f"{out}: {len(opened)} faces of {len(set(opened.identities))} people")
@@ -199,6 +246,7 @@ def combiner_command(
 
 @train_group.command("embedder")
 @SOURCES
+@IDENTITIES
 @click.option(
     "--teacher",
     required=True,
@@ -226,6 +274,7 @@ def combiner_command(
 @run_options(steps=20_000, batch=16, lr=2e-3)
 def embedder_command(
     faces: tuple[Path, ...],
+    identities: str,
     teacher: Path,
     single: tuple[Path, ...],
     scenes: Path | None,
@@ -235,7 +284,7 @@ def embedder_command(
 ) -> None:
     """Train the builtin embedder on FACES, by distillation from a published network."""
     plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.02, muon=True)
-    opened = _faces(faces)
+    opened = _faces(faces, identities)
     others = _faces(single) if single else None
     model = Teacher(teacher, device)
     with explain_errors(options["out"]):
@@ -272,6 +321,7 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 
 @train_group.command("sr")
 @SOURCES
+@IDENTITIES
 @click.option(
     "--recipe",
     type=click.Choice(list(SUPER_RESOLUTION)),
@@ -378,6 +428,7 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @run_options(steps=20_000, batch=32, lr=5e-4)
 def sr_command(
     faces: tuple[Path, ...],
+    identities: str,
     recipe: str | None,
     features: Path | None,
     combiner: Path | None,
@@ -397,7 +448,7 @@ def sr_command(
     if features is None and (combiner is not None or options["identity"]):
         reason = "--combiner and --identity need the features of the faces"
         raise UsageError("train sr", reason, "give --features, which `train features` writes")
-    opened = _faces(faces)
+    opened = _faces(faces, identities)
     plan, device = _plan(
         options,
         warmup=options["warmup"],
@@ -427,6 +478,7 @@ def sr_command(
 
 @train_group.command("mean")
 @SOURCES
+@IDENTITIES
 @FEATURES
 @COMBINER
 @click.option(
@@ -459,6 +511,7 @@ def sr_command(
 @run_options(steps=50_000, batch=64, lr=1e-3)
 def mean_command(
     faces: tuple[Path, ...],
+    identities: str,
     features: Path,
     combiner: Path | None,
     width: int,
@@ -469,7 +522,7 @@ def mean_command(
     **options: Any,
 ) -> None:
     """Train the posterior mean, the picture with the least squared error, on FACES."""
-    opened = _faces(faces)
+    opened = _faces(faces, identities)
     others = None if held_out is None else _faces((held_out,))
     plan, device = _plan(options, save_seconds=300, ema=0.998)
     recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
@@ -481,6 +534,7 @@ def mean_command(
 
 @train_group.command("flow")
 @SOURCES
+@IDENTITIES
 @FEATURES
 @COMBINER
 @click.option(
@@ -494,6 +548,7 @@ def mean_command(
 @run_options(steps=50_000, batch=32, lr=1e-3)
 def flow_command(
     faces: tuple[Path, ...],
+    identities: str,
     features: Path,
     combiner: Path | None,
     weights: Path,
@@ -503,7 +558,7 @@ def flow_command(
     """Train the rectified flow that makes the posterior mean of FACES sharp (PMRF)."""
     plan, device = _plan(options, save_seconds=300)
     recipe = mean.Recipe(batch=options["batch"])
-    material = mean.Job(_faces(faces), features, combiner, recipe)
+    material = mean.Job(_faces(faces, identities), features, combiner, recipe)
     job = flow.Job(material, weights, begin=start)
     with explain_errors(options["out"]):
         step = flow.run(job, options["out"], plan, device, _report)
@@ -512,6 +567,7 @@ def flow_command(
 
 @train_group.command("around-mean")
 @SOURCES
+@IDENTITIES
 @FEATURES
 @COMBINER
 @click.option(
@@ -532,6 +588,7 @@ def flow_command(
 @run_options(steps=50_000, batch=32, lr=5e-4)
 def around_mean_command(
     faces: tuple[Path, ...],
+    identities: str,
     features: Path,
     combiner: Path | None,
     weights: Path,
@@ -542,7 +599,7 @@ def around_mean_command(
     """Train FASR++'s network on FACES to draw what the posterior mean lacks."""
     plan, device = _plan(options, save_seconds=300, muon=True)
     recipe = mean.Recipe(batch=options["batch"])
-    material = mean.Job(_faces(faces), features, combiner, recipe)
+    material = mean.Job(_faces(faces, identities), features, combiner, recipe)
     job = around_mean.Job(material, weights, no_lr, start)
     with explain_errors(options["out"]):
         step = around_mean.run(job, options["out"], plan, device, _report)
@@ -591,6 +648,7 @@ def attributes_command(
 
 @train_group.command("idfsr")
 @SOURCES
+@IDENTITIES
 @FEATURES
 @click.option(
     "--landmarks",
@@ -613,6 +671,7 @@ def attributes_command(
 @run_options(steps=50_000, batch=32, lr=4e-4)
 def idfsr_command(
     faces: tuple[Path, ...],
+    identities: str,
     features: Path,
     landmarks: Path,
     embedder: Path | None,
@@ -624,7 +683,7 @@ def idfsr_command(
     **options: Any,
 ) -> None:
     """Train IDFSR, for faces of 4, 8 and 16 px, on FACES of people with two or more photographs."""
-    opened = _faces(faces)
+    opened = _faces(faces, identities)
     plan, device = _plan(options, muon=True)
     recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance, identity=identity)
     job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, samples, start)
@@ -633,8 +692,9 @@ def idfsr_command(
     _finish(options["out"], step, plan.steps)
 
 
-def _faces(sources: tuple[Path, ...]) -> Faces:
+def _faces(sources: tuple[Path, ...], identities: str = "folders") -> Faces:
     faces, left_out = read_faces(sources)
+    faces = name_people(faces, identities)
     for line in left_out[:5]:
         click.echo(f"left out: {line}", err=True)
     more = f", {len(left_out)} left out" if left_out else ""

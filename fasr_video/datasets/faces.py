@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,6 +20,9 @@ from fasr_video.files import MAX_READ_BYTES, PICTURES, is_utf8, read_file, reada
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.sr.degradation import enlarge, shrink
 
+# Largest side in pixels of an aligned face with its rim; of a larger picture, training would see
+# parts at random.
+LARGEST = 160
 CELEBA = (218, 178)
 # Rows and columns of CelebA's pictures; the middle 128×128 of them is the canonical frame.
 CELEBA_FACE = (slice(42, 186), slice(17, 161))
@@ -32,9 +35,13 @@ class Faces:
     pictures: Tensor
     """N×3×S×S uint8 RGB: the canonical frame, perhaps with a rim around it."""
     paths: tuple[str, ...]
+    given: tuple[str, ...] | None = None
+    """The person in each picture; None where the folders name them."""
 
     @property
     def identities(self) -> list[str]:
+        if self.given is not None:
+            return list(self.given)
         return [identity_of(p) for p in self.paths]
 
     @property
@@ -92,6 +99,11 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
             left_out.append(
                 f"{name}: {width}×{height}, but an aligned face is square and at least {side} px"
             )
+        elif height > LARGEST:
+            left_out.append(
+                f"{name}: {width}×{height}, but an aligned face with its rim has at most "
+                f"{LARGEST} px: run `train align` first"
+            )
         elif pictures and array.shape != pictures[0].shape:
             left_out.append(
                 f"{name}: {width}×{height}, but the first face was {pictures[0].shape[0]} px"
@@ -114,6 +126,23 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
         )
     block = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Faces(block, tuple(paths)), left_out
+
+
+def name_people(faces: Faces, identities: str) -> Faces:
+    """Return the faces with their people named as `identities` says.
+
+    That is "folders" (each folder is a person), "none" (each picture is a person of its own, as in
+    FFHQ, whose folders are not people), or a CSV file with the columns path and identity.
+    """
+    if identities == "folders":
+        return faces
+    if identities == "none":
+        return replace(faces, given=faces.paths)
+    rows = csv_rows_of(Path(identities), faces, ("identity",))
+    unnamed = [row["path"] for row in rows if not row["identity"]]
+    if unnamed:
+        raise InputError(Path(identities), f"{unnamed[0]} has no identity", "name the person")
+    return replace(faces, given=tuple(row["identity"] for row in rows))
 
 
 def members(sources: Sequence[Path]) -> Iterator[Member]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fasr_video.csv_file import read_csv
-from fasr_video.datasets.faces import CELEBA, CELEBA_FACE, identity_of, members
+from fasr_video.datasets.faces import CELEBA, CELEBA_FACE, LARGEST, identity_of, members
 from fasr_video.detection import Detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file
@@ -29,8 +29,6 @@ REMEDY = (
     "give a CSV with the columns path, identity and, if wanted, "
     "role (gallery, probe or auxiliary) and labels"
 )
-# Largest side in pixels of an aligned face with a rim; a larger picture would be cropped.
-LARGEST_RIM = 160
 # Smallest side in pixels of a face, detected by --align, that counts as full resolution.
 SMALLEST_TRUTH = 64
 LANDMARK_COLUMNS = tuple(
@@ -225,10 +223,10 @@ def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> 
     if picture.shape[:2] == CELEBA:
         picture = picture[CELEBA_FACE]
     height, width = picture.shape[:2]
-    if height != width or not CANONICAL_SIDE <= height <= LARGEST_RIM:
+    if height != width or not CANONICAL_SIDE <= height <= LARGEST:
         reason = (
             f"{width}×{height} px, but an aligned face is a square of {CANONICAL_SIDE} px, "
-            f"with its rim at most {LARGEST_RIM}; --align finds the face in any picture"
+            f"with its rim at most {LARGEST}; --align finds the face in any picture"
         )
         raise InputError(name, reason, "use --align")
     low = (height - CANONICAL_SIDE) // 2

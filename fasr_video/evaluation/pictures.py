@@ -10,6 +10,7 @@ from fasr_video.errors import UsageError
 from fasr_video.sr.degradation import shrink
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window, as published
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness
 # Weights of MS-SSIM's scales, the finest first, as published.
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -60,6 +61,19 @@ def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
     c1, c2 = 0.01**2, 0.03**2
     return (2 * ma * mb + c1) / (ma**2 + mb**2 + c1), (2 * cov + c2) / (va + vb + c2)
+
+
+def sharpness(pictures: Tensor) -> Tensor:
+    """Return the share of each picture's contrast that is finer than a Gaussian of 1 px.
+
+    It needs no true picture, and does not depend on contrast. Noise counts as detail, too.
+    """
+    weights = torch.tensor(LUMA, dtype=pictures.dtype, device=pictures.device)
+    grey = (pictures * weights[:, None, None]).sum(1, keepdim=True)
+    line = torch.exp(-(torch.arange(-3, 4, dtype=pictures.dtype, device=pictures.device) ** 2) / 2)
+    kernel = torch.outer(line, line)[None, None] / line.sum() ** 2
+    fine = grey - F.conv2d(F.pad(grey, (3, 3, 3, 3), mode="replicate"), kernel)
+    return fine.flatten(1).std(1) / grey.flatten(1).std(1).clamp_min(1e-6)
 
 
 def consistency(picture: Tensor, lr: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def run(
         write_manifest(out / "sr.safetensors", step, about)
         draw_run(out, TERMS)
 
-    settings = {name: about[name] for name in ("features", "faces", "mean", "begun with")}
+    settings = {name: about[name] for name in ("features", "faces", "people", "mean", "begun with")}
     settings |= {"recipe": job.mean.recipe, "widths": job.widths, "no_lr": job.no_lr}
     loss = make_loss(data, job.mean.recipe, mean, job.no_lr)
     return train(denoiser, loss, out, plan, device, save, report, settings)

@@ -111,7 +111,9 @@ def run(
         write_manifest(out / "flow.safetensors", step, provenance)
         draw_run(out, ("loss", "early", "late"))
 
-    settings = {name: provenance[name] for name in ("features", "faces", "mean", "begun with")}
+    settings = {
+        name: provenance[name] for name in ("features", "faces", "people", "mean", "begun with")
+    }
     settings |= {"recipe": job.mean.recipe, "widths": job.widths, "blocks": job.blocks}
     loss = make_loss(data, job.mean.recipe, mean)
     return train(flow, loss, out, plan, device, save, report, settings)

@@ -234,7 +234,7 @@ def run(
         write_manifest(file, step, gains | provenance)
         draw_run(out, ("loss", "at_16"))
 
-    settings = {name: provenance[name] for name in ("features", "faces", "begun with")}
+    settings = {name: provenance[name] for name in ("features", "faces", "people", "begun with")}
     settings |= {"recipe": job.recipe, "width": job.width, "blocks": job.blocks}
     loss = make_loss(data, job.recipe, mean.side)
     return train(mean, loss, out, plan, device, save, report, settings)

@@ -252,7 +252,7 @@ def run(
         if sheets is not None:
             sheets.draw(learned)
 
-    settings = {name: provenance[name] for name in ("features", "faces", "begun with")}
+    settings = {name: provenance[name] for name in ("features", "faces", "people", "begun with")}
     settings |= {"recipe": job.recipe, "network": job.network, "dropout": job.dropout}
     loss = make_loss(data, job.recipe, denoiser.side)
     return train(denoiser, loss, out, plan, device, save, report, settings)
