@@ -402,7 +402,7 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     type=click.Choice(["cosine", "constant"]),
     default="cosine",
     show_default=True,
-    help="How the learning rate goes on after its rise.",
+    help="How the learning rate changes after its rise.",
 )
 @click.option(
     "--warmup",

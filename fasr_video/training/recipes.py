@@ -1,4 +1,4 @@
-"""The papers' training recipes, as values of the options of `train sr` and `train attributes`.
+"""The papers' training recipes, as values of the options of `train sr`.
 
 The numbers are those of the released configurations; where a paper says something else, the paper
 counts. `--recipe` replaces the defaults of the options, so each of them can still be given.
