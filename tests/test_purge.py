@@ -99,7 +99,7 @@ def archive(tmp_path: Path) -> Path:
         settings=configs.load("cpu"),
     )
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert len(write_summary(ledger)["leads"]) == 2
+        assert len(write_summary(ledger).leads) == 2
     return tmp_path / "cases"
 
 
@@ -181,7 +181,7 @@ def test_copies_elsewhere_are_named_and_left(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        picture = case.folder / tracks(case)[0]["shown"]["native"]
+        picture = case.folder / str(tracks(case)[0].kept_faces[0].native)
         feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
     copied = Path(shutil.copy(picture, tmp_path / "copy.png"))
     page, packed, other = tmp_path / "page.html", tmp_path / "packed.bin", tmp_path / "other.bin"
@@ -354,7 +354,7 @@ def test_the_next_purge_lists_copies_that_a_killed_purge_found(
     over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        picture = case.folder / tracks(case)[0]["shown"]["native"]
+        picture = case.folder / str(tracks(case)[0].kept_faces[0].native)
     copied, gone = (
         Path(shutil.copy(picture, tmp_path / name)) for name in ("copy.png", "gone.png")
     )

@@ -360,7 +360,7 @@ class Ledger:
             )
         return self.job(row["id"])
 
-    def set_done(self, job: int, summary: Mapping[str, Any], seconds: float) -> None:
+    def set_done(self, job: int, summary: Mapping[str, object], seconds: float) -> None:
         with self.transaction():
             self.db.execute(
                 "UPDATE job SET state = 'done', error = NULL, summary = ?,"

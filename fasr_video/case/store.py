@@ -331,11 +331,6 @@ class CaseStore:
         """Return the data that `encrypt` was given under this name; raise where it was changed."""
         return stored if self.vault is None else self.vault.open(stored, name)
 
-    def searched(self) -> dict[str, Any] | None:
-        """Return the gallery, options and models of the last search, or None before the first."""
-        stored = self.meta("searched")
-        return None if stored == "null" else read_json(stored)
-
     def log(self, event: str, details: Mapping[str, object]) -> None:
         """Append a line to the log, chained to the previous one by its hash.
 

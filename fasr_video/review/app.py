@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.actors import USUAL_ROLES
-from fasr_video.case.document import certainty_note, picture_name
+from fasr_video.case.entries import certainty_note, picture_name
 from fasr_video.console import clock
 from fasr_video.errors import FasrError
 from fasr_video.pipeline.evidence import explain
@@ -50,7 +49,7 @@ def make_app(
     app.register_blueprint(actions.actions)
 
     @app.context_processor
-    def template_values() -> dict[str, Any]:
+    def template_values() -> dict[str, object]:
         return {
             "csrf": session.get("csrf", ""),
             "by": session.get("by", ""),
