@@ -153,7 +153,7 @@ def run(
     """Process footage into a case, with its report, and return it.
 
     `settings` change the preset's, by their full names: `{"restore.method": "fasr++"}`. The same
-    call goes on where an earlier one stopped.
+    call continues an earlier one that was stopped.
 
     >>> case = run("door.mp4", gallery="mugshots", out="cases/door")    # doctest: +SKIP
     """

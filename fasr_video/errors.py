@@ -12,7 +12,7 @@
     │   └── PhotoOfAnother           2   one photograph was given for two people
     ├── CaseError                    2   the command cannot use the case folder
     │   └── CaseBusy                 2   another process is writing the case (case/store.py)
-    ├── EnvironmentFailure           1   the machine cannot go on (disk full); resumable
+    ├── EnvironmentFailure           1   the machine failed (disk full); resumable
     └── IntegrityError               4   stored data was changed or damaged
 
 Exit code 0 means done, 3 done with losses (the case counts them), 130 stopped by Ctrl-C

@@ -244,5 +244,5 @@ def _too_slow(folder: Path) -> IntegrityError:
 
 
 def _disk_full(folder: Path) -> EnvironmentFailure:
-    remedy = "free some space and run the same command again: it goes on where it stopped"
-    return EnvironmentFailure(folder, "the disk is full; what was finished is safe", remedy)
+    remedy = "free some space and run the same command to continue"
+    return EnvironmentFailure(folder, "the disk is full; finished work is kept", remedy)

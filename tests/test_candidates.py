@@ -463,7 +463,7 @@ def test_a_damaged_index_is_rebuilt_with_a_message(
     overrides = [part for o in (*QUICK, "search.candidates=2") for part in ("--set", o)]
     arguments = ["run", str(corridor), "--out", str(copy), "--gallery", str(MUGSHOTS), *overrides]
     assert cli.cli(arguments, standalone_mode=False) == 0
-    assert "index was made anew from the store: its file is damaged" in capsys.readouterr().out
+    assert "index was rebuilt from the store: its file is damaged" in capsys.readouterr().out
 
 
 def test_a_forged_list_of_photographs_is_detected(copy: Path) -> None:

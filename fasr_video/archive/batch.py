@@ -307,8 +307,8 @@ class Batch:
 
     def _handle(self, task: Task, outcome: Outcome) -> None:
         if outcome.status is Status.STOPPED:
-            reason = f"the machine cannot go on ({outcome.message})"
-            remedy = "correct that and give the same command: it goes on"
+            reason = f"the machine failed ({outcome.message})"
+            remedy = "correct that and run the same command to continue"
             raise EnvironmentFailure(self._plan.cases, reason, remedy)
         if task.chunk is not None:
             self._handle_chunk(task, outcome)
@@ -374,7 +374,7 @@ class Batch:
             if self._plan.reports:
                 refresh(folder)
         except FasrError as error:  # a case that is damaged or locked must not stop the others
-            self._listen(Note("warning", str(folder), f"not brought up to date: {error}"))
+            self._listen(Note("warning", str(folder), f"not updated: {error}"))
             return
         for message in messages:
             self._listen(Note("done", str(folder), message))

@@ -446,7 +446,7 @@ class Dask:
         return EnvironmentFailure(
             f"dask={self._address}",
             "the scheduler went away; what is done is safe",
-            "start it and give the same command: it goes on",
+            "start it and run the same command to continue",
         )
 
 

@@ -192,7 +192,7 @@ def _check_encoder(case: Case, encoder: TrackEncoder) -> None:
             raise UsageError(
                 case.folder,
                 "its features come from other models than those in use",
-                f"compute them anew: fasr-video run --stage restore --out {case.folder}",
+                f"compute them again: fasr-video run --stage restore --out {case.folder}",
             )
 
 

@@ -28,7 +28,7 @@ class Status(StrEnum):
     BUSY = "busy"
     # This worker cannot do any task: its models are missing, or it runs another version.
     UNFIT = "unfit"
-    # The machine cannot go on: the disk is full.
+    # The machine failed: the disk is full.
     STOPPED = "stopped"
 
 

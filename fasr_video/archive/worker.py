@@ -109,14 +109,16 @@ def _make_case(task: Task, on_progress: OnProgress) -> Outcome:
         )
     messages = []
     if ignored_chunks:
-        messages.append(f"{ignored_chunks} of its chunks are of another detector: detected anew")
+        messages.append(
+            f"{ignored_chunks} of its chunks came from another detector and were detected again"
+        )
     if task.report and (problem := _write_report(task.case)):
         messages.append(problem)
     return Outcome(Status.DONE, "; ".join(messages), summary)
 
 
 def _run(task: Task, on_progress: OnProgress) -> int:
-    """Make the case; returns how many chunks were of another detector, and so detected anew."""
+    """Make the case; return how many chunks came from another detector and were detected again."""
     settings = Settings.model_validate_json(task.settings)
     models = _models(task.settings)
     listen = _progress_listener(on_progress)

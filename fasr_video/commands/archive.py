@@ -76,7 +76,7 @@ OPTIONS = (
         "--scheduler",
         default="processes",
         show_default=True,
-        help="local, processes, or dask=ADDRESS of a scheduler.",
+        help="Where jobs run: local, processes, or dask=ADDRESS of a scheduler.",
     ),
     click.option(
         "--workers", type=click.IntRange(min=1), help="Worker processes. [default: one per core]"
@@ -171,7 +171,7 @@ def _options(command: Callable[..., int]) -> Callable[..., int]:
 def batch_command(archive: Path, after: str | None, before: str | None, **values: Any) -> int:
     """Make a case of every file below ARCHIVE. Files with the same content share one case.
 
-    Stopped or killed, the same command goes on where it was. Exit code 3 means that files or
+    After a stop or a kill, the same command continues. Exit code 3 means that files or
     folders could not be read, or that parts of the footage are lost. The ledger lists them.
     """
     options = BatchOptions(**values)
@@ -207,7 +207,7 @@ def batch_command(archive: Path, after: str | None, before: str | None, **values
 def watch_command(folder: Path, still: float, interval: float, **values: Any) -> int:
     """Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.
 
-    Started again, it goes on where it was. Exit code 0 means that it was stopped, 3 that some files
+    The same command continues after a stop. Exit code 0 means that it was stopped, 3 that some files
     could not be read.
     """
     options = BatchOptions(**values)

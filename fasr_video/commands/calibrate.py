@@ -117,7 +117,9 @@ OF_FACES = (
     show_default=True,
     help="Seed of all random numbers.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:1."
+)
 def calibrate_command(
     faces: tuple[Path, ...],
     labels: Path | None,

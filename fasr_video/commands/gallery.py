@@ -32,7 +32,7 @@ from fasr_video.gallery.photos import is_picture
 from fasr_video.gallery.records import GalleryImage, Problem, Removal
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
-JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Show what would be done, and change nothing."
 )

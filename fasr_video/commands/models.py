@@ -56,7 +56,7 @@ def _models_table(states: dict[manifest.Entry, manifest.State]) -> Table:
 
 
 @click.command("licences")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def licences_command(as_json: bool) -> None:
     """Show the licences of fasr-video, of the packages that it needs, as installed here, and of its
     weights.

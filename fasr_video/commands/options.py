@@ -21,7 +21,7 @@ ROLE = click.option(
     "--role",
     envvar=ROLE_VARIABLE,
     default="",
-    help=f"That person's role: examiner, reviewer, … [default: ${ROLE_VARIABLE}]",
+    help=f"That person's role, such as examiner or reviewer. [default: ${ROLE_VARIABLE}]",
 )
 
 
@@ -43,7 +43,7 @@ KEY_FILE = click.option(
 )
 
 DEVICE = click.option(
-    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1 …"
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:1."
 )
 
 

@@ -75,7 +75,9 @@ from fasr_video.pipeline.identity import Job, fit_person
 @click.option(
     "--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures."
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:1."
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -151,7 +153,9 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Callable[[stills.Done], 
 @click.option(
     "--force", is_flag=True, help="Fit even if the photographs may be of different people."
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:1."
+)
 def fit_command(**options: Any) -> int:
     """Fit a vector of IDFSR to a person's photographs, for `sr --method idfsr --identity`."""
     job = Job(**options)

@@ -21,7 +21,9 @@ from fasr_video.review import serve
 @click.argument("case", type=FOLDER)
 @click.argument("link", type=int)
 @click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
-@click.option("--by", default=None, help="Who decides. [default: your login name]")
+@click.option(
+    "--by", default=None, help="The name of the person who decides. [default: your login name]"
+)
 @ROLE
 def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
     """Accept, refuse or reopen a proposed LINK between two tracks of CASE.
@@ -43,7 +45,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
     help="The candidate that the decision is about. [default: none, it is about the track]",
 )
 @click.option("--reason", required=True, help="The reason; the case keeps it with the decision.")
-@click.option("--by", required=True, help="Who decides.")
+@click.option("--by", required=True, help="The name of the person who decides.")
 @ROLE
 def decide_command(
     case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str

@@ -171,7 +171,7 @@ def _say_last_search(document: Document) -> None:
         return
     why_rebuilt = details["index_made_anew"]
     if why_rebuilt not in {None, "there was none"}:
-        print_lines(f"note: the gallery's index was made anew from the store: {why_rebuilt}")
+        print_lines(f"note: the gallery's index was rebuilt from the store: {why_rebuilt}")
 
 
 def _ratio(candidate: CandidateEntry) -> str:

@@ -105,7 +105,7 @@ def sides_of(faces: Sequence[FaceInput]) -> Tensor:
 
 
 def mean_for(method: Method, options: Options, network: Path, wanted: str) -> Mean:
-    """Return the posterior mean that a network goes on from: the one beside it, or the bundled one.
+    """Return the posterior mean that a network starts from: the one beside it, or the bundled one.
 
     Raise where it is not the one that the network was trained with.
     """
