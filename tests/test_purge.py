@@ -23,6 +23,7 @@ from fasr_video.case.document import tracks
 from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, hold_lock
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
+from fasr_video.custody.purge import Tombstone
 from fasr_video.errors import CaseError
 from tests.archives import files, run_batch
 from tests.cases import synthetic
@@ -426,17 +427,11 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
 
 def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
     """Write a tombstone, as an attacker would."""
-    content = {
-        "state": state,
-        "made_at": "2020-01-01T00:00:00+00:00",
-        "begun_at": "2020-01-01T00:00:00+00:00",
-    }
-    content |= {
-        "why": "its time is over",
-        "log_head": "0" * 64,
-        "copies": {"found": []},
-        "removed": removed or {},
-    }  # type: ignore[dict-item]
+    content: dict[str, object] = dict.fromkeys(Tombstone.__slots__, "")
+    content |= {"state": state, "why": "its time is over", "log_head": "0" * 64}
+    content |= dict.fromkeys(("made_at", "begun_at"), "2020-01-01T00:00:00+00:00")
+    content["copies"] = {"folders": [], "files": 0, "size": 0, "unread": [], "found": []}
+    content["removed"] = removed or {}
     (folder / TOMBSTONE).write_text(json.dumps(content))
 
 

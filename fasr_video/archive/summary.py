@@ -390,7 +390,7 @@ def _job(ledger: Ledger, job: Job, counted: bool) -> SummaryJob:
 def _purged_case(folder: Path, name: str) -> PurgedCase:
     """Return when a case was purged, and why."""
     stone = read_tombstone(folder)
-    return PurgedCase(name, str(stone.get("removed_at", stone["begun_at"])), stone["why"])
+    return PurgedCase(name, stone.removed_at or stone.begun_at, stone.why)
 
 
 def _tracks_of_case(folder: Path, job: SummaryJob, first_number: int) -> list[CaseTrack]:

@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from fractions import Fraction
-from typing import Any
 
-from fasr_video.schema import are_texts, is_count, is_hash, is_number
+from fasr_video.schema import Row, are_texts, is_count, is_hash, is_number
 from fasr_video.types import Reason
 
 # Facts about footage that readers rely on.
@@ -99,7 +98,7 @@ _POINT = rf"\[{_NUMBER}, {_NUMBER}\]"
 _LANDMARKS = re.compile(rf"\[{_POINT}(, {_POINT}){{4}}\]")
 
 
-def _meta(row: Mapping[str, Any]) -> bool:
+def _meta(row: Row) -> bool:
     key, value = row["key"], row["value"]
     if key == "case_id":
         return _CASE_ID.fullmatch(value) is not None
@@ -126,7 +125,7 @@ def _meta(row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _is_search(searched: Mapping[str, Any]) -> bool:
+def _is_search(searched: Row) -> bool:
     gallery = searched["gallery"]
     options = searched["question"]
     texts = [gallery["id"], gallery["state"], gallery["folder"], options["mode"]]
@@ -142,7 +141,7 @@ def _is_search(searched: Mapping[str, Any]) -> bool:
     )
 
 
-def _source(row: Mapping[str, Any]) -> bool:
+def _source(row: Row) -> bool:
     info = json.loads(row["info"])
     losses = json.loads(row["losses"])
     detector = json.loads(row["detector"])
@@ -160,7 +159,7 @@ def _source(row: Mapping[str, Any]) -> bool:
     )
 
 
-def is_clock(clock: Mapping[str, Any]) -> bool:
+def is_clock(clock: Row) -> bool:
     """Return whether this is the clock of a `Recording`; it may raise where it is not."""
     times = [datetime.fromisoformat(clock[name]) for name in ("start", "shown") if name in clock]
     return (
@@ -171,16 +170,16 @@ def is_clock(clock: Mapping[str, Any]) -> bool:
     )
 
 
-def _track(row: Mapping[str, Any]) -> bool:
+def _track(row: Row) -> bool:
     is_reason = row["verdict_reason"] is None or row["verdict_reason"] in set(Reason)
     return is_reason and (row["mean_score"] is None) == (row["norm"] is None)
 
 
-def _face(row: Mapping[str, Any]) -> bool:
+def _face(row: Row) -> bool:
     return row["landmarks"] is None or _LANDMARKS.fullmatch(row["landmarks"]) is not None
 
 
-def _encoding(row: Mapping[str, Any]) -> bool:
+def _encoding(row: Row) -> bool:
     models = json.loads(row["models"])
     restorer = models["restorer"] or {}
     classifiers = restorer.get("classifier", {})
@@ -188,7 +187,7 @@ def _encoding(row: Mapping[str, Any]) -> bool:
     return row["side"] > 0 and are_texts(texts)
 
 
-def _restoration(row: Mapping[str, Any]) -> bool:
+def _restoration(row: Row) -> bool:
     samples = json.loads(row["samples"])
     provenance = json.loads(row["provenance"])
     pictures = [row["picture"], *samples]
@@ -206,7 +205,7 @@ def _restoration(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _candidate(row: Mapping[str, Any]) -> bool:
+def _candidate(row: Row) -> bool:
     if row["list"] != "joined":
         return row["cosine"] is not None
     cosines = json.loads(row["cosines"])
@@ -219,16 +218,16 @@ def _candidate(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _decision(row: Mapping[str, Any]) -> bool:
+def _decision(row: Row) -> bool:
     return _is_time(row["at"]) and (row["undone_by"] is None) == (row["undone_at"] is None)
 
 
-def _link(row: Mapping[str, Any]) -> bool:
+def _link(row: Row) -> bool:
     undecided = bool(row["state"] == "proposed")
     return undecided == (row["decided_by"] is None) == (row["decided_at"] is None)
 
 
-def _log(row: Mapping[str, Any]) -> bool:
+def _log(row: Row) -> bool:
     details = json.loads(row["details"])
     return _is_time(row["at"]) and _has(details, LINES.get(row["event"], {}))
 
@@ -237,7 +236,7 @@ def _is_time(text: str) -> bool:
     return datetime.fromisoformat(text).tzinfo is not None
 
 
-def _has(values: Mapping[str, Any], types: Mapping[str, type]) -> bool:
+def _has(values: Row, types: Mapping[str, type]) -> bool:
     """Return whether `values` has all these keys, each with a value of its type."""
     return isinstance(values, dict) and all(
         isinstance(values[name], kind) for name, kind in types.items()

@@ -38,10 +38,12 @@ from fasr_video.gallery.records import (
     EnrolledPhoto,
     GalleryError,
     GalleryImage,
+    GalleryLogLine,
     Kind,
     PhotoOfAnother,
     Problem,
     Removal,
+    RemovalLine,
     Subject,
     Template,
     Vectors,
@@ -432,19 +434,18 @@ class GalleryStore:
 
         return [problem for problem in self.problems() if is_about(problem)]
 
-    def removals(self) -> list[dict[str, Any]]:
-        """Return what was removed, when and why; subjects appear as the SHA-256 of their ids."""
+    def removals(self) -> list[RemovalLine]:
+        """Return what was removed, when and why."""
         rows = self.query("SELECT at, why, subjects, images, templates FROM removal ORDER BY id")
-        keys = ("at", "why", "subjects_sha256", "images_sha256", "templates")
         return [
-            dict(zip(keys, (at, why, json.loads(subjects), json.loads(images), count), strict=True))
+            RemovalLine(at, why, json.loads(subjects), json.loads(images), count)
             for at, why, subjects, images, count in rows
         ]
 
-    def log_lines(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return time, event and details of each log line."""
+    def log_lines(self) -> list[GalleryLogLine]:
+        """Return all lines of the log, from the oldest to the newest."""
         rows = self.query("SELECT at, event, details FROM log ORDER BY id")
-        return [(at, event, json.loads(details)) for at, event, details in rows]
+        return [GalleryLogLine(at, event, json.loads(details)) for at, event, details in rows]
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

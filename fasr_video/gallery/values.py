@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from fasr_video.schema import are_texts, is_number
+from fasr_video.schema import Row, are_texts, is_number
 
 NUMBERS = {"generation", "purge", "length"}
 # Most elements of a vector.
@@ -22,13 +20,13 @@ QUERIES = {
 }
 
 
-def _meta(row: Mapping[str, Any]) -> bool:
+def _meta(row: Row) -> bool:
     if row["key"] not in NUMBERS:
         return True
     return 0 <= int(row["value"]) <= (LONGEST if row["key"] == "length" else 2**63)
 
 
-def _image(row: Mapping[str, Any]) -> bool:
+def _image(row: Row) -> bool:
     if row["landmarks"] is None:
         return True
     landmarks = json.loads(row["landmarks"])
@@ -37,11 +35,11 @@ def _image(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _removal(row: Mapping[str, Any]) -> bool:
+def _removal(row: Row) -> bool:
     return are_texts(json.loads(row["subjects"])) and are_texts(json.loads(row["images"]))
 
 
-def _log(row: Mapping[str, Any]) -> bool:
+def _log(row: Row) -> bool:
     return isinstance(json.loads(row["details"]), dict)
 
 
