@@ -215,22 +215,9 @@ class CaseStore:
             if not read_only:
                 refuse_links(folder)
                 refuse_links(folder / "crops")
-            try:
-                database = connect_to_read(path) if read_only else _connect(path)
-                database.row_factory = sqlite3.Row
-                if not has_known_meta(database, SHAPE):
-                    check_schema(database, SHAPE, path)
-                schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-            except sqlite3.DatabaseError as error:
-                is_operational = isinstance(error, sqlite3.OperationalError)
-                if is_operational and "no such table" not in str(error):
-                    raise
-                raise IntegrityError(
-                    path, f"damaged ({error})", "restore it from a copy; nothing was written"
-                ) from error
-        if schema is None or schema[0] != str(SCHEMA_VERSION):
+            database, stored = _open_database(path, read_only)
+        if stored != str(SCHEMA_VERSION):
             database.close()
-            stored = schema[0] if schema else "unknown"
             formats = f"case format {stored}, this one writes {SCHEMA_VERSION}"
             raise CaseError(
                 folder,
@@ -549,6 +536,24 @@ def package_versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def _open_database(path: Path, read_only: bool) -> tuple[sqlite3.Connection, str]:
+    """Return a connection, and the schema version that the database names."""
+    try:
+        database = connect_to_read(path) if read_only else connect_to_write(path)
+        database.row_factory = sqlite3.Row
+        if not has_known_meta(database, SHAPE):
+            check_schema(database, SHAPE, path)
+        schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    except sqlite3.DatabaseError as error:
+        is_operational = isinstance(error, sqlite3.OperationalError)
+        if is_operational and "no such table" not in str(error):
+            raise
+        raise IntegrityError(
+            path, f"damaged ({error})", "restore it from a copy; nothing was written"
+        ) from error
+    return database, schema[0] if schema else "unknown"
 
 
 def _connect(path: Path) -> sqlite3.Connection:

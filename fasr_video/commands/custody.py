@@ -120,11 +120,8 @@ def purge_command(
     CASES are cases, or folders that hold cases. Exit code 4: copies of their pictures or vectors
     remain elsewhere. Exit code 3: a case could not be opened or removed.
     """
-    if dry_run and yes:
-        raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")
+    _check_options(dry_run, yes, anyway, why)
     role = as_role(role)
-    if anyway and not why:
-        raise UsageError("--now", "it needs a reason for the tombstone", "give --why TEXT")
     at = datetime.now(UTC)
     all_cases = cases_in(cases)
     chosen, problems = _choose(all_cases, at, anyway)
@@ -134,18 +131,15 @@ def purge_command(
         return ExitCode.LOSSES if problems else ExitCode.DONE
     around = tuple(dict.fromkeys(case.folder.resolve().parent for case in chosen))
     search = search_copies(chosen, folders or around)
+    why = why or "its time is over"
     try:
-        results = list(
-            purge_all(chosen, search, by or login_name(), why or "its time is over", role)
-        )
+        results = list(purge_all(chosen, search, by or login_name(), why, role))
     finally:
-        # Summaries must not show faces of removed cases, also not of those that an earlier purge
-        # removed before it was killed.
-        summary_problems = rewrite_summaries(purged_folders(cases))
-        _report(summary_problems)
+        # No summary may show a removed case, nor one that a killed purge removed.
+        not_written = rewrite_summaries(purged_folders(cases))
+        _report(not_written)
     removed = {r.folder: r.tombstone for r in results if r.tombstone is not None}
-    failures = [result.problem for result in results if result.problem]
-    _report(failures)
+    _report(result.problem for result in results if result.problem)
     left = remaining_copies(removed.values())
     if as_json:
         click.echo(readable_json([tombstone.as_json() for tombstone in removed.values()]))
@@ -153,7 +147,15 @@ def purge_command(
         _show_removed(removed, len(all_cases), search.copies, left)
     if left:
         return ExitCode.INTEGRITY
-    return ExitCode.LOSSES if problems or failures or summary_problems else ExitCode.DONE
+    is_complete = not problems and not not_written and len(removed) == len(results)
+    return ExitCode.DONE if is_complete else ExitCode.LOSSES
+
+
+def _check_options(dry_run: bool, yes: bool, anyway: bool, why: str | None) -> None:
+    if dry_run and yes:
+        raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")
+    if anyway and not why:
+        raise UsageError("--now", "it needs a reason for the tombstone", "give --why TEXT")
 
 
 def _choose(

@@ -172,12 +172,8 @@ def remove_command(
     with Gallery.open(gallery, read_only=dry_run) as opened:
         chosen = opened.select_images(subjects, images)
         if dry_run:
-            _show_dry_run(
-                gallery,
-                chosen,
-                opened.problems_about(subjects, [i.sha256 for i in chosen]),
-                as_json,
-            )
+            problems = opened.problems_about(subjects, [i.sha256 for i in chosen])
+            _show_dry_run(gallery, chosen, problems, as_json)
             return ExitCode.DONE
         pieces = identifying_bytes(opened, chosen) if folders else []
         removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))

@@ -58,6 +58,11 @@ def make_app(
             "cases": cases,
         }
 
+    _add_error_pages(app)
+    return app
+
+
+def _add_error_pages(app: Flask) -> None:
     @app.errorhandler(FasrError)
     def failed(error: FasrError) -> tuple[str, int]:
         page = render_template("message.html", title="That did not work", message=str(error))
@@ -73,5 +78,3 @@ def make_app(
         """Answer an address or a form with a number larger than any that the case can hold."""
         message = "No such page, track or link."
         return render_template("message.html", title="Not Found", message=message), 404
-
-    return app

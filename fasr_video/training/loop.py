@@ -129,12 +129,7 @@ def train(
     net.to(device)
     if plan.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    all_settings = {"seed": plan.seed, "lr": plan.lr, **(settings or {})}
-    if not plan.constant:
-        all_settings["steps"] = plan.steps
-    run = Run(
-        net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in all_settings.items()}
-    )
+    run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), _settings(plan, settings or {}))
     _resume(out, run, device)
     model = DistributedDataParallel(net) if torch.distributed.is_initialized() else net
     net.train()
@@ -161,6 +156,14 @@ def train(
     if stop.is_set():
         raise KeyboardInterrupt
     return run.step
+
+
+def _settings(plan: Plan, of_trainer: Mapping[str, object]) -> dict[str, str]:
+    """Return all that a run depends on, as text."""
+    settings = {"seed": plan.seed, "lr": plan.lr, **of_trainer}
+    if not plan.constant:
+        settings["steps"] = plan.steps
+    return {name: str(value) for name, value in settings.items()}
 
 
 def _one_step(
