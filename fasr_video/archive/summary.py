@@ -325,7 +325,7 @@ def _clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
 
 
 def _are_apart(a: CaseTrack, b: CaseTrack) -> bool:
-    """Return whether two tracks are two people: somebody said so, or one camera saw both at once."""
+    """Return whether two tracks are two people: somebody said so, or a camera saw both at once."""
     if b.tracklet.id in a.refused or a.tracklet.id in b.refused:
         return True
     if a.tracklet.source == b.tracklet.source:

@@ -223,8 +223,10 @@ def verdicts(case: CaseStore) -> dict[int, str]:
 def first_leads(case: CaseStore) -> dict[int, Candidate]:
     """Return by track its first candidate over the threshold; tracks without one are left out."""
     query = """
-        SELECT lead.* FROM answer JOIN candidate lead ON lead.track = answer.track AND lead.list = 'joined'
-        AND lead.rank = (SELECT min(rank) FROM candidate WHERE track = answer.track AND list = 'joined' AND passes)"""
+        SELECT lead.* FROM answer
+        JOIN candidate lead ON lead.track = answer.track AND lead.list = 'joined'
+        AND lead.rank = (SELECT min(rank) FROM candidate
+            WHERE track = answer.track AND list = 'joined' AND passes)"""
     return {row["track"]: _candidate(row) for row in case.db.execute(query)}
 
 
@@ -249,12 +251,14 @@ def add_answer(case: CaseStore, track: int, answer: Answer, remark: str | None) 
     """Store the answer for a track that has none, within a transaction."""
     row = (track, answer.verdict, answer.threshold, answer.extrapolated, remark)
     case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
-    hit = "INSERT INTO candidate (track, list, rank, subject, cosine, ratio) VALUES (?, ?, ?, ?, ?, ?)"
+    columns = "(track, list, rank, subject, cosine, ratio)"
+    hit = f"INSERT INTO candidate {columns} VALUES (?, ?, ?, ?, ?, ?)"
     for kind, hits in answer.lists.items():
         rows = [(track, kind, rank, h.subject, h.cosine, h.ratio) for rank, h in enumerate(hits, 1)]
         case.db.executemany(hit, rows)
     joined = (
-        "INSERT INTO candidate (track, list, rank, subject, ratio, score, cosines, support, passes, at_bound)"
+        "INSERT INTO candidate"
+        " (track, list, rank, subject, ratio, score, cosines, support, passes, at_bound)"
         " VALUES (?, 'joined', ?, ?, ?, ?, ?, ?, ?, ?)"
     )
     for rank, c in enumerate(answer.joined, 1):

@@ -119,7 +119,8 @@ def register_source(case: CaseStore, info: MediaInfo, detector: SourceModels) ->
     path = str(info.path.absolute())
     with case.transaction():
         cursor = case.db.execute(
-            "INSERT INTO source (path, sha256, info, detector, state, losses) VALUES (?, ?, ?, ?, 'running', ?)",
+            "INSERT INTO source (path, sha256, info, detector, state, losses)"
+            " VALUES (?, ?, ?, ?, 'running', ?)",
             (
                 path,
                 info.sha256,
@@ -197,8 +198,8 @@ def add_progress(case: CaseStore, number: int, progress: Progress) -> None:
     counts = {"whole": progress.full_frames, "skipped": progress.skipped_frames}
     case.set_meta(_frame_counts_key(number), json.dumps(counts))
     case.db.execute(
-        "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
-        " seconds = seconds + ? WHERE id = ?",
+        "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?,"
+        " skipped_damaged = skipped_damaged + ?, seconds = seconds + ? WHERE id = ?",
         (
             json.dumps(asdict(losses)),
             json.dumps(progress.tracker),
@@ -213,7 +214,8 @@ def add_progress(case: CaseStore, number: int, progress: Progress) -> None:
         update = "UPDATE source SET last_index = ?, last_pts = ? WHERE id = ?"
         case.db.execute(update, (last.index, last.pts, number))
         case.db.execute(
-            "INSERT INTO segment (source, first_index, last_index, frames, faces, at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO segment (source, first_index, last_index, frames, faces, at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             (number, first.index, last.index, progress.frames, progress.faces, now()),
         )
 
@@ -256,8 +258,8 @@ def rows_digest(case: CaseStore, number: int) -> str:
     Camera and clock are left out: they may be corrected later, and have log lines of their own.
     """
     return case.hash_rows(
-        "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts, frames,"
-        " skipped_damaged, seconds FROM source WHERE id = ?",
+        "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts,"
+        " frames, skipped_damaged, seconds FROM source WHERE id = ?",
         "SELECT * FROM segment WHERE source = ? ORDER BY id",
         "SELECT * FROM track WHERE source = ? ORDER BY id",
         of=number,

@@ -81,6 +81,7 @@ TOMBSTONE = "purged.json"
 # Names of picture files, complete (.png, .aes) or partly written (.part; .new in earlier versions).
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")
 
+# A database is compared with this text, line breaks included.
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE source (

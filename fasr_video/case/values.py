@@ -64,30 +64,37 @@ KINDS = {"best", "pooled", "sr"}
 # The longest footage in seconds, three centuries.
 LONGEST = 1e10
 FACE = f"""SELECT 1 FROM face WHERE max(abs(x1), abs(y1), abs(x2), abs(y2)) > 1e6
-    OR (aligned IS NULL) <> (native IS NULL) OR (native IS NOT NULL AND (native_x IS NULL OR native_y IS NULL))
-    OR length(aligned) <> 64 OR aligned GLOB '*[^0-9a-f]*' OR length(native) <> 64 OR native GLOB '*[^0-9a-f]*'
+    OR (aligned IS NULL) <> (native IS NULL)
+    OR (native IS NOT NULL AND (native_x IS NULL OR native_y IS NULL))
+    OR length(aligned) <> 64 OR aligned GLOB '*[^0-9a-f]*'
+    OR length(native) <> 64 OR native GLOB '*[^0-9a-f]*'
     OR reason NOT IN ({", ".join(f"'{reason}'" for reason in Reason)})"""
 QUERIES = {
     "a row of face has values that fasr-video does not write": FACE,
     "a finished track has no number or no verdict": (
-        "SELECT 1 FROM track WHERE state = 'done' AND (number IS NULL OR number < 1 OR verdict IS NULL)"
+        "SELECT 1 FROM track WHERE state = 'done'"
+        " AND (number IS NULL OR number < 1 OR verdict IS NULL)"
     ),
     "two tracks have the same number": (
         "SELECT 1 FROM track WHERE number IS NOT NULL GROUP BY source, number HAVING count(*) > 1"
     ),
     "a finished track has no faces": (
-        "SELECT 1 FROM track WHERE state = 'done' AND NOT EXISTS (SELECT 1 FROM face WHERE face.track = track.id)"
+        "SELECT 1 FROM track WHERE state = 'done'"
+        " AND NOT EXISTS (SELECT 1 FROM face WHERE face.track = track.id)"
     ),
     "a track refers to a missing face": (
-        "SELECT 1 FROM track WHERE shown_face NOT IN (SELECT id FROM face WHERE face.track = track.id)"
+        "SELECT 1 FROM track"
+        " WHERE shown_face NOT IN (SELECT id FROM face WHERE face.track = track.id)"
     ),
     "the features of a track differ in length": (
         "SELECT 1 FROM probe GROUP BY track HAVING min(length(feature)) % 4 <> 0"
         " OR min(length(feature)) <> max(length(feature))"
     ),
     "the time of a face is outside its footage": f"""SELECT 1 FROM
-        (SELECT json_extract(info, '$.time_base') AS base, instr(json_extract(info, '$.time_base'), '/') AS slash,
-            (SELECT max(max(pts), -min(pts)) FROM face WHERE face.source = source.id) AS last FROM source)
+        (SELECT json_extract(info, '$.time_base') AS base,
+            instr(json_extract(info, '$.time_base'), '/') AS slash,
+            (SELECT max(max(pts), -min(pts)) FROM face WHERE face.source = source.id) AS last
+            FROM source)
         WHERE last * CAST(base AS REAL) > {LONGEST}
             * CASE slash WHEN 0 THEN 1 ELSE CAST(substr(base, slash + 1) AS REAL) END
     """,

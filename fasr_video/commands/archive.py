@@ -207,8 +207,8 @@ def batch_command(archive: Path, after: str | None, before: str | None, **values
 def watch_command(folder: Path, still: float, interval: float, **values: Any) -> int:
     """Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.
 
-    The same command continues after a stop. Exit code 0 means that it was stopped, 3 that some files
-    could not be read.
+    The same command continues after a stop. Exit code 0 means that it was stopped, 3 that some
+    files could not be read.
     """
     options = BatchOptions(**values)
     check_folder(folder)

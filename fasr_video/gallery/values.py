@@ -11,11 +11,14 @@ NUMBERS = {"generation", "purge", "length"}
 LONGEST = 65_536
 QUERIES = {
     "a vector has another length than the gallery's": (
-        "SELECT 1 FROM template WHERE length(vector) <> 4 * (SELECT value FROM meta WHERE key = 'length')"
-        " OR length(sha256) <> 32 OR (kind = 'pooled') <> (image IS NULL) OR kind NOT IN ('single', 'pooled')"
+        "SELECT 1 FROM template"
+        " WHERE length(vector) <> 4 * (SELECT value FROM meta WHERE key = 'length')"
+        " OR length(sha256) <> 32 OR (kind = 'pooled') <> (image IS NULL)"
+        " OR kind NOT IN ('single', 'pooled')"
     ),
     "a row of image has values that fasr-video does not write": (
-        "SELECT 1 FROM image WHERE subject = '' OR (picture IS NULL) <> (picture_sha256 IS NULL) OR norm < 0"
+        "SELECT 1 FROM image"
+        " WHERE subject = '' OR (picture IS NULL) <> (picture_sha256 IS NULL) OR norm < 0"
     ),
 }
 

@@ -57,7 +57,7 @@ class Header:
     spread: float = ResidualDenoiser.WITH_LR
     """compact: of what the LR face, or the posterior mean, lacks."""
     mean: str = ""
-    """SHA-256 of the posterior mean that it draws around; empty where it draws around the LR face."""
+    """SHA-256 of the posterior mean that it draws around; empty where that is the LR face."""
 
 
 @dataclass(frozen=True, slots=True)
