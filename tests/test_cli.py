@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import make_cli_page
 import pytest
 
 from fasr_video import cli
@@ -71,27 +71,15 @@ def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_and_option_is_documented(name: str) -> None:
-    text = (ROOT / "docs" / "cli.md").read_text()
-    command = COMMANDS[name]
-    assert f"## fasr-video {name}\n" in text
-    assert command.help
-    section = text.split(f"## fasr-video {name}\n")[1].split("\n## ")[0]
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
-            assert f"`{parameter.opts[0]}`" in section or f"[{parameter.opts[0]}" in section, (
-                parameter.opts[0]
-            )
+def test_every_command_has_a_section_in_the_documentation(name: str) -> None:
+    assert f"## fasr-video {name}\n" in (ROOT / "docs" / "cli.md").read_text()
 
 
-def test_documentation_names_no_unknown_command_or_option() -> None:
-    text = (ROOT / "docs" / "cli.md").read_text()
-    for section in text.split("\n## fasr-video ")[1:]:
-        name = section.split("\n")[0]
-        known = {o for p in COMMANDS[name].params for o in p.opts}
-        options = set(re.findall(r"--[a-z][a-z0-9-]*", section))
-        assert options <= known
+def test_the_option_tables_of_the_documentation_are_those_of_the_commands() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert make_cli_page.with_tables(page).rstrip("\n") == page.rstrip("\n"), (
+        "run: python scripts/make_cli_page.py"
+    )
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from fasr_video.errors import FasrError
 from fasr_video.recognition.combiner import FeatureCombiner, Source
 from fasr_video.recognition.combiner import save as save_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder
-from fasr_video.sr import checkpoints
+from fasr_video.sr import checkpoints, sde
 from fasr_video.sr.samplers import centred
 from fasr_video.sr.sde import score
 from fasr_video.training import sr
@@ -414,7 +414,9 @@ def test_the_sr_trainer_writes_weights_that_load_and_a_manifest(
     folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64))
+        sr.NETWORKS,
+        "compact",
+        lambda n, dropout: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64)),
     )
     job = sr.Job(read_faces([folder])[0], features, None, "compact", sr.Recipe(batch=8), folder)
     plan = Plan(steps=30, lr=2e-3, warmup=5, ema=0.9, log_every=10)
@@ -436,7 +438,9 @@ def test_the_identity_term_makes_the_output_more_like_the_person(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64))
+        sr.NETWORKS,
+        "compact",
+        lambda n, dropout: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64)),
     )
     faces, _ = read_faces([folder])
     file = tmp_path / "features.npz"
@@ -474,7 +478,9 @@ def test_the_papers_network_trains_with_the_papers_noise(
 ) -> None:
     """NCSN++ on a VE process, with surveillance pictures, small enough for a test."""
     small = sr.NCSNpp(width=16)
-    monkeypatch.setitem(sr.NETWORKS, "ncsnpp", lambda n: sr.ScoreDenoiser(small, 0.001, 348.0))
+    monkeypatch.setitem(
+        sr.NETWORKS, "ncsnpp", lambda n, dropout: sr.ScoreDenoiser(small, 0.001, 348.0)
+    )
     faces, _ = read_faces([folder])
     vectors = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
     file = tmp_path / "features.npz"
@@ -521,9 +527,9 @@ def test_noise_levels_follow_the_process(noise: str) -> None:
     t = torch.tensor(0.5)
     expected = {
         "edm": float(np.exp(-2.2)),
-        "ve": float(sr.SDES["ve"].std(t)),
-        "vp": float(sr.SDES["vp"].std(t) / sr.SDES["vp"].alpha(t)) / 2,
-        "subvp": float(sr.SDES["subvp"].std(t) / sr.SDES["subvp"].alpha(t)) / 2,
+        "ve": float(sde.VE(0.001, 348.0).std(t)),
+        "vp": float(sde.VP().std(t) / sde.VP().alpha(t)) / 2,
+        "subvp": float(sde.SubVP().std(t) / sde.SubVP().alpha(t)) / 2,
     }[noise]
     assert float(sigma.median()) == pytest.approx(expected, rel=0.1)
 
@@ -552,7 +558,8 @@ def test_sr_training_starts_from_given_weights(
 @pytest.mark.parametrize("noise", ["ve", "vp", "subvp"])
 def test_with_an_sde_the_loss_is_the_papers_score_matching(noise: str) -> None:
     """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the process sees."""
-    process, t = sr.SDES[noise], torch.tensor([0.2, 0.6])
+    process = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}[noise]
+    t = torch.tensor([0.2, 0.6])
     g = torch.Generator().manual_seed(0)
     clean, noisy = torch.rand(2, 3, 8, 8, generator=g), torch.randn(2, 3, 8, 8, generator=g)
     guess = torch.rand(2, 3, 8, 8, generator=g)

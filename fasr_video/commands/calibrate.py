@@ -109,7 +109,7 @@ OF_FACES = (
     default=1.0,
     show_default=True,
     metavar="TIMES",
-    help="Make thresholds for a group whose false match rate is this many times the average.",
+    help="Make thresholds for a group that is confused with others this many times more often.",
 )
 @click.option(
     "--seed",

@@ -12,6 +12,7 @@ import click
 from fasr_video.checkpoint import find_device
 from fasr_video.commands.options import DEVICE, FILE
 from fasr_video.datasets.faces import Faces, read_faces
+from fasr_video.errors import UsageError
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sqlite import explain_errors
 from fasr_video.training import around_mean, flow, idfsr, mean, sr
@@ -20,6 +21,7 @@ from fasr_video.training.combiner import CombinerFeatures, train_combiner
 from fasr_video.training.embedder import gather, train_embedder
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, own_device, process_number
+from fasr_video.training.recipes import SUPER_RESOLUTION, check_data
 from fasr_video.training.teacher import Teacher
 
 COUNT = click.IntRange(min=1)
@@ -251,23 +253,60 @@ def embedder_command(
     _finish(options["out"], step, plan.steps)
 
 
+def _use_recipe(context: click.Context, _: click.Parameter, name: str | None) -> str | None:
+    """Make the recipe's options the defaults of the command."""
+    if name is not None:
+        context.default_map = {**(context.default_map or {}), **SUPER_RESOLUTION[name].options}
+    return name
+
+
+def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    """Return the LR sizes of a list such as "8,16,16"."""
+    try:
+        sides = tuple(int(side) for side in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of sizes such as 8,16,16") from error
+    if not all(4 <= side <= 64 for side in sides):
+        raise click.BadParameter("LR faces have 4 to 64 px")
+    return sides
+
+
 @train_group.command("sr")
 @SOURCES
-@FEATURES
+@click.option(
+    "--recipe",
+    type=click.Choice(list(SUPER_RESOLUTION)),
+    is_eager=True,
+    callback=_use_recipe,
+    help="Train as a paper does: its values replace the defaults of the other options.",
+)
+@click.option(
+    "--features",
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces. Without it, the network takes no "
+    "feature.",
+)
 @COMBINER
 @click.option(
     "--network",
-    type=click.Choice(["compact", "ncsnpp"]),
+    type=click.Choice(list(sr.NETWORKS)),
     default="compact",
     show_default=True,
     help="Architecture of the network.",
 )
 @click.option(
     "--noise",
-    type=click.Choice(["edm", "ve", "vp", "subvp"]),
+    type=click.Choice(sr.NOISES),
     default="edm",
     show_default=True,
     help="Distribution of the noise levels: log-normal (edm) or an SDE of the papers.",
+)
+@click.option(
+    "--sides",
+    default="16,16,16,16,16,24,32,12",
+    callback=_sides,
+    show_default=True,
+    help="Sizes of the LR face in pixels; a repeated size is more likely.",
 )
 @SURVEILLANCE
 @click.option(
@@ -277,36 +316,111 @@ def embedder_command(
     show_default=True,
     help="Share of faces that are drawn from the feature alone, without an LR face.",
 )
+@click.option(
+    "--no-feature",
+    default=0.12,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of faces that are drawn without their feature.",
+)
+@click.option(
+    "--others",
+    default=0.4,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of faces with the merged feature of the person's other faces, not their own.",
+)
 @IDENTITY
 @EMBEDDER
 @START
 @SAMPLES
+@click.option(
+    "--dropout",
+    default=0.0,
+    type=click.FloatRange(0, 0.9),
+    show_default=True,
+    help="Share of activations that each step leaves out.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adam", "muon"]),
+    default="muon",
+    show_default=True,
+    help="What moves the weights: Adam, or Muon for matrices and Adam for the rest.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="How the learning rate goes on after its rise.",
+)
+@click.option(
+    "--warmup",
+    default=200,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Steps in which the learning rate rises.",
+)
+@click.option(
+    "--ema",
+    default=0.999,
+    type=click.FloatRange(0, 1, max_open=True),
+    show_default=True,
+    help="Decay of the averaged weights, which are the ones that are stored.",
+)
+@click.option(
+    "--weight-decay",
+    default=0.01,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of a weight that a step removes, times the learning rate.",
+)
 @run_options(steps=20_000, batch=32, lr=5e-4)
 def sr_command(
     faces: tuple[Path, ...],
-    features: Path,
+    recipe: str | None,
+    features: Path | None,
     combiner: Path | None,
     network: str,
-    noise: str,
-    surveillance: float,
-    no_lr: float,
-    identity: float,
+    sides: tuple[int, ...],
     embedder: Path | None,
     start: Path | None,
     samples: Path | None,
+    dropout: float,
+    optimizer: str,
+    schedule: str,
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
+    if recipe is not None:
+        check_data(recipe, features)
+    if features is None and (combiner is not None or options["identity"]):
+        reason = "--combiner and --identity need the features of the faces"
+        raise UsageError("train sr", reason, "give --features, which `train features` writes")
     opened = _faces(faces)
-    plan, device = _plan(options, muon=True)
-    recipe = sr.Recipe(
-        batch=options["batch"],
-        noise=noise,
-        surveillance=surveillance,
-        no_lr=no_lr,
-        identity=identity,
+    plan, device = _plan(
+        options,
+        warmup=options["warmup"],
+        ema=options["ema"],
+        weight_decay=options["weight_decay"],
+        muon=optimizer == "muon",
+        constant=schedule == "constant",
+        fall=0.0,
     )
-    job = sr.Job(opened, features, combiner, network, recipe, samples, start, embedder)
+    names = ("batch", "noise", "surveillance", "no_lr", "no_feature", "others", "identity")
+    shares = {name: options[name] for name in names}
+    job = sr.Job(
+        faces=opened,
+        features=features,
+        combiner=combiner,
+        network=network,
+        recipe=sr.Recipe(sides=sides, **shares),
+        sample_faces=samples,
+        begin=start,
+        embedder=embedder,
+        dropout=dropout,
+    )
     with explain_errors(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)

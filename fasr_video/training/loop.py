@@ -36,7 +36,6 @@ Save = Callable[[Mapping[str, Tensor], int], None]
 
 
 STATE = "state.pt"  # the checkpoint of a run, in its folder
-FALL = 0.2  # share of the steps, at the end, in which a constant learning rate falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,12 @@ class Plan:
     floor: float = 0.02
     """Share of the learning rate at the end; it falls along a cosine."""
     constant: bool = False
-    """True: it stays constant and falls linearly in the last steps (FALL of all).
+    """True: it stays constant and falls linearly in the last steps.
 
     While it is constant, a resumed run may have more steps.
     """
+    fall: float = 0.2
+    """Share of the steps, at the end, in which a constant learning rate falls; 0: it never falls."""
     ema: float = 0.999
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -160,7 +161,8 @@ def train(
 
 def _settings(plan: Plan, of_trainer: Mapping[str, object]) -> dict[str, str]:
     """Return all that a run depends on, as text."""
-    settings = {"seed": plan.seed, "lr": plan.lr, **of_trainer}
+    optimizer = "muon" if plan.muon else "adam"
+    settings = {"seed": plan.seed, "lr": plan.lr, "optimizer": optimizer, **of_trainer}
     if not plan.constant:
         settings["steps"] = plan.steps
     return {name: str(value) for name, value in settings.items()}
@@ -207,7 +209,8 @@ def rate(step: int, plan: Plan) -> float:
     """Return the factor of the learning rate at a step: it rises linearly, then falls."""
     warm = min(1.0, (step + 1) / max(1, plan.warmup))
     if plan.constant:
-        return warm * max(plan.floor, min(1.0, (plan.steps - step) / (FALL * plan.steps)))
+        left = (plan.steps - step) / (plan.fall * plan.steps) if plan.fall else 1.0
+        return warm * max(plan.floor, min(1.0, left))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps)))
     return warm * (plan.floor + (1 - plan.floor) * cosine)
 

@@ -32,7 +32,12 @@ from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, ScoreDenoiser
 from fasr_video.sr.networks.compact import CompactNet
-from fasr_video.sr.networks.ncsnpp import NCSNpp
+from fasr_video.sr.networks.ncsnpp import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    SIGMA_MIN_WITHOUT_FEATURE,
+    NCSNpp,
+)
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
@@ -41,7 +46,7 @@ from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Loss, Plan, Progress, train, unwrapped
 from fasr_video.training.manifest import describe, write_manifest
 
-SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
+NOISES = ("edm", "ve", "vp", "subvp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +144,17 @@ def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.G
             centre + spread * torch.randn(n, generator=generator, device=generator.device)
         ).exp()
         return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
-    process = SDES[recipe.noise]
+    process = sde_of(recipe.noise, denoiser)
     t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
     # VP and subVP have pictures in [−1, 1], where noise counts half.
     return process.std(t) / process.alpha(t) / (1 if recipe.noise == "ve" else 2)
+
+
+def sde_of(noise: str, denoiser: Denoiser) -> sde.SDE:
+    """Return the SDE that noise levels come from; VE has the denoiser's own range."""
+    if noise == "ve":
+        return sde.VE(denoiser.sigma_min, denoiser.sigma_max)
+    return sde.VP() if noise == "vp" else sde.SubVP()
 
 
 def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -189,8 +201,8 @@ class Job:
     """The inputs of `fasr-video train sr`."""
 
     faces: Faces
-    features: Path
-    """.npz of `train features`."""
+    features: Path | None
+    """.npz of `train features`; None for a network without a feature."""
     combiner: Path | None
     network: str
     """compact or ncsnpp."""
@@ -201,6 +213,7 @@ class Job:
     """Weights that a new run starts with."""
     embedder: Path | None = None
     """Weights of the embedder that made the features, for the identity term; None: bundled."""
+    dropout: float = 0.0
 
 
 def run(
@@ -212,19 +225,22 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    data, source = load_material(job.faces, job.features, job.combiner, device)
-    if job.recipe.identity:
-        data = replace(data, judge=embedder_of(job.features, job.embedder, device).net)
-    denoiser = NETWORKS[job.network](data.own.shape[1])
+    embedder = ""
+    if job.features is None:
+        data = material_without_features(job.faces, device)
+    else:
+        data, source = load_material(job.faces, job.features, job.combiner, device)
+        embedder = source.sha256
+        if job.recipe.identity:
+            data = replace(data, judge=embedder_of(job.features, job.embedder, device).net)
+    denoiser = NETWORKS[job.network](data.own.shape[1], job.dropout)
     if job.begin is not None:
         load_state(denoiser.network, job.begin)
-    denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
+    denoiser.embedder, denoiser.band = embedder, band(job.recipe)
     sheets = None if job.sample_faces is None else Sheets(job.sample_faces, out)
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
     people = len(set(job.faces.identities))
-    provenance = describe(len(job.faces), people, files, job.recipe, plan) | {
-        "embedder": source.sha256
-    }
+    provenance = describe(len(job.faces), people, files, job.recipe, plan) | {"embedder": embedder}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(denoiser)
@@ -237,7 +253,7 @@ def run(
             sheets.draw(learned)
 
     settings = {name: provenance[name] for name in ("features", "faces", "begun with")}
-    settings |= {"recipe": job.recipe, "network": job.network}
+    settings |= {"recipe": job.recipe, "network": job.network, "dropout": job.dropout}
     loss = make_loss(data, job.recipe, denoiser.side)
     return train(denoiser, loss, out, plan, device, save, report, settings)
 
@@ -246,6 +262,12 @@ def band(recipe: Recipe) -> tuple[int, int]:
     """Return the smallest and the largest LR side of the training."""
     sides = (*recipe.sides, *(Surveillance().side if recipe.surveillance else ()))
     return min(sides), max(sides)
+
+
+def material_without_features(faces: Faces, device: torch.device) -> Material:
+    """Return faces for a network that takes no feature."""
+    nothing = torch.zeros(len(faces), 0, device=device)
+    return Material(faces.pictures.to(device), nothing, nothing)
 
 
 def load_material(
@@ -279,19 +301,24 @@ def merged_features(
     return merged
 
 
-def _compact(feature_length: int) -> Denoiser:
-    return ResidualDenoiser(CompactNet(feature_length=feature_length))
+def _compact(feature_length: int, dropout: float) -> Denoiser:
+    return ResidualDenoiser(CompactNet(feature_length=feature_length, dropout=dropout))
 
 
-def _ncsnpp(feature_length: int) -> Denoiser:
+def _ncsnpp(feature_length: int, dropout: float) -> Denoiser:
+    if feature_length == 0:
+        network = NCSNpp(feature=False, dropout=dropout)
+        return ScoreDenoiser(network, SIGMA_MIN_WITHOUT_FEATURE, SIGMA_MAX)
     if feature_length % 4:
         raise UsageError(
             "features", f"length {feature_length}", "NCSN++ takes a length that is a multiple of 4"
         )
-    return ScoreDenoiser(NCSNpp(width=feature_length // 4, feature=True), 0.001, 348.0)
+    network = NCSNpp(width=feature_length // 4, feature=True, dropout=dropout)
+    return ScoreDenoiser(network, SIGMA_MIN, SIGMA_MAX)
 
 
-NETWORKS: dict[str, Callable[[int], Denoiser]] = {"compact": _compact, "ncsnpp": _ncsnpp}
+# Networks by their names; each takes the length of the feature (0 for none) and the dropout.
+NETWORKS: dict[str, Callable[[int, float], Denoiser]] = {"compact": _compact, "ncsnpp": _ncsnpp}
 
 
 SHEET_SAMPLER = sampling.parse("dpmpp-10")

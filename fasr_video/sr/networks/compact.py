@@ -102,7 +102,8 @@ class Layout(nn.Module):
 class CompactNet(nn.Module):
     """(picture scaled to unit variance, LR, ln(sigma)/4, feature) → N×3×side×side, unscaled.
 
-    The feature is a unit vector of `feature_length`, or zero for none.
+    The feature is a unit vector of `feature_length`, or zero for none. A network of length 0 takes
+    no feature.
     """
 
     frequencies: Tensor
@@ -126,7 +127,8 @@ class CompactNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition)
         )
-        self.feature = nn.Linear(feature_length, condition, bias=False)
+        if feature_length:
+            self.feature = nn.Linear(feature_length, condition, bias=False)
         pixels = 3 * BLOCK**2
         self.enter = nn.Conv2d(2 * pixels, widths[0], 3, 1, 1)
         last = len(widths) - 1
@@ -150,7 +152,9 @@ class CompactNet(nn.Module):
     def forward(self, x: Tensor, lr: Tensor, noise: Tensor, feature: Tensor) -> Tensor:
         angles = noise[:, None] * self.frequencies
         time = F.silu(self.time(torch.cat((angles.sin(), angles.cos()), dim=1)))
-        face = F.silu(self.feature(feature * math.sqrt(self.feature_length)))
+        face = torch.zeros_like(time)
+        if self.feature_length:
+            face = F.silu(self.feature(feature * math.sqrt(self.feature_length)))
         h = self.enter(F.pixel_unshuffle(torch.cat((x, lr), dim=1), BLOCK))
         skips = []
         for i, level in enumerate(self.down):
