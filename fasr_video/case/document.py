@@ -231,7 +231,9 @@ def runs(case: Case) -> list[RunEntry]:
     entries: list[RunEntry] = []
     for line in log.entries(case, "run begun", "run ended"):
         if line.event == "run begun":
-            entries.append(RunEntry(line.at, ended=None, **line.details, finished=False))
+            begun = line.details
+            operator = (begun["by"], begun["role"], begun["what"])
+            entries.append(RunEntry(line.at, None, *operator, finished=False))
         elif entries:
             entries[-1] = replace(entries[-1], ended=line.at, finished=True)
     for number, run in enumerate(entries, 1):

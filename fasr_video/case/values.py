@@ -34,7 +34,22 @@ FACTS = {
     **dict.fromkeys(("method", "sampler", "model", "feature", "what", "conditioned_on"), str),
     **dict.fromkeys(("seed", "calls"), int),
     **dict.fromkeys(("warnings", "attributes"), list),
+    "disagreement": object,
 }
+ATTRIBUTE = {"name": str, "value": object, "confidence": object, "source": str}
+# The models that a source was begun with.
+DETECTOR = {
+    **dict.fromkeys(("name", "licence"), str),
+    **dict.fromkeys(("model_sha256", "embedder"), object),
+    "landmarks": bool,
+}
+# What the last search was made with.
+SEARCH = {
+    **dict.fromkeys(("gallery", "models", "question", "conditioned_on"), dict),
+    **dict.fromkeys(("calibration", "photographs"), object),
+    **dict.fromkeys(("remarks", "tracks"), list),
+}
+GALLERY = dict.fromkeys(("id", "generation", "state", "people", "templates", "folder"), object)
 # Details of log lines that readers rely on, by event.
 LINES: Mapping[str, Mapping[str, type]] = {
     "created": {"settings": dict},
@@ -139,10 +154,11 @@ def _is_search(searched: Row) -> bool:
     texts += searched["conditioned_on"].values()
     counts = [gallery["templates"], gallery["people"], options["candidates"], *searched["tracks"]]
     return (
-        all(is_count(count) for count in counts)
+        _is(searched, SEARCH)
+        and _is(gallery, GALLERY)
+        and all(is_count(count) for count in counts)
         and is_number(options["fpir"])
         and (searched["calibration"] is None or is_hash(searched["calibration"]))
-        and isinstance(searched["models"], dict)
         and are_texts(texts)
         and are_texts(searched["remarks"])
     )
@@ -153,14 +169,13 @@ def _source(row: Row) -> bool:
     losses = json.loads(row["losses"])
     detector = json.loads(row["detector"])
     base = Fraction(info["time_base"])
-    detector_facts = {"name": str, "licence": str, "model_sha256": object, "landmarks": bool}
     return (
         0 < base.numerator < 2**31
         and base.denominator < 2**31
         and abs(info["first_pts"] * base) < LONGEST
         and _has(info, INFO)
         and all(is_count(count) for count in losses.values())
-        and _has(detector, detector_facts)
+        and _is(detector, DETECTOR)
         and (row["tracker"] is None or isinstance(json.loads(row["tracker"]), dict))
         and (row["clock"] is None or is_clock(json.loads(row["clock"])))
     )
@@ -200,13 +215,12 @@ def _restoration(row: Row) -> bool:
     pictures = [row["picture"], *samples]
     if row["spread"] is not None:
         pictures.append(row["spread"])
-    attribute = {"name": str, "value": object, "source": str}
     return (
         isinstance(samples, list)
         and bool(samples)
         and all(is_hash(picture) for picture in pictures)
-        and all(_has(a, attribute) for a in provenance["attributes"])
-        and _has(provenance, FACTS)
+        and all(_is(a, ATTRIBUTE) for a in provenance["attributes"])
+        and _is(provenance, FACTS)
         and are_texts(provenance["warnings"])
         and is_number(provenance["disagreement"])
     )
@@ -248,6 +262,11 @@ def _has(values: Row, types: Mapping[str, type]) -> bool:
     return isinstance(values, dict) and all(
         isinstance(values[name], kind) for name, kind in types.items()
     )
+
+
+def _is(values: Row, types: Mapping[str, type]) -> bool:
+    """Return whether `values` has exactly these keys, each with a value of its type."""
+    return _has(values, types) and values.keys() == types.keys()
 
 
 TESTS = {

@@ -395,9 +395,7 @@ def sr_command(
     """Train a super-resolution network on FACES."""
     if recipe is not None:
         check_data(recipe, features)
-    if features is None and (combiner is not None or options["identity"]):
-        reason = "--combiner and --identity need the features of the faces"
-        raise UsageError("train sr", reason, "give --features, which `train features` writes")
+    _check_features(features, needed=combiner is not None or bool(options["identity"]))
     opened = _faces(faces)
     plan, device = _plan(
         options,
@@ -424,6 +422,12 @@ def sr_command(
     with explain_errors(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
+
+
+def _check_features(features: Path | None, needed: bool) -> None:
+    if needed and features is None:
+        reason = "--combiner and --identity need the features of the faces"
+        raise UsageError("train sr", reason, "give --features, which `train features` writes")
 
 
 @train_group.command("mean")

@@ -51,7 +51,7 @@ class Plan:
     While it is constant, a resumed run may have more steps.
     """
     fall: float = 0.2
-    """Share of the steps, at the end, in which a constant learning rate falls; 0: it never falls."""
+    """Share of the steps, at the end, in which a constant learning rate falls; 0: it never does."""
     ema: float = 0.999
     weight_decay: float = 0.01
     clip: float = 1.0
