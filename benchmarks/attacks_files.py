@@ -26,7 +26,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -367,7 +367,7 @@ def index_without_a_person(folder: Path) -> str:
         made.add_with_ids(np.ascontiguousarray(stored.features[1:]), stored.ids[1:])
         faiss.write_index(made, str(gallery.folder / index.INDEX_FILE))
         digest = hashlib.sha256((gallery.folder / index.INDEX_FILE).read_bytes()).hexdigest()
-        stamp = index.index_provenance(gallery) | {
+        stamp = asdict(index.index_facts(gallery)) | {
             "kind": index.FLAT,
             "measured": [],
             "sha256": digest,

@@ -56,18 +56,18 @@ def process(clip: Path, detector: str, limit: float | None) -> Found:
         wall = time.perf_counter() - began
         with Case.open(out) as case:
             document = as_document(case)
-            middle = middle_tracks(case, document["sources"][0]["info"]["width"])
-    source = document["sources"][0]
-    frames, reasons = source["frames_looked_at"], source["faces_by_reason"]
+            middle = middle_tracks(case, document.sources[0].info["width"])
+    source = document.sources[0]
+    frames, reasons = source.frames_looked_at, source.faces_by_reason
     return Found(
         wall=wall,
         seconds=length,
         frames=frames,
         faces=sum(reasons.values()),
-        tracks=len(document["tracks"]),
-        usable=sum(t["verdict"] == "usable" for t in document["tracks"]),
+        tracks=len(document.tracks),
+        usable=sum(t.verdict == "usable" for t in document.tracks),
         auxiliaries=reasons.get("aux", 0),
-        losses=sum(source["losses"].values()) + source["frames_skipped_as_damaged"],
+        losses=sum(source.losses.values()) + source.frames_skipped_as_damaged,
         clips=1,
         signer=int(any(seen >= COVERED * frames for seen in middle)),
         middle=int(bool(middle)),

@@ -232,13 +232,11 @@ def of_clips(table: Table, folder: Path, models: Models, chosen: Settings) -> No
     with tempfile.TemporaryDirectory() as place:
         out, _ = run(files, Path(place) / "case", chosen, models=models)
         with Case.open(out) as case:
-            found = [t for t in tracks_of(case) if t["evidence"] is not None]
-    for t in sorted(found, key=lambda t: (t["evidence"]["norm"], t["name"])):
-        evidence = t["evidence"]
-        verdict = "not a face" if t["verdict_reason"] == "not_a_face" else "a face"
-        numbers = [f"{evidence['mean_score']:.3f}", f"{evidence['norm']:.2f}", verdict]
-        eyes = f"{t['shown']['quality']['eye_px']:.0f}"
-        table.row([Path(t["source"]).stem, t["name"], t["sightings"], eyes, *numbers])
+            found = [(t.evidence, t) for t in tracks_of(case) if t.evidence is not None]
+    for evidence, t in sorted(found, key=lambda pair: (pair[0].norm, pair[1].name)):
+        verdict = "not a face" if t.verdict_reason == "not_a_face" else "a face"
+        numbers = [f"{evidence.mean_score:.3f}", f"{evidence.norm:.2f}", verdict]
+        table.row([Path(t.source).stem, t.name, t.sightings, f"{evidence.eye_px:.0f}", *numbers])
     table.note(
         f"Every track with a usable face of {len(files)} clips of five signers, the least norm first."
     )

@@ -23,7 +23,7 @@ import torch
 from footage import crowd
 from results import Table, command_line
 
-from fasr_video.case.sources import register_source
+from fasr_video.case.sources import SourceModels, register_source
 from fasr_video.configs import settings
 from fasr_video.configs.settings import Settings
 from fasr_video.detection import open_detector
@@ -90,8 +90,7 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
         lambda: [tracklets.add_frame(f, d) for f, d in zip(frames, found, strict=True)]
     )
     tracklets.finish()
-    described = {"name": detector.name, "model_sha256": detector.fingerprint, "licence": ""}
-    described |= {"landmarks": True, "embedder": None}
+    described = SourceModels(detector.name, detector.fingerprint, "", True, None)
     with open_case(folder, chosen) as case:
         source = register_source(case, reader.info, described)
         segment = tracklets.take_segment()

@@ -80,9 +80,9 @@ def _all_in_one(folder: Path) -> Path:
     with Case.open(folder, read_only=True) as case:
         report = as_report(case)
         thumbnails = {
-            t["name"]: pages.thumbnail_of(t, pictures.of_track(case, t)) for t in report["tracks"]
+            t.name: pages.thumbnail_of(t, pictures.of_track(case, t)) for t in report.tracks
         }
-        with photographs(case, report["searched"], True) as people:
+        with photographs(case, report.searched, True) as people:
             path.write_text(
                 pages.print_document(report, case, thumbnails, people), encoding="utf-8"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import click
@@ -33,10 +34,13 @@ def table_cell(text: object) -> str:
 
 
 def plain_document(document: Any) -> Any:
-    """Return a JSON document with every text in it plain."""
+    """Return a document of rows, lists and dictionaries with every text in it plain."""
+    if is_dataclass(document) and not isinstance(document, type):
+        texts = {f.name: plain_document(getattr(document, f.name)) for f in fields(document)}
+        return replace(document, **texts)
     if isinstance(document, dict):
         return {key: plain_document(value) for key, value in document.items()}
-    if isinstance(document, list):
+    if isinstance(document, list | tuple):
         return [plain_document(value) for value in document]
     return plain(document) if isinstance(document, str) else document
 

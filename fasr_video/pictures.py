@@ -34,7 +34,10 @@ PilImage.MAX_IMAGE_PIXELS = (
 
 @contextmanager
 def opened(source: Path | bytes | BinaryIO, most: int = MOST_PIXELS) -> Iterator[PilImage.Image]:
-    """Open a picture of which the head alone was read. Raises one of UNREADABLE for none, or one of more pixels."""
+    """Open a picture of which the head alone was read.
+
+    Raise one of UNREADABLE where it is none, or has more pixels.
+    """
     with ExitStack() as stack:
         if isinstance(source, Path):
             file: BinaryIO = stack.enter_context(open_regular(source))

@@ -27,8 +27,10 @@ HASH = re.compile(r"[0-9a-f]{64}")
 _TYPES = {"INTEGER": "integer", "REAL": "real", "TEXT": "text", "BLOB": "blob"}
 _MASTER = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
+# A row, or a JSON object in one, whose values nobody has checked yet.
+Row = Mapping[str, Any]
 # Returns False for a row that this program does not write, or raises one of READ_ERRORS.
-Test = Callable[[Mapping[str, Any]], object]
+Test = Callable[[Row], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # H×W×3, RGB, 0-255.
 Image = NDArray[np.uint8]
@@ -144,3 +148,8 @@ class AlignedFace:
     """128×128×3 RGB."""
     landmarks: NDArray[np.float32] | None
     """5×2: its landmarks in the picture's own pixels; None if the detector gives none."""
+
+
+def shallow_dict(row: DataclassInstance) -> dict[str, Any]:
+    """Return the fields of a dataclass by name; their values are not copied, as `asdict` does."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}

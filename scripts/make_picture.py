@@ -6,6 +6,7 @@ Make the case with `make demo` first.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ COLUMNS = 8
 
 def draw(folder: Path, out: Path) -> None:
     with Case.open(folder) as case:
-        found = tracks(case)
+        found = [asdict(track) for track in tracks(case)]
     found = [t for t in found if t["source"] == found[0]["source"]]
     end = max(t["end_seconds"] for t in found)
     figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(found)), facecolor="white")

@@ -13,8 +13,8 @@ from PIL import Image as PilImage
 
 from fasr_video.case import replay, results
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Recording
-from fasr_video.case.sources import register_source, set_recording
+from fasr_video.case.recording import Recording, StatedClock
+from fasr_video.case.sources import SourceModels, register_source, set_recording
 from fasr_video.case.store import now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
@@ -58,7 +58,11 @@ def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> P
         first = (tracks + 1) // 2
         _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random)
         _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
-        clock = {"start": "2026-03-01T14:03:00+01:00", "uncertainty_seconds": 2.5, "from": "path"}
+        clock: StatedClock = {
+            "start": "2026-03-01T14:03:00+01:00",
+            "uncertainty_seconds": 2.5,
+            "from": "path",
+        }
         set_recording(case, 1, Recording("Gate <1>", clock))
         people = _gallery(folder / "gallery", random)
         _answers(case, people, random)
@@ -144,8 +148,7 @@ def _source(
         interlaced=False,
         pixel_aspect=Fraction(1),
     )
-    detector: dict[str, object] = {"name": "builtin (cpu)", "model_sha256": "d" * 64}
-    detector |= {"licence": "research use", "landmarks": True, "embedder": "e" * 64}
+    detector = SourceModels("builtin (cpu)", "d" * 64, "research use", True, "e" * 64)
     source = register_source(case, info, detector)
     segment = Segment(frames=12 * len(numbers))
     number = 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)

@@ -24,6 +24,7 @@ from fasr_video.archive.schedulers import Local
 from fasr_video.archive.worker import run_task
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, undo
+from fasr_video.case.last_search import last_search
 from fasr_video.case.links import join, split
 from fasr_video.case.store import DATABASE as CASE
 from fasr_video.case.verify import verify
@@ -240,10 +241,10 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in _folders_with(folder, CASE):
         with Case.open(path, read_only=True) as case:
             text = dump(case)
-            searched = case.searched()
+            searched = last_search(case)
             if searched is not None:
-                text = text.replace(searched["gallery"]["id"], "random")
-                text = text.replace(searched["gallery"]["state"], "random")
+                text = text.replace(searched.gallery.id, "random")
+                text = text.replace(searched.gallery.state, "random")
             if case.encryption is not None:  # encrypting a second time gives other bytes
                 text = "".join(
                     line for line in text.splitlines(True) if not line.startswith('["probe"')

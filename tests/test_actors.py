@@ -63,7 +63,7 @@ def test_a_reopened_link_was_decided_by_nobody(
     for decision in ("refuse", "reopen"):
         called(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
     with Case.open(folder, read_only=True) as case:
-        assert export.links(case)[0]["decided_as"] == ""
+        assert export.links(case)[0].decided_as == ""
 
 
 def test_without_the_option_the_role_is_that_of_the_environment_or_none(
@@ -127,7 +127,7 @@ def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(
     settings = configs.load("cpu", CORRIDOR_QUICK)
     with Case.open(copied_case, read_only=True) as case:
         (before,), head = export.runs(case), case.meta("log_head")
-        assert before["finished"] and before["begun"] <= before["ended"] and before["by"]
+        assert before.finished and before.ended and before.begun <= before.ended and before.by
         events = [r["event"] for r in case.db.execute("SELECT event FROM log ORDER BY id")]
     assert events[:3] == ["created", "run begun", "source added"] and events[-1] == "run ended"
     run([corridor], copied_case, settings, by="Olga", role="operator")
@@ -146,7 +146,7 @@ def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -
                 case.log("resumed", {})
             raise KeyboardInterrupt
         (told,) = export.runs(case)
-        assert not told["finished"] and told["ended"] is None and dump(case) == before
+        assert not told.finished and told.ended is None and dump(case) == before
 
 
 def test_tombstone_and_signature_name_the_role(

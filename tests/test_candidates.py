@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ MUGSHOTS = PORTRAITS / "mugshots"
 
 def document(folder: Path) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
-        return export.as_document(case)
+        return asdict(export.as_document(case))
 
 
 @pytest.fixture(scope="module")

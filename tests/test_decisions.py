@@ -249,7 +249,7 @@ def test_decisions_stay_when_the_case_is_searched_again(case: Case) -> None:
     assert standing_decisions(case, 1) == [decision] and decision.subject == "anna"
     with pytest.raises(UsageError, match="not among its candidates"):
         decide(case, 1, "accepted", "b", "Ben", "anna")
-    assert as_document(case)["tracks"][0]["decisions"][0]["subject"] == "anna"
+    assert as_document(case).tracks[0].decisions[0].subject == "anna"
 
 
 def test_a_decision_while_another_process_writes_fails_in_one_line(

@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,8 @@ def forge(gallery: Gallery, forgery: str) -> None:
     index_.add_with_ids(np.ascontiguousarray(stored.features[is_kept, :length]), ids[is_kept])
     faiss.write_index(index_, str(gallery.folder / INDEX_FILE))
     digest = sha256_file(gallery.folder / INDEX_FILE)
-    stamp = index.index_provenance(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
+    stamp = asdict(index.index_facts(gallery))
+    stamp |= {"kind": FLAT, "measured": [], "sha256": digest}
     (gallery.folder / INDEX_STAMP).write_text(json.dumps(stamp))
 
 

@@ -182,9 +182,7 @@ class TestRemoval:
         gallery.remove([given.sha256], "expunged")
         (line,) = gallery.removals()
         assert (
-            line["why"] == "expunged"
-            and line["images_sha256"] == [given.sha256]
-            and line["templates"] == 1
+            line.why == "expunged" and line.images_sha256 == [given.sha256] and line.templates == 1
         )
         assert not self.places(gallery, b"somebody")
         assert gallery.subjects() == []
@@ -267,7 +265,7 @@ class TestRemoval:
             1,
         )
         assert removal.files_scanned == len(gallery.files()) and removal.occurrences == 0
-        assert [line["templates"] for line in gallery.removals()] == [0]
+        assert [line.templates for line in gallery.removals()] == [0]
         assert (
             gallery.problems() == []
             and not self.places(gallery, b"dave_noface")

@@ -16,7 +16,7 @@ from fasr_video import cli
 from fasr_video.archive.ledger import CHUNKS, Ledger
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import LOCK as LEDGER_LOCK
-from fasr_video.archive.summary import COLUMNS
+from fasr_video.archive.summary import Summary, SummaryJob
 from fasr_video.archive.summary import as_csv as summary_csv
 from fasr_video.case import links
 from fasr_video.case.case import Case
@@ -269,8 +269,10 @@ def test_texts_in_exported_tables_are_no_formulas(tmp_path: Path) -> None:
 
 
 def test_texts_in_the_summary_table_are_no_formulas() -> None:
-    job = dict.fromkeys(COLUMNS) | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1}
-    (row,) = csv.DictReader(summary_csv({"jobs": [job]}).splitlines())
+    empty = dict.fromkeys(SummaryJob.__slots__)
+    job = SummaryJob(**empty | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1})
+    document = Summary("", "", "", {}, {}, [job], [], [], [], [])
+    (row,) = csv.DictReader(summary_csv(document).splitlines())
     assert (row["files"], row["camera"], row["frames"]) == ("'=1+1.mp4", "'@door", "-1")
 
 

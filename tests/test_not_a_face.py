@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fasr_video import cli
 from fasr_video.case import document
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, standing_decisions
+from fasr_video.case.entries import track_state
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
@@ -79,7 +81,7 @@ def case(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tracks(folder: Path) -> list[dict[str, Any]]:
     with Case.open(folder, read_only=True) as case:
-        return document.tracks(case)
+        return [asdict(track) for track in document.tracks(case)]
 
 
 def sign_and_person(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,7 +96,9 @@ def test_a_sign_is_stored_with_its_reason_and_not_reconstructed(case: Path) -> N
     assert sign["evidence"]["norm"] < sign["evidence"]["min_norm"] == 6.5
     assert sign["shown"]["reason"] == "lr0" and (case / sign["shown"]["native"]).is_file()
     assert sign["restoration"] is None and sign["answer"] is None
-    assert document.track_state(sign) == "not a face"
+    with Case.open(case, read_only=True) as opened:
+        (row,) = (t for t in document.tracks(opened) if t.id == sign["id"])
+    assert track_state(row) == "not a face"
     assert (person["verdict"], person["verdict_reason"]) == ("usable", None)
     assert person["evidence"]["norm"] >= 6.5
     assert person["restoration"] is not None and person["answer"] is not None
@@ -253,5 +257,5 @@ def test_evidence_has_the_limit_for_a_face_of_its_size(case: Path, tmp_path: Pat
     with Case.open(copy) as opened:
         limit = "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = 'settings'"
         opened.db.execute(limit)
-        (track,) = (t for t in document.tracks(opened) if t["id"] == sign["id"])
-    assert track["evidence"]["min_norm"] == 7.5
+        (track,) = (t for t in document.tracks(opened) if t.id == sign["id"])
+    assert track.evidence is not None and track.evidence.min_norm == 7.5

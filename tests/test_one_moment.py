@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from fasr_video.archive import summary
+from fasr_video.archive.ledger import Job, Ledger
 from fasr_video.case import decisions, links
 from fasr_video.case import document as export
 from fasr_video.case.case import Case
+from fasr_video.case.entries import TrackEntry
 from fasr_video.case.store import now
 from fasr_video.case.verify import verify
 from fasr_video.custody.pictures import export_pictures
@@ -143,17 +145,19 @@ def test_a_summary_reads_tracks_and_links_in_one_snapshot(
 ) -> None:
     read = summary.tracks_of
 
-    def accepted_meanwhile(case: Case) -> list[dict[str, Any]]:
+    def accepted_meanwhile(case: Case) -> list[TrackEntry]:
         result = read(case)
         with Case.open(folder) as other:
-            links.join(other, [result[0]["id"], result[-1]["id"]], "Anna Amt")
+            links.join(other, [result[0].id, result[-1].id], "Anna Amt")
         return result
 
     monkeypatch.setattr(summary, "tracks_of", accepted_meanwhile)
-    line = {"case": "case", "camera": None, "start": None, "start_uncertainty": None}
-    assert not any(track.accepted for track in summary._tracks_of_case(folder, line, 0))
+    with Ledger.open(folder.parent / "cases") as ledger:
+        job = Job(1, "0" * 64, "case", "done", 1, None, 0, {}, None)
+        row = summary._job(ledger, job, counted=True)
+    assert not any(track.accepted for track in summary._tracks_of_case(folder, row, 0))
     monkeypatch.setattr(summary, "tracks_of", read)
-    assert any(track.accepted for track in summary._tracks_of_case(folder, line, 0))
+    assert any(track.accepted for track in summary._tracks_of_case(folder, row, 0))
 
 
 def test_nothing_is_written_within_a_snapshot_and_snapshots_end(folder: Path) -> None:

@@ -55,14 +55,14 @@ def test_a_camera_picture_names_footage_frame_and_time(
     (picture,) = exported.glob("T1-lr0-*.png")
     metadata = read_metadata(picture)
     with Case.open(corridor_case, read_only=True) as case:
-        track = document.tracks(case)[0]
+        best_face = document.tracks(case)[0].kept_faces[0]
         assert metadata["case"]["id"] == case.meta("case_id")
     assert (
         metadata["what"] == CAMERA
         and source_type(picture) == metadata["digital_source_type"] == TERMS + "digitalCapture"
     )
     assert metadata["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
-    assert (metadata["frame"], metadata["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
+    assert (metadata["frame"], metadata["pts"]) == (best_face.frame, best_face.pts)
     assert metadata["seconds"] == pytest.approx(metadata["frame"] / 25, abs=0.05)
     assert (
         metadata["detector"]["model_sha256"]
@@ -137,7 +137,7 @@ def test_an_exported_camera_picture_can_be_super_resolved_but_a_reconstruction_c
 
 def test_a_picture_that_was_changed_is_not_exported(copied_case: Path, tmp_path: Path) -> None:
     with Case.open(copied_case, read_only=True) as case:
-        picture = case.folder / document.tracks(case)[0]["shown"]["native"]
+        picture = case.folder / str(document.tracks(case)[0].kept_faces[0].native)
         picture.write_bytes(picture.read_bytes() + b"\0")
         with pytest.raises(IntegrityError, match="it was changed"):
             export_pictures(case, ["T1"], tmp_path / "out", redact=False)
@@ -171,9 +171,9 @@ def test_a_redacted_export_covers_other_people_in_the_frame(
 ) -> None:
     with Case.open(copied_case) as case:
         track = document.tracks(case)[0]
-        best_face = track["shown"]
-        face = tracks.read_face(case, best_face["face"])
-        before = case.read_picture(Path(best_face["native"]).stem)
+        best_face = track.kept_faces[0]
+        face = tracks.read_face(case, best_face.face)
+        before = case.read_picture(Path(str(best_face.native)).stem)
         assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"
         x, y = face.corner
         with case.transaction():  # a person at the crop's corner
@@ -188,5 +188,5 @@ def test_a_redacted_export_covers_other_people_in_the_frame(
     )
     assert len(np.unique(after[:8, :8].reshape(-1, 3), axis=0)) <= BLOCKS**2
     assert not np.array_equal(after[:8, :8], before[:8, :8])
-    x1, y1, x2, y2 = (round(v) for v in np.array(best_face["box"]) - np.tile(face.corner, 2))
+    x1, y1, x2, y2 = (round(v) for v in np.array(best_face.box) - np.tile(face.corner, 2))
     assert np.array_equal(after[y1:y2, x1:x2], before[y1:y2, x1:x2])

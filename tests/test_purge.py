@@ -23,6 +23,7 @@ from fasr_video.case.document import tracks
 from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, hold_lock
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
+from fasr_video.custody.purge import Tombstone
 from fasr_video.errors import CaseError
 from tests.archives import files, run_batch
 from tests.cases import synthetic
@@ -99,7 +100,7 @@ def archive(tmp_path: Path) -> Path:
         settings=configs.load("cpu"),
     )
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert len(write_summary(ledger)["leads"]) == 2
+        assert len(write_summary(ledger).leads) == 2
     return tmp_path / "cases"
 
 
@@ -181,7 +182,7 @@ def test_copies_elsewhere_are_named_and_left(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        picture = case.folder / tracks(case)[0]["shown"]["native"]
+        picture = case.folder / str(tracks(case)[0].kept_faces[0].native)
         feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
     copied = Path(shutil.copy(picture, tmp_path / "copy.png"))
     page, packed, other = tmp_path / "page.html", tmp_path / "packed.bin", tmp_path / "other.bin"
@@ -354,7 +355,7 @@ def test_the_next_purge_lists_copies_that_a_killed_purge_found(
     over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        picture = case.folder / tracks(case)[0]["shown"]["native"]
+        picture = case.folder / str(tracks(case)[0].kept_faces[0].native)
     copied, gone = (
         Path(shutil.copy(picture, tmp_path / name)) for name in ("copy.png", "gone.png")
     )
@@ -426,17 +427,11 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
 
 def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
     """Write a tombstone, as an attacker would."""
-    content = {
-        "state": state,
-        "made_at": "2020-01-01T00:00:00+00:00",
-        "begun_at": "2020-01-01T00:00:00+00:00",
-    }
-    content |= {
-        "why": "its time is over",
-        "log_head": "0" * 64,
-        "copies": {"found": []},
-        "removed": removed or {},
-    }  # type: ignore[dict-item]
+    content: dict[str, object] = dict.fromkeys(Tombstone.__slots__, "")
+    content |= {"state": state, "why": "its time is over", "log_head": "0" * 64}
+    content |= dict.fromkeys(("made_at", "begun_at"), "2020-01-01T00:00:00+00:00")
+    content["copies"] = {"folders": [], "files": 0, "size": 0, "unread": [], "found": []}
+    content["removed"] = removed or {}
     (folder / TOMBSTONE).write_text(json.dumps(content))
 
 

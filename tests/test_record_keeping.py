@@ -58,13 +58,13 @@ def lines(case: Case, event: str) -> list[dict[str, Any]]:
 
 def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
     (use,) = document.runs(case)
-    times = [whole["begun"], use["begun"], use["ended"], whole["ended"]]
+    times = [whole["begun"], use.begun, use.ended, whole["ended"]]
     assert (
-        use["finished"]
+        use.finished
         and times == sorted(times)
-        and datetime.fromisoformat(use["begun"]).tzinfo is not None
+        and datetime.fromisoformat(use.begun).tzinfo is not None
     )
-    assert (use["by"], use["role"]) == ("Olga Ost", "operator")
+    assert (use.by, use.role) == ("Olga Ost", "operator")
 
 
 def test_b_the_reference_database(case: Case) -> None:
@@ -89,15 +89,14 @@ def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: 
     assert searched["leads"], "the settings of this test make it so"
     for track in searched["leads"]:
         (told,) = document.tracks(case, track)
-        assert told["answer"]["verdict"] == "candidates"
+        assert told.answer is not None and told.answer.verdict == "candidates"
         assert (
-            told["source_sha256"]
-            == sha256_file(entrance)
-            == lines(case, "source added")[0]["sha256"]
+            told.source_sha256 == sha256_file(entrance) == lines(case, "source added")[0]["sha256"]
         )
         assert (
-            told["shown"]["frame"] is not None
-            and len(case.picture_bytes(Path(told["shown"]["native"]).stem)) > 0
+            told.shown is not None
+            and told.shown.native is not None
+            and len(case.picture_bytes(Path(told.shown.native).stem)) > 0
         )
 
 

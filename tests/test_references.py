@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ HOPPER = "grace_hopper"
 
 def case_document(folder: Path) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
-        return document.as_document(case)
+        return asdict(document.as_document(case))
 
 
 def the_track(folder: Path) -> dict[str, Any]:

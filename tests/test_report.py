@@ -24,9 +24,9 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.case.case import Case
-from fasr_video.case.document import certainty_note, picture_name
+from fasr_video.case.entries import RestorationEntry, certainty_note, picture_name
 from fasr_video.case.links import decide as decide_link
-from fasr_video.case.recording import Recording
+from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
@@ -646,8 +646,14 @@ def test_a_folder_with_foreign_sha256sums_is_left_alone(case: Path, tmp_path: Pa
 
 def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) -> None:
     folder = synthetic(tmp_path / "case")
-    clock = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
-    clock |= {"shown": "2026-03-01T13:58:30+01:00", "offset_seconds": -90, "drift_seconds_a_day": 0}
+    clock: StatedClock = {
+        "start": "2026-03-01T14:00:00+01:00",
+        "uncertainty_seconds": 2.0,
+        "from": "csv",
+        "shown": "2026-03-01T13:58:30+01:00",
+        "offset_seconds": -90,
+        "drift_seconds_a_day": 0,
+    }
     with Case.open(folder) as case:
         set_recording(case, 1, Recording("Yard", clock))
     page = html.unescape((write_report(folder) / "index.html").read_text())
@@ -675,12 +681,21 @@ def test_a_picture_is_named_by_its_method(
     drawn: tuple[str, str, str, int], name: str, says: str
 ) -> None:
     method, sampler, model, count = drawn
-    restoration: dict[str, Any] = {
-        "method": method,
-        "sampler": sampler,
-        "model": model,
-        "disagreement": 0.04,
-    }
-    restoration["samples"] = ["picture"] * count
+    restoration = RestorationEntry(
+        method=method,
+        sampler=sampler,
+        calls=0,
+        seed=0,
+        model=model,
+        feature="own",
+        warnings=(),
+        attributes=(),
+        conditioned_on="",
+        what="",
+        disagreement=0.04,
+        picture="picture",
+        spread=None,
+        samples=["picture"] * count,
+    )
     assert picture_name(restoration).startswith(name)
     assert says in certainty_note(restoration)

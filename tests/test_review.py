@@ -28,7 +28,7 @@ from fasr_video.archive.search_again import cases_in
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing_decisions
 from fasr_video.case.links import clusters
-from fasr_video.case.recording import Recording
+from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import SIGNED_OFF, verify
@@ -758,12 +758,15 @@ def test_times_are_read_and_shown() -> None:
 
 
 def test_a_corrected_clock_is_shown_with_what_the_camera_showed(folder: Path) -> None:
-    right = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
-    corrected = right | {
-        "shown": "2026-03-01T14:01:30+01:00",
-        "offset_seconds": 90,
-        "drift_seconds_a_day": 0,
+    right: StatedClock = {
+        "start": "2026-03-01T14:00:00+01:00",
+        "uncertainty_seconds": 2.0,
+        "from": "csv",
     }
+    corrected = right.copy()
+    corrected["shown"] = "2026-03-01T14:01:30+01:00"
+    corrected["offset_seconds"] = 90
+    corrected["drift_seconds_a_day"] = 0
     remark = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
     for known, times in ((right, 0), (corrected, 1)):
         with Case.open(folder) as case:

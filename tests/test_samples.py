@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def found(clip: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
     out = tmp_path_factory.mktemp("samples") / "case"
     run([SAMPLES / clip], out, configs.load("cpu"), SAMPLES / "mugshots")
     with Case.open(out, read_only=True) as case:
-        tracks = [t for t in document.as_document(case)["tracks"] if t["answer"] is not None]
+        tracks = [asdict(t) for t in document.tracks(case) if t.answer is not None]
     people: dict[str, list[dict[str, Any]]] = {}
     for track in tracks:
         people.setdefault(shown(clip, track), []).append(track)

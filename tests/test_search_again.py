@@ -82,7 +82,7 @@ def test_a_person_enrolled_since_is_a_new_candidate_without_the_footage(copied: 
     with Case.open(result.case, read_only=True) as case:
         assert not [p for c in verify(case) for p in c.problems]
     with Ledger.read(copied / "cases") as ledger:
-        assert write_summary(ledger)["leads"][0]["candidates"][0]["subject"] == "grace_hopper"
+        assert write_summary(ledger).leads[0].candidates[0].subject == "grace_hopper"
 
 
 def test_a_case_whose_probes_were_made_anew_is_not_up_to_date(copied: Path) -> None:
@@ -140,11 +140,11 @@ def test_a_search_uses_the_settings_of_the_last_one(copied: Path) -> None:
     (folder,) = cases_in([copied / "cases"])
     other = configs.load("cpu", ("search.fpir=0.1",)).search
     with Case.open(folder) as case, case.transaction():
-        last = case.searched() or {}
+        last = json.loads(case.meta("searched"))
         case.set_meta("searched", json.dumps({**last, "question": other.model_dump(mode="json")}))
     list(search_again([folder], copied / "gallery"))
     with Case.open(folder, read_only=True) as case:
-        assert (case.searched() or {})["question"]["fpir"] == 0.1
+        assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.1
 
 
 def test_changes_are_reported_also_when_the_report_cannot_be_written(copied: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_batch_searches_finished_cases_again_when_gallery_or_settings_differ(
     assert events.notes == [], "without a gallery there is no search"
     (folder,) = cases_in([copied / "cases"])
     with Case.open(folder, read_only=True) as case:
-        assert (case.searched() or {})["question"]["fpir"] == 0.005
+        assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.005
         assert not [p for c in verify(case) for p in c.problems]
         assert case.meta("log_head") in (folder / "report" / "index.html").read_text()
 
@@ -202,9 +202,7 @@ def test_a_missing_or_damaged_report_is_written_by_the_next_batch(
     shutil.rmtree(folder / "report")
     with Ledger.read(copied / "cases") as ledger:
         document = write_summary(ledger)
-    assert (
-        document["jobs"][0]["report"] is None and document["jobs"][0]["with_candidates"] is not None
-    )
+    assert document.jobs[0].report is None and document.jobs[0].with_candidates is not None
     assert "report/" not in (copied / "cases" / "summary.html").read_text()
     run_batch(footage, copied / "cases", run_task)
     assert (folder / "report" / "index.html").is_file()
@@ -224,7 +222,7 @@ def test_search_settings_can_be_overridden_for_an_archive(
 
     assert ended_with("search.fpir=0.3") == 0
     with Case.open(folder, read_only=True) as case:
-        assert (case.searched() or {})["question"]["fpir"] == 0.3
+        assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.3
     assert (copied / "cases" / "summary.html").is_file(), "the archive's summary is not left stale"
     assert ended_with("detect.every=2") == 2
     assert "finished cases are only searched" in capsys.readouterr().err

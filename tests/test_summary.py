@@ -23,6 +23,11 @@ from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import (
     COLUMNS,
     CaseTrack,
+    NotRead,
+    StandingDecision,
+    Subject,
+    Summary,
+    SummaryTrack,
     as_csv,
     as_html,
     propose_subjects,
@@ -46,13 +51,15 @@ def case_track(
 ) -> CaseTrack:
     """Return the only track of a case."""
     normalized = np.array(feature, np.float32) / np.hypot(*feature)
-    entry = {"case": f"case{number}", "track": "T1", "camera": camera}
+    entry = SummaryTrack(
+        f"case{number}", "T1", None, camera, 0.0, 1.0, None, None, [], [], thumbnail=None
+    )
     tracklet = Tracklet(number, number, 0.0, 1.0, normalized)
     return CaseTrack(tracklet, embedder, 0.5, frozenset(refused), entry)
 
 
-def cases_of(subjects: list[dict[str, Any]]) -> list[list[str]]:
-    return [[t["case"] for t in s["tracks"]] for s in subjects]
+def cases_of(subjects: list[Subject]) -> list[list[str]]:
+    return [[track.case for track in subject.tracks] for subject in subjects]
 
 
 def test_tracks_with_similar_faces_are_proposed_as_one_subject_across_cameras() -> None:
@@ -64,7 +71,7 @@ def test_tracks_with_similar_faces_are_proposed_as_one_subject_across_cameras() 
         ]
     )
     assert cases_of(subjects) == [["case0", "case2"]]
-    assert subjects[0]["subject"] == "P1" and subjects[0]["weakest_score"] == pytest.approx(
+    assert subjects[0].subject == "P1" and subjects[0].weakest_score == pytest.approx(
         0.994, abs=1e-3
     )
 
@@ -95,12 +102,12 @@ def test_tracks_that_a_person_joined_are_one_subject_whatever_the_faces_look_lik
     ]
     tracks[0] = replace(tracks[0], accepted=frozenset({1}))
     (subject,) = propose_subjects(tracks)
-    assert cases_of([subject]) == [["case0", "case1", "case2"]] and subject["joined_by_people"]
+    assert cases_of([subject]) == [["case0", "case1", "case2"]] and subject.joined_by_people
     tracks[0] = replace(tracks[0], refused=frozenset({2}))
     assert cases_of(propose_subjects(tracks)) == [["case0", "case1"]], (
         "the third track is refused by one of them"
     )
-    assert propose_subjects(tracks)[0]["weakest_score"] is None
+    assert propose_subjects(tracks)[0].weakest_score is None
 
 
 def test_two_tracks_of_one_camera_at_the_same_time_are_never_one_subject() -> None:
@@ -130,27 +137,27 @@ def cases(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def document(cases: Path) -> dict[str, Any]:
+def document(cases: Path) -> Summary:
     with Ledger.read(cases) as ledger:
         return summary(ledger)
 
 
-def test_every_job_and_every_unread_file_is_listed(document: dict[str, Any]) -> None:
-    states = {job["files"][0]: job["state"] for job in document["jobs"]}
+def test_every_job_and_every_unread_file_is_listed(document: Summary) -> None:
+    states = {job.files[0]: job.state for job in document.jobs}
     assert states == {"door_20240501_130000.mp4": "failed", "yard_20240501_120000.mp4": "done"}
-    assert document["jobs_by_state"]["failed"] == 1 and document["totals"]["tracks"] == 1
-    assert ["links to folders" in p["reason"] for p in document["not_read"]] == [True]
+    assert document.jobs_by_state["failed"] == 1 and document.totals["tracks"] == 1
+    assert ["links to folders" in p.reason for p in document.not_read] == [True]
 
 
-def test_the_table_has_a_row_per_job(document: dict[str, Any]) -> None:
+def test_the_table_has_a_row_per_job(document: Summary) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(document))))
     assert list(rows[0]) == list(COLUMNS)
     assert [(r["camera"], r["state"]) for r in rows] == [("door", "failed"), ("yard", "done")]
 
 
-def test_the_page_needs_no_other_files_and_escapes_names(document: dict[str, Any]) -> None:
-    evil = {"path": "<script>alert(1)</script>", "reason": "no"}
-    page = as_html({**document, "not_read": [evil]})
+def test_the_page_needs_no_other_files_and_escapes_names(document: Summary) -> None:
+    evil = NotRead("<script>alert(1)</script>", "no")
+    page = as_html(replace(document, not_read=[evil]))
     assert "<script" not in page and "&lt;script&gt;" in page
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in page
     assert 'src="http' not in page and 'href="http' not in page
@@ -158,7 +165,7 @@ def test_the_page_needs_no_other_files_and_escapes_names(document: dict[str, Any
         assert word not in page.lower()
 
 
-def test_the_links_of_the_page_work(cases: Path, document: dict[str, Any]) -> None:
+def test_the_links_of_the_page_work(cases: Path, document: Summary) -> None:
     links = re.findall(r'href="([^"]+)"', as_html(document))
     assert any(link.endswith("/report/index.html") for link in links)
     assert all(
@@ -184,12 +191,12 @@ def test_footage_under_two_settings_is_counted_one_time(cases: Path, tmp_path: P
     with Ledger.read(copy) as ledger:
         document = write_summary(ledger)
     counted = {
-        job["case"]: job["counted"]
-        for job in document["jobs"]
-        if job["sha256"] and job["case"] in (old, "newer", "third")
+        job.case: job.counted
+        for job in document.jobs
+        if job.sha256 and job.case in (old, "newer", "third")
     }
     assert counted == {old: False, "newer": True, "third": False}
-    assert document["totals"]["tracks"] == 1 and document["subjects"] == []
+    assert document.totals["tracks"] == 1 and document.subjects == []
     assert "under newer settings" in (copy / "summary.html").read_text()
 
 
@@ -199,9 +206,8 @@ def test_decisions_of_reviewers_are_in_the_summary(cases: Path, tmp_path: Path) 
         (job,) = [job for job in ledger.jobs() if job.state == "done"]
         with Case.open(copy / job.folder) as case:
             decide(case, 1, "rejected", "another ear", "Ann", role="examiner")
-        (lead,) = write_summary(ledger)["leads"]
-    decision = {"verdict": "rejected", "subject": None, "by": "Ann", "role": "examiner"}
-    assert lead["decisions"] == [decision]
+        (lead,) = write_summary(ledger).leads
+    assert lead.decisions == [StandingDecision("rejected", None, "Ann", "examiner")]
     assert "rejected by Ann (examiner)" in (copy / "summary.html").read_text()
 
 
@@ -265,14 +271,13 @@ def test_wall_times_have_the_precision_of_the_footage(cases: Path, tmp_path: Pat
         ledger.set_done(job.id, {**job.summary, "clock": clock}, 0.0)
         with Case.open(copy / job.folder) as case:
             decide(case, 1, "rejected", "another ear", "Ann")
-        (lead,) = write_summary(ledger)["leads"]
-    start = datetime.fromisoformat(clock["start"])
-    assert lead["wall_uncertainty"] == 0.0
-    off = abs(
-        (datetime.fromisoformat(lead["wall"]) - start).total_seconds() - lead["start_seconds"]
-    )
-    assert off < 0.001 and lead["wall"].endswith("+01:00") and "." in lead["wall"]
-    assert lead["wall"].replace("T", " ") in (copy / "summary.html").read_text()
+        (lead,) = write_summary(ledger).leads
+    start = datetime.fromisoformat("2026-03-01T14:03:00.250000+01:00")
+    wall = str(lead.wall)
+    assert lead.wall_uncertainty == 0.0
+    off = abs((datetime.fromisoformat(wall) - start).total_seconds() - lead.start_seconds)
+    assert off < 0.001 and wall.endswith("+01:00") and "." in wall
+    assert wall.replace("T", " ") in (copy / "summary.html").read_text()
 
 
 def test_a_summary_that_cannot_be_written_is_one_line(

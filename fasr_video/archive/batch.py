@@ -337,7 +337,7 @@ class Batch:
             self._listen(Note("warning", str(task.case), outcome.message))
 
     def _handle_chunk(self, task: Task, outcome: Outcome) -> None:
-        """Release the job's own task after the last chunk; it detects what failed chunks did not."""
+        """Release the job's own task after the last chunk; it repeats what failed chunks left."""
         if outcome.status is not Status.DONE:
             text = f"faces in one of its chunks were not detected beforehand: {outcome.message}"
             self._listen(Note("warning", str(task.path), text))

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from fasr_video.case.recording import Recording
+from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 
@@ -110,7 +110,7 @@ class Cameras:
             return {}
         return {name: text for name, text in match.groupdict().items() if text}
 
-    def _clock(self, groups: dict[str, str], row: CameraRow | None) -> dict[str, object] | None:
+    def _clock(self, groups: dict[str, str], row: CameraRow | None) -> StatedClock | None:
         """Return the clock of a recording, as a case stores it."""
         if row and row.start:
             displayed = datetime.fromisoformat(row.start)
@@ -132,7 +132,7 @@ class Cameras:
             }
         ahead = _seconds_ahead(displayed, row)
         true = displayed.astimezone(UTC) - timedelta(seconds=ahead)
-        clock: dict[str, object] = {
+        clock: StatedClock = {
             "start": true.astimezone(displayed.tzinfo).isoformat(),
             "uncertainty_seconds": row.uncertainty + uncertainty,
             "from": origin,

@@ -67,7 +67,7 @@ def _open_chunk(path: Path) -> sqlite3.Connection:
 class CachedDetector:
     """A detector that takes detections from a folder of chunks, and detects only what is missing.
 
-    Chunks of another detector are ignored: all boxes of a case must come from the detector it names.
+    Chunks of another detector are ignored: all boxes of a case come from the detector it names.
     """
 
     def __init__(self, detector: Detector, folder: Path) -> None:

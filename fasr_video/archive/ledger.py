@@ -38,6 +38,7 @@ from fasr_video.files import (
     take_lock,
 )
 from fasr_video.schema import (
+    Row,
     Shape,
     check_schema,
     check_values,
@@ -360,7 +361,7 @@ class Ledger:
             )
         return self.job(row["id"])
 
-    def set_done(self, job: int, summary: Mapping[str, Any], seconds: float) -> None:
+    def set_done(self, job: int, summary: Mapping[str, object], seconds: float) -> None:
         with self.transaction():
             self.db.execute(
                 "UPDATE job SET state = 'done', error = NULL, summary = ?,"
@@ -519,13 +520,13 @@ def _file(row: sqlite3.Row) -> File:
     )
 
 
-def _is_job(row: Mapping[str, Any]) -> bool:
+def _is_job(row: Row) -> bool:
     summary = json.loads(row["summary"] or "{}")
     numbers = all(summary.get(name) is None or is_number(summary[name]) for name in NUMBERS)
     return is_plain_name(row["folder"]) and numbers and _is_clock(summary.get("clock"))
 
 
-def _is_file(row: Mapping[str, Any]) -> bool:
+def _is_file(row: Row) -> bool:
     return _is_clock(None if row["clock"] is None else json.loads(row["clock"]))
 
 

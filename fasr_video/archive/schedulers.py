@@ -328,7 +328,7 @@ class Dask:
         self._requirements = (task.version, task.settings, str(task.case.parent), gallery)
         self._check_workers()
         fit = [worker for worker in self._threads if self._problems.get(worker) is None]
-        options: dict[str, Any] = {}
+        options: dict[str, object] = {}
         if len(fit) < len(self._threads):
             # No more than a wish: fit workers may leave, and others join.
             options = {"workers": fit, "allow_other_workers": True}

@@ -15,6 +15,7 @@ from pathlib import Path
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks as tracks_of
+from fasr_video.case.last_search import last_search
 from fasr_video.case.results import encodings
 from fasr_video.case.sources import all_done
 from fasr_video.case.store import DATABASE, only_writer
@@ -128,12 +129,12 @@ def is_up_to_date(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
 
     Whether its models are still the same is not checked.
     """
-    last = case.searched()
+    last = last_search(case)
     if last is None:
         return False
-    same_gallery = (last["gallery"]["id"], last["gallery"]["state"]) == (gallery.id, gallery.state)
-    all_tracks = last["tracks"] == [*encodings(case)] and not outdated(case)
-    same_settings = last["question"] == search.model_dump(mode="json")
+    same_gallery = (last.gallery.id, last.gallery.state) == (gallery.id, gallery.state)
+    all_tracks = last.tracks == [*encodings(case)] and not outdated(case)
+    same_settings = last.question == search.model_dump(mode="json")
     return bool(same_gallery and all_tracks and same_settings)
 
 
@@ -148,11 +149,11 @@ def search_case(
         encoder = _encoder(settings.model_dump_json())
         gallery.require_embedder(encoder.embedder)
         _check_encoder(case, encoder)
-        last = case.searched()
+        last = last_search(case)
         if last is None:
             last_settings = settings.search
         else:
-            last_settings = SearchSettings.model_validate(last["question"])
+            last_settings = SearchSettings.model_validate(last.question)
         before = _passing_candidates(case)
         was_searched = search_all(case, gallery, encoder, choose_settings(last_settings), index)
         after = _passing_candidates(case)
@@ -197,10 +198,10 @@ def _check_encoder(case: Case, encoder: TrackEncoder) -> None:
 
 def _passing_candidates(case: Case) -> dict[str, set[str]]:
     """Return the candidates that pass the threshold, by the names of the searched tracks."""
-    searched = [track for track in tracks_of(case) if track["answer"] is not None]
     return {
-        track["name"]: {c["subject"] for c in track["answer"]["joined"] if c["passes"]}
-        for track in searched
+        track.name: {candidate.subject for candidate in track.answer.passing}
+        for track in tracks_of(case)
+        if track.answer is not None
     }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from fasr_video import __version__
 from fasr_video.case.recording import Recording
@@ -73,7 +72,7 @@ class Outcome:
     status: Status
     message: str = ""
     """One line: why the task is not done, or what went wrong although it is."""
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, object] = field(default_factory=dict)
     """The numbers of the finished case, as the ledger stores them."""
     seconds: float = 0.0
 

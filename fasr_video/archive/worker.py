@@ -6,13 +6,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
@@ -265,14 +264,12 @@ def summary_of(folder: Path, sha256: str) -> dict[str, object] | None:
         "with_candidates": answers.count("candidates"),
         "unknown": answers.count("unknown"),
         "losses": sum(source.losses.values()),
-        "footage_seconds": _length(source.info),
+        "footage_seconds": _length(source.info["duration"]),
     }
 
 
-def _length(info: Mapping[str, Any]) -> float | None:
-    if info["duration"] in (None, "None"):
-        return None
-    return round(float(Fraction(info["duration"])), 3)
+def _length(duration: str | None) -> float | None:
+    return None if duration in (None, "None") else round(float(Fraction(duration)), 3)
 
 
 @lru_cache(maxsize=1)

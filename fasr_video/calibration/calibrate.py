@@ -33,6 +33,7 @@ from fasr_video.gallery.calibration import (
     Scale,
     Scorer,
     Tail,
+    Threshold,
     scale_name,
 )
 from fasr_video.gallery.encoder import Feature, Kind, TrackEncoder, TrackFaces
@@ -278,21 +279,8 @@ def _report(
     low, high = open_set.bootstrap(searches, measure, BOOTSTRAP_REPEATS, seed)
     points = []
     for i, (rate, threshold) in enumerate(zip(FPIRS, thresholds, strict=True)):
-        bands = [(float(low[row, i]), float(high[row, i])) for row in range(3)]
-        points.append(
-            Point(
-                fpir=rate,
-                threshold=threshold.score,
-                extrapolated=threshold.extrapolated,
-                observed=float(measured[0, i]),
-                observed_band=bands[0],
-                fnir=float(measured[1, i]),
-                fnir_band=bands[1],
-                fnir_at_fpir=float(measured[2, i]),
-                fnir_at_fpir_band=bands[2],
-                resolved=open_set.resolves(searches, rate),
-            )
-        )
+        numbers = (measured[:, i].tolist(), low[:, i].tolist(), high[:, i].tolist())
+        points.append(_point(rate, threshold, *numbers, open_set.resolves(searches, rate)))
     return Report(
         gallery=held.gallery,
         mated=int(searches.mated.sum()),
@@ -303,6 +291,29 @@ def _report(
         cllr=cllr(score_map(same), score_map(different)),
         cllr_least=least_cllr(same, different),
         points=tuple(points),
+    )
+
+
+def _point(
+    rate: float,
+    threshold: Threshold,
+    measured: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    resolved: bool,
+) -> Point:
+    """Return the three measured rates at a threshold, each with the ends of its band."""
+    return Point(
+        fpir=rate,
+        threshold=threshold.score,
+        extrapolated=threshold.extrapolated,
+        observed=measured[0],
+        observed_band=(low[0], high[0]),
+        fnir=measured[1],
+        fnir_band=(low[1], high[1]),
+        fnir_at_fpir=measured[2],
+        fnir_at_fpir_band=(low[2], high[2]),
+        resolved=resolved,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from fasr_video.case import log, replay, results
@@ -121,7 +121,7 @@ def _source_problems(case: CaseStore, lines: Sequence[log.LogEntry]) -> list[str
         facts = {"path": source.path, "sha256": source.sha256, "info": source.info}
         if any(logged.get(name) != value for name, value in facts.items()):
             problems.append(f"the facts about {source.path} were changed")
-        if logged.get("detector") != source.detector:
+        if logged.get("detector") != asdict(source.detector):
             problems.append(f"the detector of {source.path} is not the one that was used")
     return problems
 
@@ -181,7 +181,7 @@ def _answers(case: CaseStore) -> Check:
         not_stored = {"index_made_anew", "answers", "leads"}
         logged = {name: value for name, value in details.items() if name not in not_stored}
     problems = replay.answer_problems(case)
-    if case.searched() != logged:
+    if json.loads(case.meta("searched")) != logged:
         problems.append("the description of the last search differs from the log")
     if (case.folder / GALLERY / DATABASE).is_file():
         with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:

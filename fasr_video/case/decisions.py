@@ -27,7 +27,8 @@ LONGEST_REASON = 4000
 # The role is stored in the log line of the decision only; MATERIALIZED reads the log a single time.
 QUERY = """
 WITH line AS MATERIALIZED (
-    SELECT CAST(json_extract(details, '$.id') AS INTEGER) AS id, json_extract(details, '$.role') AS role
+    SELECT CAST(json_extract(details, '$.id') AS INTEGER) AS id,
+        json_extract(details, '$.role') AS role
     FROM log WHERE event = 'decided' GROUP BY 1
 )
 SELECT decision.*, coalesce(line.role, '') AS role FROM decision LEFT JOIN line USING (id)
@@ -84,7 +85,8 @@ def decide(
         replaced = [d.id for d in standing_decisions(case, track) if is_same_reviewer(d.by, by)]
         for former in replaced:
             _mark_undone(case, former, by, at)
-        insert = "INSERT INTO decision (track, subject, verdict, reason, by, at) VALUES (?, ?, ?, ?, ?, ?)"
+        columns = "(track, subject, verdict, reason, by, at)"
+        insert = f"INSERT INTO decision {columns} VALUES (?, ?, ?, ?, ?, ?)"
         number = int(
             case.db.execute(insert, (track, subject, verdict, reason, by, at)).lastrowid or 0
         )

@@ -61,8 +61,9 @@ def save_proposals(case: Case, proposals: Sequence[tuple[int, int, float, str]])
         if link.state == "proposed" and link.evidence != PERSON and (link.a, link.b) not in pairs:
             case.db.execute("DELETE FROM link WHERE id = ?", (link.id,))
     insert = (
-        "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, ?, ?, 'proposed') ON CONFLICT (a, b)"
-        " DO UPDATE SET score = excluded.score, evidence = excluded.evidence WHERE state = 'proposed'"
+        "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, ?, ?, 'proposed')"
+        " ON CONFLICT (a, b) DO UPDATE SET score = excluded.score, evidence = excluded.evidence"
+        " WHERE state = 'proposed'"
     )
     case.db.executemany(insert, proposals)
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from fasr_video.errors import UsageError
+
+# A dictionary, because a field of a dataclass cannot be called `from`.
+StatedClock = TypedDict(
+    "StatedClock",
+    {
+        # The wall time of the first frame, in ISO 8601 with a time zone.
+        "start": str,
+        "uncertainty_seconds": float,
+        # How it is known: given, csv, path or container.
+        "from": str,
+        # What a correction was computed from: what the camera showed, and how far it was off.
+        "shown": NotRequired[str],
+        "offset_seconds": NotRequired[float],
+        "drift_seconds_a_day": NotRequired[float],
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +31,7 @@ class Recording:
     """What people state about a recording; None is unknown. Times in the file are never changed."""
 
     camera: str | None = None
-    clock: dict[str, Any] | None = None
-    """`start` (wall time of the first frame, ISO 8601 with a time zone), `uncertainty_seconds`,
-    `from` (given, csv or path), and what a correction was computed from."""
+    clock: StatedClock | None = None
 
 
 def from_options(
@@ -37,11 +50,11 @@ def from_options(
         raise UsageError(
             "--clock-uncertainty", f"{seconds} is not a length of time", "give seconds, 0 or more"
         )
-    clock = {"start": at.isoformat(), "uncertainty_seconds": seconds, "from": "given"}
+    clock: StatedClock = {"start": at.isoformat(), "uncertainty_seconds": seconds, "from": "given"}
     return Recording(camera, clock)
 
 
-def clock_correction(clock: Mapping[str, Any]) -> str:
+def clock_correction(clock: StatedClock) -> str:
     """Return what the camera's clock showed where it was corrected, else an empty text."""
     if "shown" not in clock:
         return ""

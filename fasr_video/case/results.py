@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from sqlite3 import Row
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from fasr_video.case.store import CaseStore, read_json
 from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
+from fasr_video.sr.attributes import Attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,26 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """How a reconstruction was drawn: `Restoration` without its pictures."""
+
+    method: str
+    sampler: str
+    calls: int
+    seed: int
+    model: str
+    feature: str
+    warnings: Sequence[str]
+    attributes: Sequence[Attribute]
+    conditioned_on: str
+    """The gallery subject whose photographs it is based on, or an empty text."""
+    what: str
+    """The sentence that says that it is synthetic."""
+    disagreement: float
+    """Mean difference of its samples, as a share of the brightness range."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reconstruction:
     """The super-resolved face of a track: a row of `restoration`."""
 
@@ -39,12 +60,7 @@ class Reconstruction:
     samples: list[str]
     spread: str | None
     """Names of pictures: `picture` is the mean of `samples`, `spread` shows where these differ."""
-    provenance: dict[str, Any]
-
-    @property
-    def conditioned_on(self) -> str:
-        """Return the gallery subject whose photographs it is based on, or an empty text."""
-        return str(self.provenance.get("conditioned_on", ""))
+    drawing: Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +140,7 @@ def save_features(
             reconstruction.picture,
             json.dumps(reconstruction.samples),
             reconstruction.spread,
-            json.dumps(reconstruction.provenance),
+            json.dumps(asdict(reconstruction.drawing)),
         )
         case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", row)
 
@@ -133,12 +149,14 @@ def reconstructions(case: CaseStore, only: int | None = None) -> dict[int, Recon
     """Return the reconstructions by track, for all tracks or only one."""
     tracks = {}
     for row in _rows(case, "SELECT * FROM restoration", only, "ORDER BY track"):
+        drawing = json.loads(row["provenance"])
+        drawing["attributes"] = [Attribute(**attribute) for attribute in drawing["attributes"]]
         tracks[row["track"]] = Reconstruction(
             track=row["track"],
             picture=row["picture"],
             samples=json.loads(row["samples"]),
             spread=row["spread"],
-            provenance=json.loads(row["provenance"]),
+            drawing=Drawing(**drawing),
         )
     return tracks
 
@@ -146,9 +164,9 @@ def reconstructions(case: CaseStore, only: int | None = None) -> dict[int, Recon
 def conditioned_subjects(case: CaseStore) -> dict[int, str]:
     """Return by track the gallery subject whose photographs its reconstruction is based on."""
     return {
-        track: reconstruction.conditioned_on
+        track: reconstruction.drawing.conditioned_on
         for track, reconstruction in reconstructions(case).items()
-        if reconstruction.conditioned_on
+        if reconstruction.drawing.conditioned_on
     }
 
 
@@ -205,8 +223,10 @@ def verdicts(case: CaseStore) -> dict[int, str]:
 def first_leads(case: CaseStore) -> dict[int, Candidate]:
     """Return by track its first candidate over the threshold; tracks without one are left out."""
     query = """
-        SELECT lead.* FROM answer JOIN candidate lead ON lead.track = answer.track AND lead.list = 'joined'
-        AND lead.rank = (SELECT min(rank) FROM candidate WHERE track = answer.track AND list = 'joined' AND passes)"""
+        SELECT lead.* FROM answer
+        JOIN candidate lead ON lead.track = answer.track AND lead.list = 'joined'
+        AND lead.rank = (SELECT min(rank) FROM candidate
+            WHERE track = answer.track AND list = 'joined' AND passes)"""
     return {row["track"]: _candidate(row) for row in case.db.execute(query)}
 
 
@@ -231,12 +251,14 @@ def add_answer(case: CaseStore, track: int, answer: Answer, remark: str | None) 
     """Store the answer for a track that has none, within a transaction."""
     row = (track, answer.verdict, answer.threshold, answer.extrapolated, remark)
     case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
-    hit = "INSERT INTO candidate (track, list, rank, subject, cosine, ratio) VALUES (?, ?, ?, ?, ?, ?)"
+    columns = "(track, list, rank, subject, cosine, ratio)"
+    hit = f"INSERT INTO candidate {columns} VALUES (?, ?, ?, ?, ?, ?)"
     for kind, hits in answer.lists.items():
         rows = [(track, kind, rank, h.subject, h.cosine, h.ratio) for rank, h in enumerate(hits, 1)]
         case.db.executemany(hit, rows)
     joined = (
-        "INSERT INTO candidate (track, list, rank, subject, ratio, score, cosines, support, passes, at_bound)"
+        "INSERT INTO candidate"
+        " (track, list, rank, subject, ratio, score, cosines, support, passes, at_bound)"
         " VALUES (?, 'joined', ?, ?, ?, ?, ?, ?, ?, ?)"
     )
     for rank, c in enumerate(answer.joined, 1):

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from sqlite3 import Row
 from typing import Any
 
-from fasr_video.case.recording import Recording
+from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.case.store import CaseStore, now
 from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.types import FrameRef
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModels:
+    """The models that decide what the case says of a source."""
+
+    name: str
+    """Of the detector, as the next three."""
+    model_sha256: str
+    licence: str
+    landmarks: bool
+    """Whether it finds landmarks."""
+    embedder: str | None
+    """SHA-256 of the embedder that says what is no face; None where none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +39,11 @@ class Source:
     sha256: str
     info: dict[str, Any]
     """Facts about the file: `MediaInfo.as_json`."""
-    detector: dict[str, Any]
+    detector: SourceModels
     state: str
     """`running`, or `done`."""
     camera: str | None
-    clock: dict[str, Any] | None
+    clock: StatedClock | None
     losses: dict[str, int]
     tracker: str | None
     """JSON: the tracker's state after the last segment; None when the source is done."""
@@ -87,10 +101,11 @@ def _source(row: Row) -> Source:
     values = dict(row)
     for name in ("info", "detector", "clock", "losses"):
         values[name] = None if values[name] is None else json.loads(values[name])
+    values["detector"] = SourceModels(**values["detector"])
     return Source(**values)
 
 
-def register_source(case: CaseStore, info: MediaInfo, detector: dict[str, Any]) -> int:
+def register_source(case: CaseStore, info: MediaInfo, detector: SourceModels) -> int:
     """Return the id of this footage in the case, adding it where the case does not have it yet.
 
     Footage is recognised by the hash of its file, not by its name.
@@ -104,27 +119,27 @@ def register_source(case: CaseStore, info: MediaInfo, detector: dict[str, Any]) 
     path = str(info.path.absolute())
     with case.transaction():
         cursor = case.db.execute(
-            "INSERT INTO source (path, sha256, info, detector, state, losses) VALUES (?, ?, ?, ?, 'running', ?)",
+            "INSERT INTO source (path, sha256, info, detector, state, losses)"
+            " VALUES (?, ?, ?, ?, 'running', ?)",
             (
                 path,
                 info.sha256,
                 json.dumps(info.as_json()),
-                json.dumps(detector),
+                json.dumps(asdict(detector)),
                 json.dumps(asdict(Losses())),
             ),
         )
-        facts = {"sha256": info.sha256, "info": info.as_json(), "detector": detector}
+        facts = {"sha256": info.sha256, "info": info.as_json()}
+        facts["detector"] = asdict(detector)
         case.log("source added", {"source": cursor.lastrowid, "path": path, **facts})
     return int(cursor.lastrowid or 0)
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _difference(before: SourceModels, now: SourceModels) -> str:
     """Return which model differs between the detector that began a source and the one given now."""
-    if {**before, "embedder": None} == {**now, "embedder": None}:
-        return (
-            f"this source was begun with another embedder ({(before['embedder'] or 'none')[:12]}…)"
-        )
-    model = f"{before['name']}, {before['model_sha256'][:12]}…"
+    if replace(before, embedder=now.embedder) == now:
+        return f"this source was begun with another embedder ({(before.embedder or 'none')[:12]}…)"
+    model = f"{before.name}, {before.model_sha256[:12]}…"
     return f"this source was begun with another detector ({model})"
 
 
@@ -183,8 +198,8 @@ def add_progress(case: CaseStore, number: int, progress: Progress) -> None:
     counts = {"whole": progress.full_frames, "skipped": progress.skipped_frames}
     case.set_meta(_frame_counts_key(number), json.dumps(counts))
     case.db.execute(
-        "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
-        " seconds = seconds + ? WHERE id = ?",
+        "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?,"
+        " skipped_damaged = skipped_damaged + ?, seconds = seconds + ? WHERE id = ?",
         (
             json.dumps(asdict(losses)),
             json.dumps(progress.tracker),
@@ -199,7 +214,8 @@ def add_progress(case: CaseStore, number: int, progress: Progress) -> None:
         update = "UPDATE source SET last_index = ?, last_pts = ? WHERE id = ?"
         case.db.execute(update, (last.index, last.pts, number))
         case.db.execute(
-            "INSERT INTO segment (source, first_index, last_index, frames, faces, at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO segment (source, first_index, last_index, frames, faces, at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             (number, first.index, last.index, progress.frames, progress.faces, now()),
         )
 
@@ -242,8 +258,8 @@ def rows_digest(case: CaseStore, number: int) -> str:
     Camera and clock are left out: they may be corrected later, and have log lines of their own.
     """
     return case.hash_rows(
-        "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts, frames,"
-        " skipped_damaged, seconds FROM source WHERE id = ?",
+        "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts,"
+        " frames, skipped_damaged, seconds FROM source WHERE id = ?",
         "SELECT * FROM segment WHERE source = ? ORDER BY id",
         "SELECT * FROM track WHERE source = ? ORDER BY id",
         of=number,

@@ -81,6 +81,7 @@ TOMBSTONE = "purged.json"
 # Names of picture files, complete (.png, .aes) or partly written (.part; .new in earlier versions).
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")
 
+# A database is compared with this text, line breaks included.
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE source (
@@ -215,22 +216,9 @@ class CaseStore:
             if not read_only:
                 refuse_links(folder)
                 refuse_links(folder / "crops")
-            try:
-                database = connect_to_read(path) if read_only else _connect(path)
-                database.row_factory = sqlite3.Row
-                if not has_known_meta(database, SHAPE):
-                    check_schema(database, SHAPE, path)
-                schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-            except sqlite3.DatabaseError as error:
-                is_operational = isinstance(error, sqlite3.OperationalError)
-                if is_operational and "no such table" not in str(error):
-                    raise
-                raise IntegrityError(
-                    path, f"damaged ({error})", "restore it from a copy; nothing was written"
-                ) from error
-        if schema is None or schema[0] != str(SCHEMA_VERSION):
+            database, stored = _open_database(path, read_only)
+        if stored != str(SCHEMA_VERSION):
             database.close()
-            stored = schema[0] if schema else "unknown"
             formats = f"case format {stored}, this one writes {SCHEMA_VERSION}"
             raise CaseError(
                 folder,
@@ -330,11 +318,6 @@ class CaseStore:
     def decrypt(self, stored: bytes, name: str) -> bytes:
         """Return the data that `encrypt` was given under this name; raise where it was changed."""
         return stored if self.vault is None else self.vault.open(stored, name)
-
-    def searched(self) -> dict[str, Any] | None:
-        """Return the gallery, options and models of the last search, or None before the first."""
-        stored = self.meta("searched")
-        return None if stored == "null" else read_json(stored)
 
     def log(self, event: str, details: Mapping[str, object]) -> None:
         """Append a line to the log, chained to the previous one by its hash.
@@ -554,6 +537,24 @@ def package_versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def _open_database(path: Path, read_only: bool) -> tuple[sqlite3.Connection, str]:
+    """Return a connection, and the schema version that the database names."""
+    try:
+        database = connect_to_read(path) if read_only else connect_to_write(path)
+        database.row_factory = sqlite3.Row
+        if not has_known_meta(database, SHAPE):
+            check_schema(database, SHAPE, path)
+        schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    except sqlite3.DatabaseError as error:
+        is_operational = isinstance(error, sqlite3.OperationalError)
+        if is_operational and "no such table" not in str(error):
+            raise
+        raise IntegrityError(
+            path, f"damaged ({error})", "restore it from a copy; nothing was written"
+        ) from error
+    return database, schema[0] if schema else "unknown"
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -174,8 +174,8 @@ def sightings(case: CaseStore, only: int | None = None) -> dict[int, Sightings]:
     """Return by track the counts and extremes over all its faces, for all tracks or only one."""
     chosen, values = _of("track", only)
     query = (
-        "SELECT track, min(frame_index), max(frame_index), min(pts), max(pts), count(*), max(eye_px) FROM face"
-        f" WHERE track IS NOT NULL{chosen} GROUP BY track"
+        "SELECT track, min(frame_index), max(frame_index), min(pts), max(pts), count(*),"
+        f" max(eye_px) FROM face WHERE track IS NOT NULL{chosen} GROUP BY track"
     )
     return {track: Sightings(*numbers) for track, *numbers in case.db.execute(query, values)}
 
@@ -197,8 +197,8 @@ def reasons(case: CaseStore, only: int | None = None) -> dict[int, dict[str | No
     """Return by track the number of faces with each reason, for all tracks or only one."""
     chosen, values = _of("track", only)
     query = (
-        f"SELECT track, reason, count(*) FROM face WHERE track IS NOT NULL{chosen} GROUP BY track, reason"
-        " ORDER BY track, reason"
+        f"SELECT track, reason, count(*) FROM face WHERE track IS NOT NULL{chosen}"
+        " GROUP BY track, reason ORDER BY track, reason"
     )
     counts: dict[int, dict[str | None, int]] = {}
     for track, reason, count in case.db.execute(query, values):
@@ -237,7 +237,10 @@ def read_face(case: CaseStore, number: int) -> Face:
 def shown_faces(case: CaseStore, only: int | None = None) -> dict[int, Face]:
     """Return by finished track the face that represents it: LR0, or the best unusable one."""
     chosen, values = _of("track.id", only)
-    query = f"SELECT face.* FROM track JOIN face ON face.id = track.shown_face WHERE track.state = 'done'{chosen}"
+    query = (
+        "SELECT face.* FROM track JOIN face ON face.id = track.shown_face"
+        f" WHERE track.state = 'done'{chosen}"
+    )
     return {row["track"]: Face(*row) for row in case.db.execute(query, values)}
 
 
@@ -291,7 +294,8 @@ def other_boxes_in_frame(case: CaseStore, face: Face) -> list[tuple[float, float
 def are_in_one_frame(case: CaseStore, a: int, b: int) -> bool:
     """Return whether some frame shows both tracks."""
     query = (
-        "SELECT 1 FROM face one JOIN face other ON one.source = other.source AND one.frame_index = other.frame_index"
+        "SELECT 1 FROM face one JOIN face other"
+        " ON one.source = other.source AND one.frame_index = other.frame_index"
         " WHERE one.track = ? AND other.track = ? LIMIT 1"
     )
     return case.db.execute(query, (a, b)).fetchone() is not None
@@ -368,9 +372,9 @@ def finish_track(
     """
     verdict = "usable" if insufficient is None else "insufficient"
     case.db.execute(
-        "UPDATE track SET state = 'done', verdict = ?, verdict_reason = ?, mean_score = ?, norm = ?, shown_face = ?,"
-        " number = 1 + (SELECT coalesce(max(number), 0) FROM track other WHERE other.source = track.source)"
-        " WHERE id = ?",
+        "UPDATE track SET state = 'done', verdict = ?, verdict_reason = ?, mean_score = ?,"
+        " norm = ?, shown_face = ?, number = 1 + (SELECT coalesce(max(number), 0) FROM track other"
+        " WHERE other.source = track.source) WHERE id = ?",
         (verdict, insufficient, mean_score, norm, shown, track),
     )
 

@@ -37,7 +37,7 @@ from fasr_video.archive.schedulers import (
     machine_memory,
 )
 from fasr_video.archive.search_again import SearchResult, cases_in, search_again, with_overrides
-from fasr_video.archive.summary import rewrite_summaries, write_summary
+from fasr_video.archive.summary import Summary, SummaryJob, rewrite_summaries, write_summary
 from fasr_video.archive.tasks import Task
 from fasr_video.archive.watch import StableFiles
 from fasr_video.archive.worker import run_task
@@ -207,8 +207,8 @@ def batch_command(archive: Path, after: str | None, before: str | None, **values
 def watch_command(folder: Path, still: float, interval: float, **values: Any) -> int:
     """Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.
 
-    The same command continues after a stop. Exit code 0 means that it was stopped, 3 that some files
-    could not be read.
+    The same command continues after a stop. Exit code 0 means that it was stopped, 3 that some
+    files could not be read.
     """
     options = BatchOptions(**values)
     check_folder(folder)
@@ -347,7 +347,7 @@ class _BatchRun:
             self._ledger.put_gone(folder, scanned)
         return scanned
 
-    def write_summary(self) -> dict[str, Any]:
+    def write_summary(self) -> Summary:
         return write_summary(self._ledger)
 
     def finish(self) -> int:
@@ -356,12 +356,11 @@ class _BatchRun:
         self._ledger.reset_running()
         document = self.write_summary()
         planned = self._ledger.planned_folders()
-        jobs = [job for job in document["jobs"] if job["case"] in planned]
-        not_done = [job for job in jobs if job["state"] in ("failed", "missing")]
-        with_losses = sum(bool(job["losses"]) for job in jobs)
+        jobs = [job for job in document.jobs if job.case in planned]
+        not_done = [job for job in jobs if job.state in ("failed", "missing")]
+        with_losses = sum(bool(job.losses) for job in jobs)
         not_read = sum(
-            entry["path"] in planned or self._is_in_archive(entry["path"])
-            for entry in document["not_read"]
+            entry.path in planned or self._is_in_archive(entry.path) for entry in document.not_read
         )
         is_lossy = bool(not_done) or with_losses > 0 or not_read > 0
         code = ExitCode.LOSSES if is_lossy else ExitCode.DONE
@@ -372,40 +371,40 @@ class _BatchRun:
         return code
 
     def _print_json(
-        self, document: dict[str, Any], with_losses: int, not_read: int, code: ExitCode
+        self, document: Summary, with_losses: int, not_read: int, code: ExitCode
     ) -> None:
         line = {
             "event": "done",
             "cases": str(self._options.cases),
-            "jobs": document["jobs_by_state"],
+            "jobs": document.jobs_by_state,
             "with_losses": with_losses,
             "not_read": not_read,
             "outside_of_window": self.batch.outside_window,
-            "tracks": document["totals"]["tracks"],
-            "with_candidates": document["totals"]["with_candidates"],
-            "subjects_proposed": len(document["subjects"]),
+            "tracks": document.totals["tracks"],
+            "with_candidates": document.totals["with_candidates"],
+            "subjects_proposed": len(document.subjects),
             "exit_code": int(code),
         }
         click.echo(json.dumps(line))
 
     def _print_text(
         self,
-        document: dict[str, Any],
-        not_done: Sequence[dict[str, Any]],
+        document: Summary,
+        not_done: Sequence[SummaryJob],
         with_losses: int,
         not_read: int,
     ) -> None:
         cases = self._options.cases
-        totals = document["totals"]
-        states = [f"{count} {state}" for state, count in document["jobs_by_state"].items() if count]
+        totals = document.totals
+        states = [f"{count} {state}" for state, count in document.jobs_by_state.items() if count]
         print_lines(
             f"{cases}: {', '.join(states) or 'nothing to do'};"
             f" {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
         )
         for job in not_done:
-            if job["case"] not in self.batch.reported_failures:
-                remedy = "; --retry-failed tries it again" if job["state"] == "failed" else ""
-                print_lines(f"not done: {', '.join(job['files'])}: {job['error']}{remedy}")
+            if job.case not in self.batch.reported_failures:
+                remedy = "; --retry-failed tries it again" if job.state == "failed" else ""
+                print_lines(f"not done: {', '.join(job.files)}: {job.error}{remedy}")
         if with_losses:
             print_lines(f"jobs with losses: {with_losses}")
         if not_read:

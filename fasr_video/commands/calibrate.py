@@ -21,6 +21,7 @@ from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration
 from fasr_video.gallery.encoder import TrackEncoder, make_encoder
 from fasr_video.gallery.gallery import Gallery
+from fasr_video.recognition.embedder import Embedder
 from fasr_video.sqlite import explain_errors
 from fasr_video.sr.methods import Options, find_method, open_restorer
 
@@ -143,15 +144,7 @@ def calibrate_command(
 
     After a stop or a kill, the same command continues where it stopped.
     """
-    if out.exists():
-        raise UsageError(
-            out,
-            "the file exists already, and cases may depend on it",
-            "give another --out, or move the file away",
-        )
-    if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
-        reason = "it needs either FACES, or --tracks and --gallery"
-        raise UsageError("calibrate", reason, "give one of them")
+    _check_files(faces, labels, people_known, out)
     _refuse(OF_FACES if labels else OF_SR if no_sr else (), "--tracks" if labels else "--no-sr")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if labels and people_known:
@@ -165,16 +158,34 @@ def calibrate_command(
     plain = make_encoder(model, None, 1)
     encoder = plain
     if not no_sr:
-        chosen = find_method(method)
-        if chosen.supports.references:
-            reason = "it needs references, and there are none here"
-            raise UsageError(f"method {method}", reason, "give another --method")
-        restorer = open_restorer(
-            chosen, Options(find_device(device), sampler=sampler, precision=precision)
-        )
-        encoder = make_encoder(model, restorer, samples or chosen.defaults.samples)
+        options = Options(find_device(device), sampler=sampler, precision=precision)
+        encoder = _encoder(model, method, options, samples)
     with explain_errors(out):
         show(_from_images(faces, encoder, plain, protocol, out), out)
+
+
+def _check_files(
+    faces: tuple[Path, ...], labels: Path | None, people_known: Path | None, out: Path
+) -> None:
+    if out.exists():
+        raise UsageError(
+            out,
+            "the file exists already, and cases may depend on it",
+            "give another --out, or move the file away",
+        )
+    if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
+        reason = "it needs either FACES, or --tracks and --gallery"
+        raise UsageError("calibrate", reason, "give one of them")
+
+
+def _encoder(model: Embedder, method: str, options: Options, samples: int | None) -> TrackEncoder:
+    """Return an encoder that restores faces by this method."""
+    chosen = find_method(method)
+    if chosen.supports.references:
+        reason = "it needs references, and there are none here"
+        raise UsageError(f"method {method}", reason, "give another --method")
+    restorer = open_restorer(chosen, options)
+    return make_encoder(model, restorer, samples or chosen.defaults.samples)
 
 
 def _band(text: str) -> tuple[int, int]:

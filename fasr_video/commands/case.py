@@ -29,7 +29,7 @@ def show_command(case: Path, as_json: bool) -> None:
     with Case.open(case, read_only=True) as opened:
         document = as_document(opened)
         if as_json:
-            click.echo(readable_json(document))
+            click.echo(readable_json(asdict(document)))
         else:
             screen.show(document)
 

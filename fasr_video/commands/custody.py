@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import print_lines, readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
-    CopySearch,
-    PurgeResult,
+    Copies,
     RetainedCase,
+    Tombstone,
     cases_in,
     purge_all,
     purged_folders,
@@ -120,11 +120,8 @@ def purge_command(
     CASES are cases, or folders that hold cases. Exit code 4: copies of their pictures or vectors
     remain elsewhere. Exit code 3: a case could not be opened or removed.
     """
-    if dry_run and yes:
-        raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")
+    _check_options(dry_run, yes, anyway, why)
     role = as_role(role)
-    if anyway and not why:
-        raise UsageError("--now", "it needs a reason for the tombstone", "give --why TEXT")
     at = datetime.now(UTC)
     all_cases = cases_in(cases)
     chosen, problems = _choose(all_cases, at, anyway)
@@ -134,27 +131,31 @@ def purge_command(
         return ExitCode.LOSSES if problems else ExitCode.DONE
     around = tuple(dict.fromkeys(case.folder.resolve().parent for case in chosen))
     search = search_copies(chosen, folders or around)
+    why = why or "its time is over"
     try:
-        results = list(
-            purge_all(chosen, search, by or login_name(), why or "its time is over", role)
-        )
+        results = list(purge_all(chosen, search, by or login_name(), why, role))
     finally:
-        # Summaries must not show faces of removed cases, also not of those that an earlier purge
-        # removed before it was killed.
-        summary_problems = rewrite_summaries(purged_folders(cases))
-        _report(summary_problems)
-    removed = [result for result in results if not result.problem]
-    failures = [result.problem for result in results if result.problem]
-    _report(failures)
-    tombstones = [result.tombstone for result in removed]
-    copies = remaining_copies(tombstones)
+        # No summary may show a removed case, nor one that a killed purge removed.
+        not_written = rewrite_summaries(purged_folders(cases))
+        _report(not_written)
+    removed = {r.folder: r.tombstone for r in results if r.tombstone is not None}
+    _report(result.problem for result in results if result.problem)
+    left = remaining_copies(removed.values())
     if as_json:
-        click.echo(readable_json(tombstones))
+        click.echo(readable_json([tombstone.as_json() for tombstone in removed.values()]))
     else:
-        _show_removed(removed, len(all_cases), search, copies)
-    if copies:
+        _show_removed(removed, len(all_cases), search.copies, left)
+    if left:
         return ExitCode.INTEGRITY
-    return ExitCode.LOSSES if problems or failures or summary_problems else ExitCode.DONE
+    is_complete = not problems and not not_written and len(removed) == len(results)
+    return ExitCode.DONE if is_complete else ExitCode.LOSSES
+
+
+def _check_options(dry_run: bool, yes: bool, anyway: bool, why: str | None) -> None:
+    if dry_run and yes:
+        raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")
+    if anyway and not why:
+        raise UsageError("--now", "it needs a reason for the tombstone", "give --why TEXT")
 
 
 def _choose(
@@ -184,15 +185,14 @@ def _report(problems: Iterable[str]) -> None:
 
 
 def _show_removed(
-    removed: Sequence[PurgeResult], among: int, search: CopySearch, copies: Sequence[str]
+    removed: Mapping[Path, Tombstone], among: int, search: Copies, left: Sequence[str]
 ) -> None:
-    for result in removed:
-        files = result.tombstone["removed"]
-        size = sum(file.get("size", 0) for file in files.values())
-        print_lines(f"{result.folder}: {len(files)} files removed, {size} bytes")
+    for folder, tombstone in removed.items():
+        size = sum(file.size for file in tombstone.removed.values())
+        print_lines(f"{folder}: {len(tombstone.removed)} files removed, {size} bytes")
     searched = f"{search.files} files, {search.size} bytes searched for copies"
     print_lines(f"{len(removed)} of {among} cases removed; {searched}")
-    for file in copies:
+    for file in left:
         print_lines(f"copies are left in {file}")
     for file in search.unread:
         print_lines(f"could not be searched: {file}")

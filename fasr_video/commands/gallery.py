@@ -172,12 +172,8 @@ def remove_command(
     with Gallery.open(gallery, read_only=dry_run) as opened:
         chosen = opened.select_images(subjects, images)
         if dry_run:
-            _show_dry_run(
-                gallery,
-                chosen,
-                opened.problems_about(subjects, [i.sha256 for i in chosen]),
-                as_json,
-            )
+            problems = opened.problems_about(subjects, [i.sha256 for i in chosen])
+            _show_dry_run(gallery, chosen, problems, as_json)
             return ExitCode.DONE
         pieces = identifying_bytes(opened, chosen) if folders else []
         removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))
@@ -220,13 +216,15 @@ def log_command(gallery: Path, as_json: bool) -> None:
     with Gallery.open(gallery, read_only=True) as opened:
         lines, removals = opened.log_lines(), opened.removals()
         if as_json:
-            log = [{"at": at, "event": event} | details for at, event, details in lines]
-            click.echo(readable_json({"log": log, "removals": removals}))
+            log = [{"at": line.at, "event": line.event} | line.details for line in lines]
+            removed = [asdict(removal) for removal in removals]
+            click.echo(readable_json({"log": log, "removals": removed}))
             return
         rows = []
-        for at, event, details in lines:
-            who = name_with_role(str(details.pop("by", "")), str(details.pop("role", "")))
-            rows.append((at[:19], event, who, ", ".join(f"{k} {v}" for k, v in details.items())))
+        for line in lines:
+            who = name_with_role(str(line.details.get("by", "")), str(line.details.get("role", "")))
+            facts = [f"{k} {v}" for k, v in line.details.items() if k not in ("by", "role")]
+            rows.append((line.at[:19], line.event, who, ", ".join(facts)))
         _table(("when", "what", "who", "details"), rows)
 
 

@@ -20,6 +20,7 @@ from fasr_video.case.case import Case
 from fasr_video.commands import screen
 from fasr_video.commands.options import KEY_FILE, ROLE
 from fasr_video.configs import settings as configs
+from fasr_video.configs.settings import Settings
 from fasr_video.console import print_lines, table_cell
 from fasr_video.errors import FasrError, UsageError
 from fasr_video.pipeline.run import (
@@ -121,38 +122,53 @@ def run_command(
         raise click.UsageError("Missing argument 'FOOTAGE...'.")
     if stage is not None:
         _check_stage(stage, footage, out, [camera, clock])
-    sampling = {
+    overrides += _sampling(every, fps, start, end)
+    recorded = recording.from_options(camera, clock, clock_uncertainty)
+    settings = _settings(stage, out, preset, overrides)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
+    with _progress(as_json) as listen:
+        if stage is None or out is None:
+            made_with = (settings, gallery, listen, recorded)
+            folder, worked = run(footage, out, *made_with, by=by, role=role)
+        else:
+            folder = out
+            worked = redo(out, stage, settings, gallery, listen, by, role)
+    report, problem = (None, None) if no_report else _written_report(folder)
+    code = screen.summary(folder, worked, time.monotonic() - began, as_json, report)
+    if problem is not None:
+        raise problem
+    return code
+
+
+def _written_report(folder: Path) -> tuple[Path | None, FasrError | None]:
+    """Write the case's report where it is out of date; return its first page, or the problem."""
+    try:
+        return refresh(folder), None
+    except FasrError as error:
+        return None, error
+
+
+def _settings(
+    stage: StageName | None, out: Path | None, preset: str | None, overrides: tuple[str, ...]
+) -> Settings:
+    """Return the settings of the preset; where a stage is repeated without one, the case's own."""
+    if stage is None or out is None or preset is not None:
+        return configs.load(preset or "cpu", overrides)
+    return own_settings(out, stage, overrides)
+
+
+def _sampling(
+    every: int | None, fps: float | None, start: str | None, end: str | None
+) -> tuple[str, ...]:
+    """Return the given options as overrides of the settings."""
+    values = {
         "every": every,
         "fps": fps,
         "start": _seconds("--start", start),
         "end": _seconds("--end", end),
     }
-    overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
-    camera_and_clock = recording.from_options(camera, clock, clock_uncertainty)
-    if stage is None or out is None or preset is not None:
-        settings = configs.load(preset or "cpu", overrides)
-    else:
-        settings = own_settings(out, stage, overrides)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    began = time.monotonic()
-    with _progress(as_json) as listen:
-        if stage is None or out is None:
-            folder, worked = run(
-                footage, out, settings, gallery, listen, camera_and_clock, by=by, role=role
-            )
-        else:
-            folder = out
-            worked = redo(out, stage, settings, gallery, listen, by, role)
-    report = None
-    report_error = None
-    try:
-        report = None if no_report else refresh(folder)
-    except FasrError as error:
-        report_error = error
-    code = screen.summary(folder, worked, time.monotonic() - began, as_json, report)
-    if report_error is not None:
-        raise report_error
-    return code
+    return tuple(f"sampling.{name}={v}" for name, v in values.items() if v is not None)
 
 
 def _check_stage(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -14,7 +13,22 @@ from rich.table import Column, Table
 
 from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
-from fasr_video.case.document import as_document, decided_subject, track_state
+from fasr_video.case.document import as_document
+from fasr_video.case.entries import (
+    AnswerEntry,
+    CandidateEntry,
+    ClusterEntry,
+    Document,
+    LinkEntry,
+    PhotographEntry,
+    RestorationEntry,
+    RunEntry,
+    SourceEntry,
+    TrackEntry,
+    decided_subject,
+    track_state,
+)
+from fasr_video.case.last_search import LastSearch
 from fasr_video.console import clock, plain_document, print_lines
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
@@ -41,7 +55,7 @@ def summary(
             "tracks": counts.tracks,
             "usable": counts.usable,
             "not_a_face": counts.not_a_face,
-            "links_proposed": len(document["links"]),
+            "links_proposed": len(document.links),
             "searched": counts.answers,
             "with_candidates": counts.with_candidates,
             "unknown": counts.answers - counts.with_candidates,
@@ -56,8 +70,8 @@ def summary(
         return code
     print_lines(f"{folder}: {f'done in {seconds:.1f} s' if worked else 'nothing left to do'}")
     _say_counts(counts)
-    if document["searched"] is not None:
-        _say_answers(document, counts)
+    if document.searched is not None:
+        _say_answers(document, document.searched, counts)
         _say_last_search(document)
     print_lines(f"open it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
     return code
@@ -77,22 +91,22 @@ class _Counts:
     losses: dict[str, int]
 
     @classmethod
-    def of(cls, document: dict[str, Any]) -> _Counts:
+    def of(cls, document: Document) -> _Counts:
         losses: dict[str, int] = {}
-        for source in document["sources"]:
-            for kind, count in source["losses"].items():
+        for source in document.sources:
+            for kind, count in source.losses.items():
                 losses[kind] = losses.get(kind, 0) + count
-        tracks = document["tracks"]
-        answers = [track["answer"] for track in tracks if track["answer"] is not None]
+        tracks = document.tracks
+        answers = [track.answer for track in tracks if track.answer is not None]
         return cls(
-            frames=sum(source["frames_looked_at"] for source in document["sources"]),
-            faces=sum(sum(s["faces_by_reason"].values()) for s in document["sources"]),
+            frames=sum(source.frames_looked_at for source in document.sources),
+            faces=sum(sum(s.faces_by_reason.values()) for s in document.sources),
             tracks=len(tracks),
-            usable=sum(track["verdict"] == "usable" for track in tracks),
+            usable=sum(track.verdict == "usable" for track in tracks),
             not_a_face=sum(track_state(track) == "not a face" for track in tracks),
             answers=len(answers),
-            with_candidates=sum(answer["verdict"] == "candidates" for answer in answers),
-            photographs_left_out=sum(bool(photo["problem"]) for photo in document["gallery"]),
+            with_candidates=sum(answer.verdict == "candidates" for answer in answers),
+            photographs_left_out=sum(bool(photo.problem) for photo in document.gallery),
             losses=losses,
         )
 
@@ -115,43 +129,40 @@ def _say_counts(counts: _Counts) -> None:
             print_lines(f"lost: {count} {kind.replace('_', ' ')}")
 
 
-def _say_answers(document: dict[str, Any], counts: _Counts) -> None:
-    searched = document["searched"]
-    waiting = [t["name"] for t in document["tracks"] if track_state(t) == "not searched"]
+def _say_answers(document: Document, searched: LastSearch, counts: _Counts) -> None:
+    waiting = [t.name for t in document.tracks if track_state(t) == "not searched"]
     if waiting:
         print_lines(f"not searched yet: {', '.join(waiting)}; run again with --gallery")
     left_out = ""
     if counts.photographs_left_out:
         left_out = f", photographs left out: {counts.photographs_left_out}"
     print_lines(
-        f"people in the gallery: {searched['gallery']['people']}{left_out}; "
+        f"people in the gallery: {searched.gallery.people}{left_out}; "
         f"tracks with candidates: {counts.with_candidates} of {counts.answers}"
     )
-    for track in document["tracks"]:
-        answer = track["answer"]
-        if answer is None or answer["verdict"] != "candidates":
+    for track in document.tracks:
+        answer = track.answer
+        if answer is None or answer.verdict != "candidates":
             continue
-        lead = next(candidate for candidate in answer["joined"] if candidate["passes"])
-        support = " (only the reconstruction supports it)" if lead["only_sr"] else ""
-        remark = f" [{answer['remark']}]" if answer["remark"] else ""
+        lead = answer.passing[0]
+        support = " (only the reconstruction supports it)" if lead.only_sr else ""
+        remark = f" [{answer.remark}]" if answer.remark else ""
         print_lines(
-            f"  {track['name']}: candidate {lead['subject']}, "
+            f"  {track.name}: candidate {lead.subject}, "
             f"log10 likelihood ratio {_ratio(lead)}{support}{remark}"
         )
-    for remark in searched["remarks"]:
+    for remark in searched.remarks:
         print_lines(f"note: {remark}")
 
 
-def _say_last_search(document: dict[str, Any]) -> None:
+def _say_last_search(document: Document) -> None:
     """Say what the log has about the last search."""
     last = next(
-        line
-        for line in reversed(document["log"])
-        if line["event"] in {"searched", "answers taken out"}
+        line for line in reversed(document.log) if line.event in {"searched", "answers taken out"}
     )
-    details = json.loads(last["details"])
-    if last["event"] == "answers taken out":
-        names = {track["id"]: track["name"] for track in document["tracks"]}
+    details = json.loads(last.details)
+    if last.event == "answers taken out":
+        names = {track.id: track.name for track in document.tracks}
         removed = ", ".join(names[track] for track in details["tracks"])
         print_lines(
             f"note: the answers on {removed} were taken out, because their features have been "
@@ -163,47 +174,51 @@ def _say_last_search(document: dict[str, Any]) -> None:
         print_lines(f"note: the gallery's index was rebuilt from the store: {why_rebuilt}")
 
 
-def _ratio(candidate: dict[str, Any]) -> str:
+def _ratio(candidate: CandidateEntry) -> str:
     """Return the ratio as text, with "at least" or "at most" at the calibration's bound."""
-    ratio = candidate["log10_likelihood_ratio"]
+    ratio = candidate.log10_likelihood_ratio
     if ratio is None:
         return "not calibrated"
     bound = ""
-    if candidate["at_bound_of_calibration"]:
+    if candidate.at_bound_of_calibration:
         bound = "at least " if ratio > 0 else "at most "
     return f"{bound}{ratio:+.1f}"
 
 
-def show(document: dict[str, Any]) -> None:
+def show(document: Document) -> None:
     """Print a case. Long tables are cut, and their full length is printed."""
-    counts = {kind: len(document[kind]) for kind in ("tracks", "links", "gallery")}
-    counts["clusters"] = max(map(len, document["clusters"].values()))
-    names = {track["id"]: track["name"] for track in document["tracks"]}
+    counts = {
+        "tracks": len(document.tracks),
+        "links": len(document.links),
+        "gallery": len(document.gallery),
+        "clusters": max(map(len, document.clusters.values())),
+    }
+    names = {track.id: track.name for track in document.tracks}
     document = plain_document(_cut(document))
     console = Console()
-    if document["runs"]:
-        console.print(_runs(document["runs"]))
-    for source in document["sources"]:
+    if document.runs:
+        console.print(_runs(document.runs))
+    for source in document.sources:
         _show_source(console, source)
-    tracks = document["tracks"]
+    tracks = document.tracks
     if tracks:
         console.print(_tracks(tracks))
-    if any(track["restoration"] for track in tracks):
+    if any(track.restoration for track in tracks):
         console.print(_reconstructions(tracks))
-    for track in tracks:
-        if track["answer"] is not None:
-            console.print(_candidates(track, document["searched"]))
-    if document["searched"] is not None:
-        for remark in document["searched"]["remarks"]:
+    if document.searched is not None:
+        for track in tracks:
+            if track.answer is not None:
+                console.print(_candidates(track.name, track.answer, document.searched))
+        for remark in document.searched.remarks:
             console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
-    if document["links"]:
-        console.print(_links(document["links"], names))
-    if any(document["clusters"].values()):
-        console.print(_clusters(document["clusters"]))
-    if any(track["decisions"] for track in tracks):
+    if document.links:
+        console.print(_links(document.links, names))
+    if any(document.clusters.values()):
+        console.print(_clusters(document.clusters))
+    if any(track.decisions for track in tracks):
         console.print(_decisions(tracks))
-    if document["gallery"]:
-        console.print(_photographs(document["gallery"]))
+    if document.gallery:
+        console.print(_photographs(document.gallery))
     for kind, count in counts.items():
         if count > MOST_ROWS:
             note = (
@@ -213,42 +228,45 @@ def show(document: dict[str, Any]) -> None:
             console.print(f"[yellow]{note}[/]", highlight=False)
 
 
-def _cut(document: dict[str, Any]) -> dict[str, Any]:
+def _cut(document: Document) -> Document:
     """Return the document with at most MOST_ROWS tracks, links, photographs and clusters."""
-    cut = {kind: document[kind][:MOST_ROWS] for kind in ("tracks", "links", "gallery")}
-    clusters = {state: rows[:MOST_ROWS] for state, rows in document["clusters"].items()}
-    return document | cut | {"clusters": clusters}
+    return replace(
+        document,
+        tracks=document.tracks[:MOST_ROWS],
+        links=document.links[:MOST_ROWS],
+        gallery=document.gallery[:MOST_ROWS],
+        clusters={state: rows[:MOST_ROWS] for state, rows in document.clusters.items()},
+    )
 
 
-def _show_source(console: Console, source: dict[str, Any]) -> None:
-    info = source["info"]
-    detector = source["detector"]
-    landmarks = "" if detector["landmarks"] else " Without landmarks: faces are aligned by boxes."
+def _show_source(console: Console, source: SourceEntry) -> None:
+    info = source.info
+    detector = source.detector
+    landmarks = "" if detector.landmarks else " Without landmarks: faces are aligned by boxes."
     lines = [
-        f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  "
-        f"\\[{source['state']}]",
+        f"[bold]{escape(source.path)}[/]  sha256 {source.sha256[:16]}…  \\[{source.state}]",
         f"  {info['width']}×{info['height']} {info['codec']} in "
         f"{info['container'].split(',')[0]}, times from {info['time_source']}, {info['colour']}, "
-        f"{source['frames_looked_at']} frames searched",
+        f"{source.frames_looked_at} frames searched",
     ]
-    parts = source["frames_looked_at"] - source["frames_looked_at_whole"]
+    parts = source.frames_looked_at - source.frames_looked_at_whole
     if parts:
-        skipped = source["frames_not_looked_at"]
+        skipped = source.frames_not_looked_at
         lines.append(
             f"  [yellow]{parts} of these only where a face can be (detect.every), "
             f"{skipped} not at all[/]"
         )
-    lines.append(f"  detector {detector['name']}, {escape(detector['licence'])}.{landmarks}")
-    for kind, count in source["losses"].items():
+    lines.append(f"  detector {detector.name}, {escape(detector.licence)}.{landmarks}")
+    for kind, count in source.losses.items():
         if count:
             lines.append(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
-    for reason, count in sorted(source["faces_by_reason"].items(), key=lambda item: -item[1]):
+    for reason, count in sorted(source.faces_by_reason.items(), key=lambda item: -item[1]):
         lines.append(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}")
     for line in lines:
         console.print(line, highlight=False)
 
 
-def _tracks(tracks: list[dict[str, Any]]) -> Table:
+def _tracks(tracks: list[TrackEntry]) -> Table:
     table = Table(
         "track",
         Column("from", no_wrap=True),
@@ -261,61 +279,57 @@ def _tracks(tracks: list[dict[str, Any]]) -> Table:
         title="tracks",
     )
     for track in tracks:
-        quality = track["shown"]["quality"] if track["shown"] else {}
+        quality = track.shown.quality if track.shown else {}
         table.add_row(
-            track["name"],
-            clock(track["start_seconds"]),
-            clock(track["end_seconds"]),
-            str(track["sightings"]),
+            track.name,
+            clock(track.start_seconds),
+            clock(track.end_seconds),
+            str(track.sightings),
             f"{quality.get('eye_px', 0):.1f}",
             f"{quality.get('total', 0):.2f}",
-            str(len(track["auxiliaries"])),
+            str(len(track.auxiliaries)),
             _verdict(track),
         )
     return table
 
 
-def _links(links: list[dict[str, Any]], names: dict[int, str]) -> Table:
+def _links(links: list[LinkEntry], names: dict[int, str]) -> Table:
     table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
     for link in links:
-        pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
-        state = link["state"]
-        if link["decided_by"]:
-            state += f" by {name_with_role(link['decided_by'], link['decided_as'])}"
-        score = f"{link['score']:.3f} raw"
-        table.add_row(str(link["id"]), pair, score, link["evidence"], escape(state))
+        pair = f"{names.get(link.a, '?')} → {names.get(link.b, '?')}"
+        state = link.state
+        if link.decided_by:
+            state += f" by {name_with_role(link.decided_by, link.decided_as)}"
+        table.add_row(str(link.id), pair, f"{link.score:.3f} raw", link.evidence, escape(state))
     return table
 
 
-def _photographs(photographs: list[dict[str, Any]]) -> Table:
+def _photographs(photographs: list[PhotographEntry]) -> Table:
     table = Table("photograph", "subject", "state", title="gallery")
     for photo in photographs:
-        state = photo["problem"] or "usable"
-        table.add_row(escape(photo["path"]), escape(photo["subject"]), escape(state))
+        state = photo.problem or "usable"
+        table.add_row(escape(photo.path), escape(photo.subject), escape(state))
     return table
 
 
-def _verdict(track: dict[str, Any]) -> str:
-    if track["verdict"] == "usable":
+def _verdict(track: TrackEntry) -> str:
+    if track.verdict == "usable":
         return "usable"
-    if track_state(track) == "not a face":
-        evidence = track["evidence"]
-        numbers = f"score {evidence['mean_score']:.3f}, norm {evidence['norm']:.2f}"
+    if track_state(track) == "not a face" and track.evidence is not None:
+        numbers = f"score {track.evidence.mean_score:.3f}, norm {track.evidence.norm:.2f}"
         return f"[yellow]not a face: {numbers}[/]"
-    return f"[yellow]insufficient: {track['verdict_reason']}[/]"
+    return f"[yellow]insufficient: {track.verdict_reason}[/]"
 
 
-def _runs(runs: list[dict[str, Any]]) -> Table:
+def _runs(runs: list[RunEntry]) -> Table:
     table = Table("begun", "ended", "what", "by", title="runs")
     for run in runs:
-        ended = run["ended"][:19] if run["finished"] else "not finished"
-        table.add_row(
-            run["begun"][:19], ended, run["what"], escape(name_with_role(run["by"], run["role"]))
-        )
+        ended = str(run.ended)[:19] if run.finished else "not finished"
+        table.add_row(run.begun[:19], ended, run.what, escape(name_with_role(run.by, run.role)))
     return table
 
 
-def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
+def _reconstructions(tracks: list[TrackEntry]) -> Table:
     table = Table(
         "track",
         "method",
@@ -325,59 +339,57 @@ def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
         title="reconstructions: synthetic, leads only",
     )
     for track in tracks:
-        restoration = track["restoration"]
+        restoration = track.restoration
         if restoration is None:
             continue
-        samples = len(restoration["samples"])
-        disagreement = f"{restoration['disagreement']:.3f}"
+        samples = len(restoration.samples)
+        disagreement = f"{restoration.disagreement:.3f}"
         numbers = (str(samples), disagreement) if samples > 1 else ("–", "–")
-        remarks = [*_guidance(restoration), *restoration["warnings"]]
-        table.add_row(track["name"], restoration["method"], *numbers, escape("; ".join(remarks)))
+        remarks = [*_guidance(restoration), *restoration.warnings]
+        table.add_row(track.name, restoration.method, *numbers, escape("; ".join(remarks)))
     return table
 
 
-def _guidance(restoration: dict[str, Any]) -> list[str]:
+def _guidance(restoration: RestorationEntry) -> list[str]:
     """Return a remark on the attributes that a picture was drawn towards, if there are any."""
     attributes = [
-        f"{a['name']}={'yes' if a['value'] else 'no'} ({a['source']})"
-        for a in restoration.get("attributes", ())
+        f"{a.name}={'yes' if a.value else 'no'} ({a.source})" for a in restoration.attributes
     ]
     return [f"drawn towards {', '.join(attributes)}"] if attributes else []
 
 
-def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
+def _candidates(track: str, answer: AnswerEntry, searched: LastSearch) -> Table:
     """Return the joined list of a track: candidates, and the probes that support each."""
-    answer = track["answer"]
-    settings = searched["question"]
-    is_calibrated = answer["threshold"] is not None
-    title = [f"{track['name']}: {answer['verdict']} ({settings['mode']})"]
+    question = searched.question
+    title = [f"{track}: {answer.verdict} ({question['mode']})"]
+    is_calibrated = answer.threshold is not None
     if is_calibrated:
-        extrapolated = ", extrapolated" if answer["extrapolated"] else ""
+        extrapolated = ", extrapolated" if answer.extrapolated else ""
         title.append(
-            f"threshold: score {answer['threshold']:.2f}{extrapolated}, for FPIR "
-            f"{settings['fpir']:g} and {searched['gallery']['templates']} templates"
+            f"threshold: score {answer.threshold:.2f}{extrapolated}, for FPIR "
+            f"{question['fpir']:g} and {searched.gallery.templates} templates"
         )
-    if answer["remark"]:
-        title.append(answer["remark"])
-    if not answer["joined"]:
+    if answer.remark:
+        title.append(answer.remark)
+    if not answer.joined:
         title.append("nobody passes")
-    kinds = list(answer["lists"])
+    kinds = list(answer.lists)
     score = "score" if is_calibrated else "mean cosine, raw"
     names = ("candidate", score, "log10 LR", *kinds, "supported by")
     columns = [Column(name, no_wrap=name != "supported by") for name in names]
     table = Table(*columns, title="\n".join(title))
-    for c in answer["joined"]:
-        support = "only sr" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
-        name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
-        cosines = (f"{c['cosines'][kind]:.3f}" for kind in kinds)
+    for c in answer.joined:
+        support = "only sr" if c.only_sr else ", ".join(c.support) or "nothing"
+        name = f"[bold]{escape(c.subject)}[/]" if c.passes else escape(c.subject)
+        cosines = (f"{c.cosines[kind]:.3f}" for kind in kinds)
         ratio = ""
         if is_calibrated:
             ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ")
-        table.add_row(name, f"{round(c['score'], 2) + 0.0:.2f}", ratio, *cosines, support)
+        table.add_row(name, f"{round(c.score, 2) + 0.0:.2f}", ratio, *cosines, support)
     return table
 
 
-def _decisions(tracks: list[dict[str, Any]]) -> Table:
+def _decisions(tracks: list[TrackEntry]) -> Table:
     table = Table(
         "decision",
         "track",
@@ -389,22 +401,20 @@ def _decisions(tracks: list[dict[str, Any]]) -> Table:
         title="decided by people",
     )
     for track in tracks:
-        for d in track["decisions"]:
-            by = name_with_role(d["by"], d["role"])
-            texts = (decided_subject(d), d["reason"], by, d["undone_by"] or "")
-            table.add_row(str(d["id"]), track["name"], d["verdict"], *map(escape, texts))
+        for d in track.decisions:
+            by = name_with_role(d.by, d.role)
+            texts = (decided_subject(d), d.reason, by, d.undone_by or "")
+            table.add_row(str(d.id), track.name, d.verdict, *map(escape, texts))
     return table
 
 
-def _clusters(clusters: dict[str, list[dict[str, Any]]]) -> Table:
+def _clusters(clusters: dict[str, list[ClusterEntry]]) -> Table:
     table = Table(
         "tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each"
     )
     for state, rows in clusters.items():
         for c in rows:
-            links = ", ".join(map(str, c["links"]))
-            accepted = f"{c['links_accepted']} of {len(c['links'])}"
-            table.add_row(
-                ", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state
-            )
+            links = ", ".join(map(str, c.links))
+            accepted = f"{c.links_accepted} of {len(c.links)}"
+            table.add_row(", ".join(c.tracks), links, accepted, f"{c.weakest_score:.3f} raw", state)
     return table

@@ -78,17 +78,32 @@ IDENTITY = click.option(
 )
 
 
+OUT = click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the training run.",
+)
+MINUTES = click.option(
+    "--minutes",
+    type=click.FloatRange(0, 1e6),
+    help="Stop after this many minutes; run the same command again to resume.",
+)
+SEED_OF_RUN = click.option(
+    "--seed",
+    default=0,
+    type=SEED,
+    show_default=True,
+    help="Seed of the random number generators.",
+)
+FP32 = click.option("--fp32", is_flag=True, help="Compute in float32 instead of bfloat16.")
+
+
 def run_options(
     steps: int, batch: int, lr: float
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator with the options that every trainer has."""
-    options = (
-        click.option(
-            "--out",
-            required=True,
-            type=click.Path(path_type=Path, file_okay=False),
-            help="The folder of the training run.",
-        ),
+    own_defaults = (
         click.option(
             "--steps",
             default=steps,
@@ -110,24 +125,10 @@ def run_options(
             show_default=True,
             help="Peak learning rate.",
         ),
-        click.option(
-            "--minutes",
-            type=click.FloatRange(0, 1e6),
-            help="Stop after this many minutes; run the same command again to resume.",
-        ),
-        click.option(
-            "--seed",
-            default=0,
-            type=SEED,
-            show_default=True,
-            help="Seed of the random number generators.",
-        ),
-        DEVICE,
-        click.option("--fp32", is_flag=True, help="Compute in float32 instead of bfloat16."),
     )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
+        for option in reversed((OUT, *own_defaults, MINUTES, SEED_OF_RUN, DEVICE, FP32)):
             command = option(command)
         return command
 
@@ -445,9 +446,7 @@ def sr_command(
     """Train a super-resolution network on FACES."""
     if recipe is not None:
         check_data(recipe, features)
-    if features is None and (combiner is not None or options["identity"]):
-        reason = "--combiner and --identity need the features of the faces"
-        raise UsageError("train sr", reason, "give --features, which `train features` writes")
+    _check_features(features, needed=combiner is not None or bool(options["identity"]))
     opened = _faces(faces, identities)
     plan, device = _plan(
         options,
@@ -474,6 +473,12 @@ def sr_command(
     with explain_errors(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
+
+
+def _check_features(features: Path | None, needed: bool) -> None:
+    if needed and features is None:
+        reason = "--combiner and --identity need the features of the faces"
+        raise UsageError("train sr", reason, "give --features, which `train features` writes")
 
 
 @train_group.command("mean")

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fasr_video.case import log
 from fasr_video.case.case import Case
@@ -72,7 +71,7 @@ def files_named_as_in_a_case(folder: Path) -> dict[str, CaseFile]:
     return files
 
 
-def are_the_same_files(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+def are_the_same_files(first: Mapping[str, CaseFile], second: Mapping[str, CaseFile]) -> bool:
     """Return whether two tombstones list the same files, apart from files that `may_change`."""
     return _lasting_hashes(first) == _lasting_hashes(second)
 
@@ -91,8 +90,8 @@ def foreign_file(path: Path, what: str) -> IntegrityError:
     )
 
 
-def _lasting_hashes(files: Mapping[str, Any]) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in files.items() if not may_change(name)}
+def _lasting_hashes(files: Mapping[str, CaseFile]) -> dict[str, str]:
+    return {name: file.sha256 for name, file in files.items() if not may_change(name)}
 
 
 def _known_hashes(case: Case) -> dict[str, str]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from PIL import Image as Pictures
 
@@ -61,7 +60,7 @@ class Signatory:
         self,
         name: str,
         png: bytes,
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         drawn_from: tuple[str, bytes] | None,
     ) -> bytes:
         """Return the PNG with a manifest in it.
@@ -69,7 +68,7 @@ class Signatory:
         `drawn_from` is the picture that a reconstruction was drawn from: name and bytes.
         """
         agent = {"name": "fasr-video", "version": __version__}
-        action: dict[str, Any] = {
+        action: dict[str, object] = {
             "action": "c2pa.created",
             "digitalSourceType": metadata["digital_source_type"],
             "softwareAgent": agent,

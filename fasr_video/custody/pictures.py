@@ -10,14 +10,15 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image as Pictures
 
 from fasr_video.case.case import Case
 from fasr_video.case.document import frame_time, picture_origin, tracks
+from fasr_video.case.entries import FaceEntry, RestorationEntry, TrackEntry
 from fasr_video.case.results import encodings
 from fasr_video.case.tracks import read_face, require_integer
 from fasr_video.errors import CaseError
@@ -52,7 +53,7 @@ def export_pictures(
 def _export(
     case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None
 ) -> list[Path]:
-    by_name = {track["name"]: track for track in tracks(case)}
+    by_name = {track.name: track for track in tracks(case)}
     unknown = sorted(set(names) - by_name.keys())
     if unknown:
         reason = f"no such track; the case has {', '.join(by_name) or 'none'}"
@@ -71,30 +72,31 @@ def _export(
     return written
 
 
-def pictures_of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[ExportedPicture]:
+def pictures_of_track(case: Case, track: TrackEntry, redact: bool) -> Iterator[ExportedPicture]:
     """Yield the track's faces in the recording's own pixels, then its reconstructions."""
-    for face in (track["shown"], *track["auxiliaries"]):
-        if face is not None and face["native"] is not None:
-            yield _camera_picture(case, track, face, redact)
-    if track["restoration"] is not None:
-        yield from _reconstructions(case, track)
+    for face in track.kept_faces:
+        if face.native is not None:
+            yield _camera_picture(case, track, face, face.native, redact)
+    if track.restoration is not None:
+        yield from _reconstructions(case, track, track.restoration)
 
 
-def _reconstructions(case: Case, track: dict[str, Any]) -> Iterator[ExportedPicture]:
-    restoration = track["restoration"]
-    stored_pictures = {"sr": restoration["picture"], "disagreement": restoration["spread"]}
-    for number, sample in enumerate(restoration["samples"], 1):
+def _reconstructions(
+    case: Case, track: TrackEntry, restoration: RestorationEntry
+) -> Iterator[ExportedPicture]:
+    stored_pictures = {"sr": restoration.picture, "disagreement": restoration.spread}
+    for number, sample in enumerate(restoration.samples, 1):
         stored_pictures[f"sample{number}"] = sample
     left_out = {"what", "picture", "spread", "samples"}
-    settings = {key: restoration[key] for key in restoration.keys() - left_out}
-    frames = [frame_time(track, face) for face in (track["shown"], *track["auxiliaries"])]
-    made_with = encodings(case, track["id"])[track["id"]].provenance
+    settings = {key: value for key, value in asdict(restoration).items() if key not in left_out}
+    frames = [frame_time(track, face) for face in track.kept_faces]
+    made_with = encodings(case, track.id)[track.id].provenance
     for kind, stored in stored_pictures.items():
         if stored is None:
             continue
         metadata = picture_origin(case, track, stored) | {"frames": frames, "made_with": made_with}
         png = case.picture_bytes(Path(stored).stem)
-        yield _exported(f"{track['name']}-{kind}.png", png, BANNER, metadata | settings)
+        yield _exported(f"{track.name}-{kind}.png", png, BANNER, metadata | settings)
 
 
 def _signed(pictures: Iterator[ExportedPicture], signatory: Signatory) -> Iterator[ExportedPicture]:
@@ -110,15 +112,15 @@ def _signed(pictures: Iterator[ExportedPicture], signatory: Signatory) -> Iterat
 
 
 def _camera_picture(
-    case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool
+    case: Case, track: TrackEntry, face: FaceEntry, native: str, redact: bool
 ) -> ExportedPicture:
-    metadata = picture_origin(case, track, face["native"]) | frame_time(track, face)
-    metadata |= {"box": face["box"], "face": face["reason"]}
-    name = f"{track['name']}-{face['reason']}-frame{require_integer(face['frame'])}.png"
+    metadata = picture_origin(case, track, native) | frame_time(track, face)
+    metadata |= {"box": face.box, "face": face.reason}
+    name = f"{track.name}-{face.reason}-frame{require_integer(face.frame)}.png"
     if not redact:
-        return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, metadata)
+        return _exported(name, case.picture_bytes(Path(native).stem), CAMERA, metadata)
     buffer = io.BytesIO()
-    Pictures.fromarray(without_bystanders(case, read_face(case, face["face"]))).save(buffer, "PNG")
+    Pictures.fromarray(without_bystanders(case, read_face(case, face.face))).save(buffer, "PNG")
     return _exported(name, buffer.getvalue(), COVERED, metadata)
 
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
@@ -31,6 +30,7 @@ from fasr_video.case.results import stored_features
 from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, hold_lock, now
 from fasr_video.custody.contents import (
+    CaseFile,
     are_the_same_files,
     files_named_as_in_a_case,
     files_of_case,
@@ -89,7 +89,7 @@ class RetainedCase:
 
 
 @dataclass(frozen=True, slots=True)
-class CopySearch:
+class Copies:
     """Where copies were searched for, and the files that hold one."""
 
     folders: list[str]
@@ -97,16 +97,52 @@ class CopySearch:
     size: int
     unread: list[str]
     found: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CopySearch:
+    copies: Copies
     refused: dict[Path, str]
     """Cases whose pictures and vectors could not be read, with the reason. Their copies cannot be
     found."""
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstone:
+    """The content of purged.json."""
+
+    schema: str
+    version: str
+    state: str
+    """`removing`, or `removed`."""
+    case_id: str
+    made_at: str
+    begun_at: str
+    by: str
+    role: str
+    why: str
+    log_head: str
+    log_lines: int
+    encryption: dict[str, str] | None
+    plain_pictures_searched_for: bool
+    sources: list[str]
+    """SHA-256 of the footage."""
+    removed: dict[str, CaseFile]
+    copies: Copies
+    removed_at: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        values = asdict(self)
+        if self.removed_at is None:
+            del values["removed_at"]
+        return values
+
+
+@dataclass(frozen=True, slots=True)
 class PurgeResult:
     folder: Path
-    tombstone: dict[str, Any]
-    """Empty where the case was not removed."""
+    tombstone: Tombstone | None
+    """None where the case was not removed."""
     problem: str = ""
     """Why the case was not removed."""
 
@@ -140,14 +176,14 @@ def search_copies(cases: Sequence[RetainedCase], folders: Sequence[Path]) -> Cop
         except FasrError as error:
             refused[case.folder] = str(error)
     hits = traces.find_traces(readable, pieces)
-    return CopySearch(
+    copies = Copies(
         folders=[str(folder.resolve()) for folder in folders],
         files=hits.files,
         size=hits.size,
         unread=sorted(map(str, files - set(readable))),
         found=sorted({str(file) for file in hits.paths}),
-        refused=refused,
     )
+    return CopySearch(copies, refused)
 
 
 def _files_outside(cases: Sequence[RetainedCase], folders: Sequence[Path]) -> set[Path]:
@@ -163,7 +199,7 @@ def purge_all(
     """Purge the cases one by one. A case that cannot be removed does not stop the others."""
     for case in cases:
         problem = search.refused.get(case.folder, "")
-        tombstone: dict[str, Any] = {}
+        tombstone = None
         try:
             if not problem:
                 tombstone = purge(case, search, by, why, role)
@@ -172,12 +208,12 @@ def purge_all(
         yield PurgeResult(case.folder, tombstone, problem)
 
 
-def remaining_copies(tombstones: Iterable[dict[str, Any]]) -> list[str]:
+def remaining_copies(tombstones: Iterable[Tombstone]) -> list[str]:
     """Return the copies that these tombstones list and that still exist.
 
     This includes copies that a purge found which was killed after its search.
     """
-    listed = {path for tombstone in tombstones for path in tombstone["copies"]["found"]}
+    listed = {path for tombstone in tombstones for path in tombstone.copies.found}
     return sorted(path for path in listed if not is_gone(path))
 
 
@@ -190,47 +226,47 @@ def is_purged(folder: Path) -> bool:
     return (folder / TOMBSTONE).is_file() and not (folder / DATABASE).is_file()
 
 
-def read_tombstone(folder: Path) -> dict[str, Any]:
-    """Return the folder's tombstone as data; raise where it is damaged."""
+def read_tombstone(folder: Path) -> Tombstone:
+    """Return the folder's tombstone; raise where it is damaged."""
     path = folder / TOMBSTONE
     try:
         refuse_link(path)
         with explain_errors(folder):
-            tombstone: dict[str, Any] = json.loads(read_file(path))
-        texts = [tombstone[key] for key in ("state", "made_at", "begun_at", "why")]
-        texts += tombstone["copies"]["found"]
+            content = json.loads(read_file(path))
+        content["removed"] = {n: CaseFile(**file) for n, file in content["removed"].items()}
+        content["copies"] = Copies(**content["copies"])
+        stone = Tombstone(**content)
+        texts = [stone.state, stone.made_at, stone.begun_at, stone.why, *stone.copies.found]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a value that should be text is not")
-        sum(file.get("size", 0) for file in tombstone["removed"].values())
+        sum(file.size for file in stone.removed.values())
     except (OSError, *READ_ERRORS) as error:
         raise CaseError(
             path, f"a damaged tombstone ({error})", "look at the folder yourself"
         ) from error
-    return tombstone
+    return stone
 
 
-def purge(
-    case: RetainedCase, search: CopySearch, by: str, why: str, role: str = ""
-) -> dict[str, Any]:
+def purge(case: RetainedCase, search: CopySearch, by: str, why: str, role: str = "") -> Tombstone:
     """Remove all files of the case and return the tombstone that is left in its folder."""
     folder = case.folder
     with explain_errors(folder), hold_lock(folder):
         if not case.purge_begun:
-            _begin(folder, _new_tombstone(folder, search, by, why, as_role(role)))
+            _begin(folder, _new_tombstone(folder, search.copies, by, why, as_role(role)))
         tombstone = read_tombstone(folder)
         _remove_files(folder, tombstone)
-        tombstone |= {"state": "removed", "removed_at": now()}
+        tombstone = replace(tombstone, state="removed", removed_at=now())
         _write(folder, tombstone)
         (folder / LOCK).unlink()
     return tombstone
 
 
-def _remove_files(folder: Path, tombstone: Mapping[str, Any]) -> None:
+def _remove_files(folder: Path, tombstone: Tombstone) -> None:
     """Remove the files that the tombstone lists, the database first, and the empty folders."""
     files = files_named_as_in_a_case(folder)
     for name, file in files.items():
-        listed = tombstone["removed"].get(name, {}).get("sha256")
-        if not may_change(name) and listed != file.sha256:
+        listed = tombstone.removed.get(name)
+        if not may_change(name) and (listed is None or listed.sha256 != file.sha256):
             raise foreign_file(folder / name, "not what the tombstone lists")
     for name in sorted(files, key=lambda name: (not name.startswith(DATABASE), name)):
         (folder / name).unlink(missing_ok=may_change(name))
@@ -245,16 +281,16 @@ def _remove_files(folder: Path, tombstone: Mapping[str, Any]) -> None:
 def _retained_case(folder: Path) -> RetainedCase | None:
     """Return the case in this folder; None where it was purged."""
     try:
-        tombstone = read_tombstone(folder) if os.path.lexists(folder / TOMBSTONE) else {}
-        if tombstone and is_purged(folder):
-            if tombstone["state"] == "removed":
+        tombstone = read_tombstone(folder) if os.path.lexists(folder / TOMBSTONE) else None
+        if tombstone is not None and is_purged(folder):
+            if tombstone.state == "removed":
                 return None
-            return RetainedCase(folder, tombstone["made_at"], None, purge_begun=True)
+            return RetainedCase(folder, tombstone.made_at, None, purge_begun=True)
         with explain_errors(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = case.settings["case"].get("retention_days")
             last_logged = datetime.fromisoformat(log.newest_entries(case, 1)[0].at)
-            if tombstone:
+            if tombstone is not None:
                 _check_tombstone_beside_database(case, tombstone)
         made = datetime.fromisoformat(made_at)
         expires_at = None if days is None else made + timedelta(days=days)
@@ -265,10 +301,9 @@ def _retained_case(folder: Path) -> RetainedCase | None:
         return RetainedCase(folder, made_at, None, purge_begun=False)
 
 
-def _check_tombstone_beside_database(case: Case, tombstone: Mapping[str, Any]) -> None:
+def _check_tombstone_beside_database(case: Case, tombstone: Tombstone) -> None:
     """Raise unless a purge of this very state of the case wrote the tombstone."""
-    is_unfinished = tombstone["state"] == "removing"
-    if not is_unfinished or tombstone.get("log_head") != case.meta("log_head"):
+    if tombstone.state != "removing" or tombstone.log_head != case.meta("log_head"):
         raise foreign_file(case.folder / TOMBSTONE, "a tombstone, although the case still exists")
 
 
@@ -281,7 +316,7 @@ def _made_at(case: Case) -> str:
     return lines[0].at
 
 
-def _begin(folder: Path, tombstone: dict[str, Any]) -> None:
+def _begin(folder: Path, tombstone: Tombstone) -> None:
     """Write the tombstone, unless a killed purge of this very state wrote one.
 
     The earlier tombstone keeps who began the purge and why.
@@ -291,14 +326,12 @@ def _begin(folder: Path, tombstone: dict[str, Any]) -> None:
         _write(folder, tombstone)
         return
     earlier = read_tombstone(folder)
-    same_files = are_the_same_files(tombstone["removed"], earlier["removed"])
-    if not same_files or earlier.get("log_head") != tombstone["log_head"]:
+    same_files = are_the_same_files(tombstone.removed, earlier.removed)
+    if not same_files or earlier.log_head != tombstone.log_head:
         raise foreign_file(path, "a tombstone of another case, or of another state of this one")
 
 
-def _new_tombstone(
-    folder: Path, search: CopySearch, by: str, why: str, role: str
-) -> dict[str, Any]:
+def _new_tombstone(folder: Path, copies: Copies, by: str, why: str, role: str) -> Tombstone:
     with Case.open(folder, read_only=True) as case:
         problem = first_problem(case)
         if problem is not None:
@@ -307,32 +340,24 @@ def _new_tombstone(
                 f"it does not agree with its log ({problem}), so it was not removed",
                 "see `fasr-video verify`",
             )
-        files = files_of_case(case)
-        tombstone: dict[str, Any] = {
-            "schema": SCHEMA,
-            "version": __version__,
-            "state": "removing",
-            "case_id": case.meta("case_id"),
-            "made_at": _made_at(case),
-            "begun_at": now(),
-            "by": by,
-            "role": role,
-            "why": why,
-            "log_head": case.meta("log_head"),
-            "log_lines": log.entry_count(case),
-            "encryption": case.encryption,
-            "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
-            "sources": [source.sha256 for source in sources(case)],
-        }
-    tombstone["removed"] = {name: asdict(file) for name, file in files.items()}
-    tombstone["copies"] = {
-        "folders": search.folders,
-        "files": search.files,
-        "size": search.size,
-        "unread": search.unread,
-        "found": search.found,
-    }
-    return tombstone
+        return Tombstone(
+            schema=SCHEMA,
+            version=__version__,
+            state="removing",
+            case_id=case.meta("case_id"),
+            made_at=_made_at(case),
+            begun_at=now(),
+            by=by,
+            role=role,
+            why=why,
+            log_head=case.meta("log_head"),
+            log_lines=log.entry_count(case),
+            encryption=case.encryption,
+            plain_pictures_searched_for=case.encryption is None or given_key() is not None,
+            sources=[source.sha256 for source in sources(case)],
+            removed=files_of_case(case),
+            copies=copies,
+        )
 
 
 def identifying_bytes(folder: Path) -> list[bytes]:
@@ -367,7 +392,7 @@ def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
     yield base64.b64encode(piece)
 
 
-def _write(folder: Path, tombstone: Mapping[str, object]) -> None:
+def _write(folder: Path, tombstone: Tombstone) -> None:
     """Write the tombstone; it is on the disk when this returns."""
-    text = json.dumps(tombstone, indent=2, ensure_ascii=False)
+    text = json.dumps(tombstone.as_json(), indent=2, ensure_ascii=False)
     atomic_write_text(folder / TOMBSTONE, text)

@@ -123,7 +123,7 @@ def _settings(case: Case, restorer: Mapping[str, Any] | None) -> Settings:
     return Settings.model_validate(values)
 
 
-def _flat(provenance: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flat(provenance: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in provenance.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -111,21 +111,21 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
         else:
             pictures.append(array)
             paths.append(name)
-    if not pictures:
+    _check_paths(sources, paths, left_out)
+    block = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Faces(block, tuple(paths)), left_out
+
+
+def _check_paths(sources: Sequence[Path], paths: Sequence[str], left_out: Sequence[str]) -> None:
+    """Raise where no face was read, or two have the same path."""
+    names = ", ".join(map(str, sources))
+    if not paths:
         problem = left_out[0] if left_out else f"no picture ({', '.join(sorted(PICTURES))}) in it"
-        raise UsageError(
-            ", ".join(map(str, sources)),
-            f"no aligned face in it ({problem})",
-            "give folders or tar shards",
-        )
+        raise UsageError(names, f"no aligned face in it ({problem})", "give folders or tar shards")
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if repeated:
         reason = f"{repeated[0]} is in it more than once: two people would become one"
-        raise UsageError(
-            ", ".join(map(str, sources)), reason, "give sources whose IDENTITY/PHOTO paths differ"
-        )
-    block = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return Faces(block, tuple(paths)), left_out
+        raise UsageError(names, reason, "give sources whose IDENTITY/PHOTO paths differ")
 
 
 def name_people(faces: Faces, identities: str) -> Faces:

@@ -124,7 +124,7 @@ def choose_face(image: Image, detector: Detector, choice: Choice) -> Detections 
 
 
 def from_the_left(detections: Detections) -> Detections:
-    """Return the faces in the order of their numbers: by the centres of the boxes, from the left."""
+    """Return the faces in the order of their numbers: by the centres of the boxes from the left."""
     middle = detections.boxes[:, :2] + detections.boxes[:, 2:]
     return detections.take(np.lexsort((middle[:, 1], middle[:, 0])))
 

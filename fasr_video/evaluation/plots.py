@@ -83,7 +83,7 @@ def _curves(
     png: Path,
     curves: Curves,
     heads: tuple[str, str],
-    limits: Mapping[str, Any],
+    limits: Mapping[str, object],
     drawstyle: str = "default",
 ) -> None:
     """Write the curves as a figure, and their numbers as CSV beside it."""

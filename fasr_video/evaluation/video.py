@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fasr_video.boxes import iou_matrix
 from fasr_video.case import document
 from fasr_video.case.case import Case
+from fasr_video.case.last_search import last_search
 from fasr_video.case.results import photographs, probe_kinds
 from fasr_video.case.sources import sources
 from fasr_video.case.tracks import Face, all_faces, usable_tracks
@@ -289,22 +290,19 @@ class _TrackResult:
 
 
 def _track_results(case: Case, owners: Mapping[int, str | None]) -> list[_TrackResult]:
-    subjects, searched, probes = _subjects(case), case.searched(), probe_kinds(case)
-    most_candidates = 0 if searched is None else int(searched["question"]["candidates"])
+    subjects, searched, probes = _subjects(case), last_search(case), probe_kinds(case)
+    most_candidates = 0 if searched is None else int(searched.question["candidates"])
     results = []
     for track in document.tracks(case):
-        person, answer = owners.get(track["id"]), track["answer"]
+        person, answer = owners.get(track.id), track.answer
         if person is None or answer is None:
             continue
-        joined = [(c["subject"], float(c["score"])) for c in answer["joined"]]
-        lists = {
-            kind: [(c["subject"], float(c["cosine"])) for c in rows]
-            for kind, rows in answer["lists"].items()
-        }
+        joined = [(c.subject, c.score) for c in answer.joined]
+        lists = {}
+        for kind, hits in answer.lists.items():
+            lists[str(kind)] = [(hit.subject, hit.cosine) for hit in hits]
         # A case stores no row for an empty list.
-        empty: dict[str, list[tuple[str, float]]] = {
-            kind: [] for kind in probes.get(track["id"], ())
-        }
+        empty: dict[str, list[tuple[str, float]]] = {kind: [] for kind in probes.get(track.id, ())}
         all_lists = {**empty, **lists, "joined": joined}
         result = _TrackResult(
             person=person,
@@ -312,7 +310,7 @@ def _track_results(case: Case, owners: Mapping[int, str | None]) -> list[_TrackR
             lists=all_lists,
             subjects=len(subjects),
             most_candidates=most_candidates,
-            has_candidates=answer["verdict"] == "candidates",
+            has_candidates=answer.verdict == "candidates",
         )
         results.append(result)
     return results

@@ -343,7 +343,7 @@ class Calibration:
             raise InputError(path, f"an incomplete calibration ({error})", remedy) from error
 
 
-def _canonical(content: dict[str, Any]) -> bytes:
+def _canonical(content: Mapping[str, object]) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 

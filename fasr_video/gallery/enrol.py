@@ -122,21 +122,11 @@ def _enrol(
     _update_enrolled(gallery, plan)
     added, failed = _enrol_new(gallery, plan.new, detector, embedder, defaults, listen)
     problems = [*listing.problems, *unreadable, *plan.problems, *failed]
-    removed: list[str] = []
-    removal = None
-    if remove:
-        removed = [i.sha256 for i in gallery.images() if i.sha256 not in plan.present]
-    if removed:
-        why = f"not among the photographs of {readable_name(photos.name)} any more"
-        removal = gallery.remove(removed, why)
+    removed, removal = _remove_absent(gallery, plan, photos) if remove else ([], None)
     _store_problems(gallery, problems, unreachable, remove)
     if added or removed or plan.renamed:
-        counts = {
-            "added": added,
-            "removed": len(removed),
-            "renamed": len(plan.renamed),
-            "problems": len(problems),
-        }
+        counts = {"added": added, "removed": len(removed)}
+        counts |= {"renamed": len(plan.renamed), "problems": len(problems)}
         gallery.log("sync" if remove else "enrol", counts | {"detector": detector.fingerprint})
     return SyncReport(
         added=added,
@@ -147,6 +137,15 @@ def _enrol(
         warnings=(*listing.warnings, *_face_number_warnings(plan, defaults.choice)),
         removal=removal,
     )
+
+
+def _remove_absent(gallery: Gallery, plan: _Plan, photos: Path) -> tuple[list[str], Removal | None]:
+    """Remove the photographs that are not listed any more, and return their hashes."""
+    removed = [i.sha256 for i in gallery.images() if i.sha256 not in plan.present]
+    if not removed:
+        return [], None
+    why = f"not among the photographs of {readable_name(photos.name)} any more"
+    return removed, gallery.remove(removed, why)
 
 
 def _enrol_new(
@@ -310,17 +309,11 @@ def _enrol_batch(
     vectors = _embed(embedder, [face.aligned for _, _, face in usable])
     with gallery.transaction():
         for (entry, sha256, face), (feature, norm) in zip(usable, vectors, strict=True):
+            aligned = face.aligned if defaults.pictures else None
             photo = EnrolledPhoto(
-                sha256=sha256,
-                path=entry.path,
-                feature=feature,
-                norm=norm,
-                eye_px=face.eye_px,
-                score=face.score,
-                face=face.aligned if defaults.pictures else None,
-                source=entry.source,
-                authority=entry.authority,
+                sha256, entry.path, feature, norm, face.eye_px, face.score, aligned
             )
+            photo = replace(photo, source=entry.source, authority=entry.authority)
             gallery.add(entry.subject, photo, entry.note)
         gallery.set_problems(problems)
     return len(usable), problems
@@ -375,13 +368,7 @@ def migrate(
     images = gallery.images()
     missing = [i for i in images if not i.has_picture]
     if missing and not drop_missing:
-        paths = ", ".join(i.path for i in missing[:3]) + (", …" if len(missing) > 3 else "")
-        reason = f"{len(missing)} of {len(images)} photographs have no stored picture ({paths})"
-        remedy = (
-            "use --drop-missing and add them again, or enrol all into a new gallery;"
-            " nothing was changed"
-        )
-        raise UsageError(gallery.folder, reason, remedy)
+        raise _no_pictures(gallery, missing, len(images))
     with_picture = [i for i in images if i.has_picture]
     records = gallery.folder / "migrate.part"
     record_type = np.dtype(
@@ -413,6 +400,16 @@ def migrate(
         {"embedder": embedder.sha256, "images": len(with_picture), "dropped": len(missing)},
     )
     return len(with_picture), removal
+
+
+def _no_pictures(gallery: Gallery, missing: Sequence[GalleryImage], total: int) -> UsageError:
+    paths = ", ".join(i.path for i in missing[:3]) + (", …" if len(missing) > 3 else "")
+    reason = f"{len(missing)} of {total} photographs have no stored picture ({paths})"
+    remedy = (
+        "use --drop-missing and add them again, or enrol all into a new gallery;"
+        " nothing was changed"
+    )
+    return UsageError(gallery.folder, reason, remedy)
 
 
 def _read_records(

@@ -70,7 +70,7 @@ class Index:
         possible."""
         faiss = _faiss()
         with gallery.snapshot():
-            facts = index_provenance(gallery)
+            facts = index_facts(gallery)
             reason = reason_to_rebuild(gallery, facts, approximate_above)
             if reason is None:
                 try:
@@ -139,8 +139,21 @@ class _Built:
     measured: tuple[Measurement, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class IndexFacts:
+    """The facts about a gallery that its index has to match."""
+
+    gallery: str
+    generation: int
+    state: str
+    count: int
+    """Of templates."""
+    length: int
+    """Of a vector."""
+
+
 def reason_to_rebuild(
-    gallery: GalleryStore, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE
+    gallery: GalleryStore, facts: IndexFacts, approximate_above: int = APPROXIMATE_ABOVE
 ) -> str | None:
     """Return why the index on disk cannot be used for a gallery with these facts, or None."""
     folder = gallery.folder
@@ -149,9 +162,9 @@ def reason_to_rebuild(
     stamp = read_stamp(gallery)
     if stamp is None:
         return "its stamp is missing or damaged"
-    if any(stamp.get(key) != value for key, value in facts.items()):
+    if any(stamp.get(key) != value for key, value in asdict(facts).items()):
         return "the gallery has changed since it was made"
-    if bool(stamp["measured"]) != (facts["count"] > approximate_above):
+    if bool(stamp["measured"]) != (facts.count > approximate_above):
         return "it was made for another number of templates"
     try:
         return None if sha256_file(folder / INDEX_FILE) == stamp["sha256"] else DAMAGED
@@ -159,10 +172,10 @@ def reason_to_rebuild(
         return "there was none"
 
 
-def index_provenance(gallery: GalleryStore) -> dict[str, Any]:
-    """Return the facts about a gallery that its index has to match."""
-    state = {"gallery": gallery.id, "generation": gallery.generation, "state": gallery.state}
-    return state | {"count": gallery.count(), "length": gallery.length}
+def index_facts(gallery: GalleryStore) -> IndexFacts:
+    return IndexFacts(
+        gallery.id, gallery.generation, gallery.state, gallery.count(), gallery.length
+    )
 
 
 def read_stamp(gallery: GalleryStore) -> Any:
@@ -194,15 +207,15 @@ def rebuild(gallery: GalleryStore) -> None:
             Index.open(gallery)
 
 
-def _save(faiss: Any, gallery: GalleryStore, built: _Built, facts: dict[str, Any]) -> None:
+def _save(faiss: Any, gallery: GalleryStore, built: _Built, facts: IndexFacts) -> None:
     """Write the index and its stamp, where the folder is writable and nobody else changes the
     gallery.
 
     Otherwise data that another process removes meanwhile could come back to the disk.
     """
-    stamp = facts | {"kind": built.kind, "measured": [asdict(m) for m in built.measured]}
+    stamp = asdict(facts) | {"kind": built.kind, "measured": [asdict(m) for m in built.measured]}
     with gallery.sole_writer() as allowed:
-        if not allowed or index_provenance(gallery) != facts:
+        if not allowed or index_facts(gallery) != facts:
             return
         # FAISS raises a RuntimeError on a full disk.
         with suppress(OSError, RuntimeError, sqlite3.Error, EnvironmentFailure):

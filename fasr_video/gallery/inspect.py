@@ -95,10 +95,10 @@ def _pictures(gallery: GalleryStore) -> Check:
 def _index(gallery: GalleryStore) -> Check:
     result = Check("index against the database", gallery.count())
     result.remedy = f"delete {gallery.folder / INDEX_FILE}: the next search rebuilds it"
-    facts, stamp = index.index_provenance(gallery), index.read_stamp(gallery)
+    facts, stamp = index.index_facts(gallery), index.read_stamp(gallery)
     # Either kind of index is fine here; which one to use is decided when searching.
     reason = index.reason_to_rebuild(
-        gallery, facts, facts["count"] - bool(stamp and stamp["measured"])
+        gallery, facts, facts.count - bool(stamp and stamp["measured"])
     )
     if reason == index.DAMAGED:
         result.problems.append(f"{INDEX_FILE}: {reason}")

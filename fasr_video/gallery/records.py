@@ -118,3 +118,22 @@ class Removal:
     """Pieces of removed data that are still in files of the gallery; above 0 the removal failed."""
     shared: int
     """Pieces that photographs which stay have in common with the removed ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalLine:
+    """A removal as the gallery remembers it: subjects and photographs by the SHA-256 of their ids
+    alone."""
+
+    at: str
+    why: str
+    subjects_sha256: list[str]
+    images_sha256: list[str]
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryLogLine:
+    at: str
+    event: str
+    details: dict[str, object]

@@ -38,10 +38,12 @@ from fasr_video.gallery.records import (
     EnrolledPhoto,
     GalleryError,
     GalleryImage,
+    GalleryLogLine,
     Kind,
     PhotoOfAnother,
     Problem,
     Removal,
+    RemovalLine,
     Subject,
     Template,
     Vectors,
@@ -72,6 +74,7 @@ VALUES_PER_STATEMENT = 900  # most values in one SQL list
 FINISH_COMMAND = "run: fasr-video gallery check --finish GALLERY"
 PNG_HEADER_BYTES = 64  # nearly the same in all our PNG files
 
+# A database is compared with this text, line breaks included.
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE subject (id TEXT PRIMARY KEY, note TEXT NOT NULL, created TEXT NOT NULL) WITHOUT ROWID;
@@ -95,7 +98,9 @@ CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL,
 
 # Queries for rows that do not fit together.
 _ORPHANS = {
-    "subjects without a photograph": "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)",
+    "subjects without a photograph": (
+        "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)"
+    ),
     "photographs without a template": "SELECT sha256 FROM image WHERE id NOT IN "
     "(SELECT image FROM template WHERE image IS NOT NULL)",
     "templates of another subject than their photograph": "SELECT t.id FROM template t "
@@ -263,8 +268,9 @@ class GalleryStore:
     # Reading.
 
     def subjects(self) -> list[Subject]:
-        sql = """SELECT s.id, s.note, count(i.id), s.created FROM subject s LEFT JOIN image i ON i.subject = s.id
-                 GROUP BY s.id ORDER BY s.id"""
+        sql = """SELECT s.id, s.note, count(i.id), s.created
+            FROM subject s LEFT JOIN image i ON i.subject = s.id
+            GROUP BY s.id ORDER BY s.id"""
         return [Subject(*row) for row in self.query(sql)]
 
     def subject(self, name: str) -> Subject:
@@ -283,8 +289,8 @@ class GalleryStore:
         return next(iter(self._images("WHERE sha256 = ?", sha256)), None)
 
     def _images(self, where: str, *values: str) -> list[GalleryImage]:
-        sql = f"""SELECT id, subject, sha256, path, source, authority, eye_px, score, norm, added_at,
-                  picture_sha256 IS NOT NULL FROM image {where} ORDER BY id"""
+        sql = f"""SELECT id, subject, sha256, path, source, authority, eye_px, score, norm,
+            added_at, picture_sha256 IS NOT NULL FROM image {where} ORDER BY id"""
         return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in self.query(sql, values)]
 
     def select_images(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
@@ -382,8 +388,9 @@ class GalleryStore:
         templates = {}
         for start in range(0, len(all_ids), VALUES_PER_STATEMENT):
             part = all_ids[start : start + VALUES_PER_STATEMENT]
-            sql = f"""SELECT t.id, t.subject, t.kind, i.sha256 FROM template t LEFT JOIN image i ON i.id = t.image
-                      WHERE t.id IN ({_placeholders(part)})"""
+            sql = f"""SELECT t.id, t.subject, t.kind, i.sha256
+                FROM template t LEFT JOIN image i ON i.id = t.image
+                WHERE t.id IN ({_placeholders(part)})"""
             templates.update({row[0]: Template(*row) for row in self.query(sql, part)})
         return templates
 
@@ -432,19 +439,18 @@ class GalleryStore:
 
         return [problem for problem in self.problems() if is_about(problem)]
 
-    def removals(self) -> list[dict[str, Any]]:
-        """Return what was removed, when and why; subjects appear as the SHA-256 of their ids."""
+    def removals(self) -> list[RemovalLine]:
+        """Return what was removed, when and why."""
         rows = self.query("SELECT at, why, subjects, images, templates FROM removal ORDER BY id")
-        keys = ("at", "why", "subjects_sha256", "images_sha256", "templates")
         return [
-            dict(zip(keys, (at, why, json.loads(subjects), json.loads(images), count), strict=True))
+            RemovalLine(at, why, json.loads(subjects), json.loads(images), count)
             for at, why, subjects, images, count in rows
         ]
 
-    def log_lines(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return time, event and details of each log line."""
+    def log_lines(self) -> list[GalleryLogLine]:
+        """Return all lines of the log, from the oldest to the newest."""
         rows = self.query("SELECT at, event, details FROM log ORDER BY id")
-        return [(at, event, json.loads(details)) for at, event, details in rows]
+        return [GalleryLogLine(at, event, json.loads(details)) for at, event, details in rows]
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -735,8 +741,9 @@ class GalleryStore:
     def _pool(self, subject: str) -> bool:
         """Update a subject's pooled template; delete a subject without photographs and return
         False."""
-        sql = """SELECT t.vector, i.norm FROM template t JOIN image i ON i.id = t.image WHERE i.subject = ?
-                 ORDER BY i.id"""
+        sql = """SELECT t.vector, i.norm
+            FROM template t JOIN image i ON i.id = t.image WHERE i.subject = ?
+            ORDER BY i.id"""
         rows = self.query(sql, (subject,))
         self._db.execute("DELETE FROM template WHERE subject = ? AND kind = 'pooled'", (subject,))
         if len(rows) > 1:

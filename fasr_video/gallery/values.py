@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from fasr_video.schema import are_texts, is_number
+from fasr_video.schema import Row, are_texts, is_number
 
 NUMBERS = {"generation", "purge", "length"}
 # Most elements of a vector.
 LONGEST = 65_536
 QUERIES = {
     "a vector has another length than the gallery's": (
-        "SELECT 1 FROM template WHERE length(vector) <> 4 * (SELECT value FROM meta WHERE key = 'length')"
-        " OR length(sha256) <> 32 OR (kind = 'pooled') <> (image IS NULL) OR kind NOT IN ('single', 'pooled')"
+        "SELECT 1 FROM template"
+        " WHERE length(vector) <> 4 * (SELECT value FROM meta WHERE key = 'length')"
+        " OR length(sha256) <> 32 OR (kind = 'pooled') <> (image IS NULL)"
+        " OR kind NOT IN ('single', 'pooled')"
     ),
     "a row of image has values that fasr-video does not write": (
-        "SELECT 1 FROM image WHERE subject = '' OR (picture IS NULL) <> (picture_sha256 IS NULL) OR norm < 0"
+        "SELECT 1 FROM image"
+        " WHERE subject = '' OR (picture IS NULL) <> (picture_sha256 IS NULL) OR norm < 0"
     ),
 }
 
 
-def _meta(row: Mapping[str, Any]) -> bool:
+def _meta(row: Row) -> bool:
     if row["key"] not in NUMBERS:
         return True
     return 0 <= int(row["value"]) <= (LONGEST if row["key"] == "length" else 2**63)
 
 
-def _image(row: Mapping[str, Any]) -> bool:
+def _image(row: Row) -> bool:
     if row["landmarks"] is None:
         return True
     landmarks = json.loads(row["landmarks"])
@@ -37,11 +38,11 @@ def _image(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _removal(row: Mapping[str, Any]) -> bool:
+def _removal(row: Row) -> bool:
     return are_texts(json.loads(row["subjects"])) and are_texts(json.loads(row["images"]))
 
 
-def _log(row: Mapping[str, Any]) -> bool:
+def _log(row: Row) -> bool:
     return isinstance(json.loads(row["details"]), dict)
 
 

@@ -6,7 +6,9 @@ import re
 import struct
 from collections import deque
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -307,6 +309,24 @@ def _packets(
             return
 
 
+@dataclass(slots=True)
+class _SkippedFrames:
+    """Counts the frames of skipped packets, without those that a full run shows neither."""
+
+    first_shown: int
+    never_shown: int
+    count: int = 0
+
+    def add(self, packets: list[Packet[VideoStream]]) -> None:
+        for packet in packets:
+            if packet.is_discard:
+                continue
+            if self.never_shown and packet.pts is not None and packet.pts < self.first_shown:
+                self.never_shown -= 1
+            else:
+                self.count += 1
+
+
 def _skip_to(
     packets: Iterator[Packet[VideoStream]],
     start: int,
@@ -321,25 +341,13 @@ def _skip_to(
     full run either. The file is read from its beginning: seeking is inexact in MPEG-TS, and reading
     packets takes almost no time compared with decoding.
     """
-    skipped_frames = 0
+    skipped = _SkippedFrames(first_shown, never_shown)
     has_skipped = False
     held: list[Packet[VideoStream]] = []  # from the last packet that decoding may start at
-
-    def skip(left_out: list[Packet[VideoStream]]) -> None:
-        """Count the frames of these packets."""
-        nonlocal skipped_frames, never_shown
-        for packet in left_out:
-            if packet.is_discard:
-                continue
-            if never_shown and packet.pts is not None and packet.pts < first_shown:
-                never_shown -= 1
-            else:
-                skipped_frames += 1
-
     for packet in packets:
         is_before_start = packet.pts is not None and packet.pts <= start
         if packet.is_keyframe and is_before_start and _may_start(packet, stream):
-            skip(held)
+            skipped.add(held)
             has_skipped |= bool(held)
             held.clear()
         held.append(packet)
@@ -350,14 +358,9 @@ def _skip_to(
     if has_skipped and first_pts is not None:
         # HEVC's leading pictures follow their keyframe but are shown before it. No later picture
         # depends on them.
-        skip([p for p in held if p.pts is not None and p.pts < first_pts])
+        skipped.add([p for p in held if p.pts is not None and p.pts < first_pts])
         held = [p for p in held if p.pts is None or p.pts >= first_pts]
-
-    def rest() -> Iterator[Packet[VideoStream]]:
-        yield from held
-        yield from packets
-
-    return skipped_frames, rest()
+    return skipped.count, chain(held, packets)
 
 
 def _may_start(keyframe: Packet[VideoStream], stream: VideoStream) -> bool:
@@ -394,15 +397,7 @@ def _decode(
 
     Packets without a frame, because their references lie before the file, count as missing.
     """
-    context = stream.codec_context
-    # Frames that are not yielded yet: later packets may show that they are damaged.
-    held: deque[tuple[VideoFrame, bool]] = deque()
-    has_times = stream.container.format.name not in CONSTANT_RATE
-    # Without times: the dts of the packets, which the frames get in display order.
-    slots: deque[int] = deque()
-    damaged = False
-    suspects = 0  # frames that may be older than the damage
-    first_packets: list[_SentPacket] | None = []  # sent to the decoder before the first frame
+    decoding = _Decoding(stream, losses)
     for packet in packets:
         failed = packet.is_corrupt
         frames: list[VideoFrame] = []
@@ -412,37 +407,72 @@ def _decode(
             break
         except av.error.FFmpegError:
             failed = True
-        if not has_times and not failed and packet.dts is not None and packet.size:
-            slots.append(packet.dts)
-        if first_packets is not None and packet.size and not packet.is_discard:
-            pts = packet.pts if has_times else None
-            first_packets.append(_SentPacket(pts, packet.dts, bool(packet.is_keyframe)))
-        if first_packets and frames:
-            lost = _never_shown(first_packets, frames[0])
-            losses.missing_frames += len(lost)
-            lost_slots = {packet.dts for packet in lost}
-            slots = deque(slot for slot in slots if slot not in lost_slots)
-            damaged |= context.name in DRAWS_WITHOUT_REFERENCE and not frames[0].key_frame
-            first_packets = None
+        decoding.note_sent(packet, failed)
+        if frames:
+            decoding.note_first(frames[0])
         if failed or any(frame.is_corrupt for frame in frames):
-            losses.corrupt_packets += 1
-            # Frames that are held back for reordering may be older or younger than the damage. All
-            # of them count as damaged, and a keyframe among them does not end the damage.
-            held = deque((frame, True) for frame, _ in held)
-            damaged = True
-            suspects = context.reorder_depth + 1
+            decoding.note_damage()
         for frame in frames:
-            if damaged and frame.key_frame and suspects <= 0:
-                damaged = False
-            suspects -= 1
-            if not has_times:
-                frame.pts = slots.popleft() if slots else None
-            elif frame.pts is not None:
-                held = _with_wrong_times_damaged(held, frame.pts)
-            held.append((frame, damaged))
-        while len(held) > HELD_BACK:
-            yield held.popleft()
-    yield from held
+            decoding.hold(frame)
+        while len(decoding.held) > HELD_BACK:
+            yield decoding.held.popleft()
+    yield from decoding.held
+
+
+class _Decoding:
+    """The frames that are held back, and what is known of their times and of damage."""
+
+    def __init__(self, stream: VideoStream, losses: Losses) -> None:
+        self._context = stream.codec_context
+        self._losses = losses
+        self._has_times = stream.container.format.name not in CONSTANT_RATE
+        self.held: deque[tuple[VideoFrame, bool]] = deque()
+        """Frames, each with whether it is damaged. Later packets may show that they are."""
+        self._slots: deque[int] = deque()
+        """Without times: the dts of the packets, which the frames get in display order."""
+        self._damaged = False
+        self._suspects = 0
+        """Number of frames that may be older than the damage."""
+        self._first_packets: list[_SentPacket] | None = []
+        """Packets that were sent before the first frame; None after it."""
+
+    def note_sent(self, packet: Packet[VideoStream], failed: bool) -> None:
+        if not self._has_times and not failed and packet.dts is not None and packet.size:
+            self._slots.append(packet.dts)
+        if self._first_packets is not None and packet.size and not packet.is_discard:
+            pts = packet.pts if self._has_times else None
+            sent = _SentPacket(pts, packet.dts, bool(packet.is_keyframe))
+            self._first_packets.append(sent)
+
+    def note_first(self, frame: VideoFrame) -> None:
+        """Where this is the first frame, count the packets before it that give none."""
+        if not self._first_packets:
+            return
+        lost = _never_shown(self._first_packets, frame)
+        self._losses.missing_frames += len(lost)
+        lost_slots = {packet.dts for packet in lost}
+        self._slots = deque(slot for slot in self._slots if slot not in lost_slots)
+        self._damaged |= self._context.name in DRAWS_WITHOUT_REFERENCE and not frame.key_frame
+        self._first_packets = None
+
+    def note_damage(self) -> None:
+        self._losses.corrupt_packets += 1
+        # Frames that are held back for reordering may be older or younger than the damage. All of
+        # them count as damaged, and a keyframe among them does not end the damage.
+        self.held = deque((frame, True) for frame, _ in self.held)
+        self._damaged = True
+        self._suspects = self._context.reorder_depth + 1
+
+    def hold(self, frame: VideoFrame) -> None:
+        """Give the frame its time, and hold it back."""
+        if self._damaged and frame.key_frame and self._suspects <= 0:
+            self._damaged = False
+        self._suspects -= 1
+        if not self._has_times:
+            frame.pts = self._slots.popleft() if self._slots else None
+        elif frame.pts is not None:
+            self.held = _with_wrong_times_damaged(self.held, frame.pts)
+        self.held.append((frame, self._damaged))
 
 
 def _with_wrong_times_damaged(

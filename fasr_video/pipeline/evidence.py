@@ -6,11 +6,12 @@ the norm of its vector is a measure of how much something looks like a face.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fasr_video.case.entries import EvidenceEntry
 from fasr_video.configs.settings import SelectSettings, Settings, min_norm_for
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.types import Image
@@ -52,14 +53,14 @@ def uses_bundled_models(settings: Settings) -> bool:
     return builtin and detect.weights is None and recognise.weights is None
 
 
-def explain(evidence: Mapping[str, float]) -> str:
+def explain(evidence: EvidenceEntry) -> str:
     """Return why a track counts as no face, from its `evidence` in exports."""
-    score = f"{evidence['mean_score']:.3f}"
-    norm = f"{evidence['norm']:.2f}"
-    size = f"{evidence['eye_px']:.0f} px between the eyes"
+    score = f"{evidence.mean_score:.3f}"
+    norm = f"{evidence.norm:.2f}"
+    size = f"{evidence.eye_px:.0f} px between the eyes"
     return (
-        f"The detector was unsure (mean score {score}, less than {evidence['sure_score']:g}), and "
-        f"the embedder sees no face in it (norm {norm}, less than {evidence['min_norm']:g}, at "
+        f"The detector was unsure (mean score {score}, less than {evidence.sure_score:g}), and "
+        f"the embedder sees no face in it (norm {norm}, less than {evidence.min_norm:g}, at "
         f"{size}). Nothing was reconstructed, and nobody was searched for. "
         "Models can be wrong: its pictures are kept for people to judge."
     )

@@ -18,7 +18,14 @@ import torch
 from fasr_video.batch_size import PICTURES, batch_size_for
 from fasr_video.case import tracks
 from fasr_video.case.case import Case
-from fasr_video.case.results import Encoding, Reconstruction, digest, encodings, save_features
+from fasr_video.case.results import (
+    Drawing,
+    Encoding,
+    Reconstruction,
+    digest,
+    encodings,
+    save_features,
+)
 from fasr_video.case.sources import sources
 from fasr_video.case.tracks import Face, Track
 from fasr_video.checkpoint import find_device
@@ -43,7 +50,7 @@ from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance
 from fasr_video.sr.methods import ModelFiles, Options, Supports, find_method, open_restorer
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
-from fasr_video.types import Image
+from fasr_video.types import Image, shallow_dict
 
 # Tracks that are restored and stored together on a CPU; on a GPU there may be more.
 TOGETHER = 8
@@ -246,13 +253,13 @@ def write_restoration(
     """
     if restoration is None:
         return None
-    pictures = {"picture", "samples", "spread"}
-    provenance = {k: v for k, v in asdict(restoration).items() if k not in pictures}
-    provenance |= {"what": BANNER, "disagreement": float(restoration.spread.mean())}
-    note = png_note(provenance)
+    facts = shallow_dict(restoration)
+    del facts["picture"], facts["samples"], facts["spread"]
+    drawing = Drawing(**facts, what=BANNER, disagreement=float(restoration.spread.mean()))
+    note = png_note(asdict(drawing))
     samples = [case.write_picture(sample, note) for sample in restoration.samples]
     if len(samples) == 1:
-        return Reconstruction(track, samples[0], samples, None, provenance)
+        return Reconstruction(track, samples[0], samples, None, drawing)
     picture = case.write_picture(restoration.picture, note)
     spread = case.write_picture(heat(restoration.spread), note)
-    return Reconstruction(track, picture, samples, spread, provenance)
+    return Reconstruction(track, picture, samples, spread, drawing)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -23,8 +23,16 @@ from fasr_video import actors
 from fasr_video.batch_size import FRAMES, batch_size_for
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import reviewer_name
+from fasr_video.case.last_search import last_search
 from fasr_video.case.recording import Recording
-from fasr_video.case.sources import all_done, is_done, register_source, resume_point, set_recording
+from fasr_video.case.sources import (
+    SourceModels,
+    all_done,
+    is_done,
+    register_source,
+    resume_point,
+    set_recording,
+)
 from fasr_video.case.store import DATABASE, SETTINGS, only_writer
 from fasr_video.case.tracks import track_names
 from fasr_video.configs.settings import (
@@ -281,13 +289,12 @@ def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Se
     If the stage searches, the settings of the search are those of the last search.
     """
     with Case.open(folder, read_only=True) as case:
-        searched = case.searched()
-    last_search: Mapping[str, Any] = {}
+        searched = last_search(case)
+    question = {}
     if searched is not None and "search" in STAGES[stage]:
-        last_search = searched["question"]
+        question = searched.question
     search = [
-        f"search.{name}={json.dumps(value, ensure_ascii=False)}"
-        for name, value in last_search.items()
+        f"search.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in question.items()
     ]
     return load(str(folder / SETTINGS), (*search, *overrides))
 
@@ -369,7 +376,7 @@ def open_case(out: Path, settings: Settings) -> Case:
     return case
 
 
-def _changed_settings(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
+def _changed_settings(case: Case, chosen: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Return the names of settings that differ from those of the case.
 
     A setting that is newer than the case had its default. Batch sizes do not count: they depend on
@@ -421,17 +428,17 @@ def _run_source(job: _Job, footage: _Footage) -> bool:
     return True
 
 
-def _models_for_source(job: _Job) -> dict[str, object]:
+def _models_for_source(job: _Job) -> SourceModels:
     """Return which models decide what the case says of a source."""
     detector = job.models.detector
     embedder = job.models.encoder.embedder if uses_bundled_models(job.settings) else None
-    return {
-        "name": detector.name,
-        "model_sha256": detector.fingerprint,
-        "licence": detector.licence,
-        "landmarks": detector.has_landmarks,
-        "embedder": None if embedder is None else embedder.sha256,
-    }
+    return SourceModels(
+        name=detector.name,
+        model_sha256=detector.fingerprint,
+        licence=detector.licence,
+        landmarks=detector.has_landmarks,
+        embedder=None if embedder is None else embedder.sha256,
+    )
 
 
 class _SourceRun:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fasr_video.case import log, replay, results
 from fasr_video.case.case import Case
+from fasr_video.case.last_search import LastSearch, SearchedGallery, last_search, save_last_search
 from fasr_video.case.results import Photograph, conditioned_subjects, encodings
 from fasr_video.case.store import GALLERY
 from fasr_video.configs.settings import SearchSettings
@@ -107,8 +106,8 @@ def open_gallery(
 
 def last_gallery(case: Case) -> Path | None:
     """Return the folder of the gallery of the last search; None if there was no search."""
-    searched = case.searched()
-    return None if searched is None else case.folder / searched["gallery"]["folder"]
+    searched = last_search(case)
+    return None if searched is None else case.folder / searched.gallery.folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +157,13 @@ def search_all(
     usable = usable_calibration(settings, encoder.provenance())
     calibration = usable.calibration
     photographs = photographs_of(gallery)
-    search = _search_facts(case, gallery, encoder, settings, usable)
-    search |= {"photographs": replay.photographs_digest(photographs)}
-    if case.searched() == search and not outdated(case):
+    photographs_sha256 = replay.photographs_digest(photographs)
+    search = _search_facts(case, gallery, encoder, settings, usable, photographs_sha256)
+    if last_search(case) == search and not outdated(case):
         return False
     index = index or Index.open(gallery)
     searcher = Searcher(gallery, index, _query_settings(settings), calibration, usable.kinds)
-    tracks = search["tracks"]
+    tracks = search.tracks
     stored = encodings(case)
     features = results.all_features(case)
     subjects = conditioned_subjects(case)
@@ -177,7 +176,7 @@ def search_all(
         for track, answer in answers.items():
             remark = _remark(calibration, stored[track].side, subjects.get(track))
             results.add_answer(case, track, answer, remark)
-        case.set_meta("searched", json.dumps(search))
+        save_last_search(case, search)
         # The next search replaces these results; the log keeps which tracks had candidates.
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
         outcome = {
@@ -185,7 +184,7 @@ def search_all(
             "answers": replay.answer_digests(case),
             "leads": leads,
         }
-        case.log("searched", {**search, **outcome})
+        case.log("searched", {**asdict(search), **outcome})
     return True
 
 
@@ -207,41 +206,40 @@ def update_answers(case: Case, encoder: TrackEncoder) -> bool:
     Return whether there were any.
     """
     late = outdated(case)
-    searched = case.searched()
+    searched = last_search(case)
     if not late or searched is None:
         return False
     try:
-        with Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery:
-            if gallery.id != searched["gallery"]["id"]:
+        with Gallery.open(case.folder / searched.gallery.folder, read_only=True) as gallery:
+            if gallery.id != searched.gallery.id:
                 reason = "another gallery than the one that was searched"
                 raise GalleryError(gallery.folder, reason, "give --gallery")
             gallery.require_embedder(encoder.embedder)
-            settings = SearchSettings.model_validate(searched["question"])
+            settings = SearchSettings.model_validate(searched.question)
             return search_all(case, gallery, encoder, settings)
     except UsageError as error:
         _remove_answers(case, late, searched, f"{error.subject}: {error.reason}")
         return True
 
 
-def _remove_answers(
-    case: Case, tracks: Sequence[int], searched: Mapping[str, Any], why: str
-) -> None:
+def _remove_answers(case: Case, tracks: Sequence[int], searched: LastSearch, why: str) -> None:
     """Remove the results of these tracks; the log keeps that there were some."""
     conditioned_on = {
         track: subject
-        for track, subject in searched["conditioned_on"].items()
+        for track, subject in searched.conditioned_on.items()
         if int(track) not in tracks
     }
-    remaining = {
-        **searched,
-        "tracks": [track for track in searched["tracks"] if track not in tracks],
-        "conditioned_on": conditioned_on,
-    }
+    remaining = replace(
+        searched,
+        tracks=[track for track in searched.tracks if track not in tracks],
+        conditioned_on=conditioned_on,
+    )
     with case.transaction():
         replay.require_unchanged(case)
         results.clear_answers(case, tracks)
-        case.set_meta("searched", json.dumps(remaining))
-        case.log("answers taken out", {"tracks": tracks, "why": why, "searched": remaining})
+        save_last_search(case, remaining)
+        details = {"tracks": tracks, "why": why, "searched": asdict(remaining)}
+        case.log("answers taken out", details)
 
 
 def _query_settings(settings: SearchSettings) -> SearchOptions:
@@ -254,30 +252,32 @@ def _search_facts(
     encoder: TrackEncoder,
     settings: SearchSettings,
     usable: UsableCalibration,
-) -> dict[str, Any]:
-    """Return all that the results of a search depend on, as JSON that the case stores."""
+    photographs: str,
+) -> LastSearch:
+    """Return all that the results of a search depend on."""
     calibration = usable.calibration
     people = len(gallery.subjects())
     # The case's own gallery moves with the case.
     is_own = gallery.folder == case.folder / GALLERY
-    return {
-        "gallery": {
-            "id": gallery.id,
-            "generation": gallery.generation,
-            "state": gallery.state,
-            "people": people,
-            "templates": gallery.count(),
-            "folder": GALLERY if is_own else str(gallery.folder.absolute()),
-        },
-        "models": encoder.provenance(),
-        "question": settings.model_dump(mode="json"),
-        "calibration": None if calibration is None else calibration.sha256,
-        "remarks": [*usable.remarks, *(calibration.warnings(people) if calibration else [])],
-        "conditioned_on": {
+    return LastSearch(
+        gallery=SearchedGallery(
+            id=gallery.id,
+            generation=gallery.generation,
+            state=gallery.state,
+            people=people,
+            templates=gallery.count(),
+            folder=GALLERY if is_own else str(gallery.folder.absolute()),
+        ),
+        models=encoder.provenance(),
+        question=settings.model_dump(mode="json"),
+        calibration=None if calibration is None else calibration.sha256,
+        remarks=[*usable.remarks, *(calibration.warnings(people) if calibration else [])],
+        conditioned_on={
             str(track): subject for track, subject in conditioned_subjects(case).items()
         },
-        "tracks": [*encodings(case)],
-    }
+        tracks=[*encodings(case)],
+        photographs=photographs,
+    )
 
 
 def _remark(calibration: Calibration | None, side: int, subject: str | None) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
+from fasr_video.case.entries import TrackEntry
 from fasr_video.provenance import with_note
 from fasr_video.report.pictures import TrackPictures
 from fasr_video.report.words import BANNER, NOTICE
@@ -38,18 +38,18 @@ no lead.
 """
 
 
-def picture_files(track: dict[str, Any], pictures: TrackPictures) -> Iterator[tuple[str, bytes]]:
+def picture_files(track: TrackEntry, pictures: TrackPictures) -> Iterator[tuple[str, bytes]]:
     """Yield the path in the folder and the bytes of each picture of a track."""
     natives = {}
     for face, picture in pictures.natives.items():
         data = with_note(picture.data, pictures.metadata[face], pictures.what)
         natives[face] = replace(picture, data=data)
     auxiliaries = {
-        f"aux{n:02d}_native": natives[a["face"]] for n, a in enumerate(track["auxiliaries"], 1)
+        f"aux{n:02d}_native": natives[a.face] for n, a in enumerate(track.auxiliaries, 1)
     }
     samples = {f"SYNTHETIC_sample{n}": sample for n, sample in enumerate(pictures.samples, 1)}
     by_name = {
-        "lr0_native": natives.get(track["shown"]["face"]) if track["shown"] else None,
+        "lr0_native": natives.get(track.shown.face) if track.shown else None,
         "lr0_canonical": pictures.lr0,
         **auxiliaries,
         "bicubic": pictures.bicubic,
@@ -60,4 +60,4 @@ def picture_files(track: dict[str, Any], pictures: TrackPictures) -> Iterator[tu
     }
     for name, exported in by_name.items():
         if exported is not None:
-            yield f"pictures/{track['name']}_{name}.png", exported.data
+            yield f"pictures/{track.name}_{name}.png", exported.data

@@ -12,11 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from fasr_video.case.case import Case
-from fasr_video.case.document import certainty_note, decided_subject, picture_name
+from fasr_video.case.entries import (
+    SourceEntry,
+    TrackEntry,
+    certainty_note,
+    decided_subject,
+    picture_name,
+)
 from fasr_video.case.recording import clock_correction
 from fasr_video.console import clock
 from fasr_video.report import pictures, words
-from fasr_video.report.document import standing
+from fasr_video.report.document import Report, ReportFace, ReportTrack
 from fasr_video.report.photographs import Photographs
 from fasr_video.report.pictures import Picture, TrackPictures
 from fasr_video.types import REASON_TEXT
@@ -37,28 +43,28 @@ POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'
 
 
 def track_page(
-    report: Mapping[str, Any],
+    report: Report,
     index: int,
     track_pictures: TrackPictures,
     photographs: Photographs,
 ) -> str:
     """Return the page of the track at this index of the report's tracks."""
-    tracks = report["tracks"]
+    tracks = report.tracks
     before = tracks[index - 1] if index else None
     after = tracks[index + 1] if index + 1 < len(tracks) else None
     values = _track_values(report, tracks[index], track_pictures, photographs)
     return _TEMPLATES.get_template("track.html").render(values, before=before, after=after)
 
 
-def case_page(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -> str:
+def case_page(report: Report, thumbnails: Mapping[str, Picture | None]) -> str:
     """Return the page of the case."""
     return _TEMPLATES.get_template("case.html").render(
-        _case_values(report, thumbnails), href=lambda t: t["page"]
+        _case_values(report, thumbnails), href=lambda t: t.page
     )
 
 
 def print_document(
-    report: Mapping[str, Any],
+    report: Report,
     case: Case,
     thumbnails: Mapping[str, Picture | None],
     photographs: Photographs,
@@ -67,66 +73,61 @@ def print_document(
     """Return case and tracks in one document, for print."""
     part = _TEMPLATES.get_template("track_parts.html")
     parts = []
-    for track in report["tracks"]:
+    for track in report.tracks:
         track_pictures = pictures.of_track(case, track, redact)
         html = part.render(_track_values(report, track, track_pictures, photographs))
-        parts.append({"name": track["name"], "html": Markup(html)})
+        parts.append({"name": track.name, "html": Markup(html)})
     values = _case_values(report, thumbnails)
     return _TEMPLATES.get_template("pdf.html").render(
-        values, parts=parts, href=lambda t: f"#{t['name']}"
+        values, parts=parts, href=lambda t: f"#{t.name}"
     )
 
 
-def thumbnail_of(track: Mapping[str, Any], track_pictures: TrackPictures) -> Picture | None:
+def thumbnail_of(track: TrackEntry, track_pictures: TrackPictures) -> Picture | None:
     """Return the track's picture for the page of the case: LR0 as the camera recorded it."""
-    if track["shown"] is None:
-        return None
-    return track_pictures.thumbnails.get(track["shown"]["face"])
+    return None if track.shown is None else track_pictures.thumbnails.get(track.shown.face)
 
 
-def _case_values(
-    report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]
-) -> dict[str, Any]:
-    tracks = report["tracks"]
-    states = [t["state"] for t in tracks]
+def _case_values(report: Report, thumbnails: Mapping[str, Picture | None]) -> dict[str, object]:
+    tracks = report.tracks
+    states = [t.state for t in tracks]
     tiles = [
-        ("sources", len(report["sources"])),
-        ("frames searched", sum(s["frames_looked_at"] for s in report["sources"])),
-        ("faces found", sum(report["faces_by_reason"].values())),
+        ("sources", len(report.sources)),
+        ("frames searched", sum(s.frames_looked_at for s in report.sources)),
+        ("faces found", sum(report.faces_by_reason.values())),
         ("tracks", len(tracks)),
         ("with candidates", states.count("candidates")),
         ("unknown", states.count("unknown")),
         ("insufficient quality", states.count("insufficient")),
         ("not a face", states.count("not a face")),
         ("not searched", states.count("not searched")),
-        ("undecided", sum(not standing(t) for t in tracks)),
+        ("undecided", sum(not t.standing for t in tracks)),
     ]
     lost = {}
     for kind in words.LOSSES:
-        lost[kind] = sum(source["losses"].get(kind, 0) for source in report["sources"])
+        lost[kind] = sum(source.losses.get(kind, 0) for source in report.sources)
     return {
         "report": report,
         "tiles": tiles,
         "lost": _losses(lost),
         "thumbnails": thumbnails,
-        "by_name": {t["name"]: t for t in tracks},
-        "by_id": {t["id"]: t["name"] for t in tracks},
+        "by_name": {t.name: t for t in tracks},
+        "by_id": {t.id: t.name for t in tracks},
     }
 
 
 def _track_values(
-    report: Mapping[str, Any],
-    track: dict[str, Any],
+    report: Report,
+    track: ReportTrack,
     track_pictures: TrackPictures,
     photographs: Photographs,
-) -> dict[str, Any]:
-    source = next(s for s in report["sources"] if s["sha256"] == track["source_sha256"])
-    faces = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
-    faces.sort(key=lambda face: face["frame"])
-    candidates = track["answer"]["joined"] if track["answer"] else []
+) -> dict[str, object]:
+    source = next(s for s in report.sources if s.sha256 == track.source_sha256)
+    faces = sorted(track.kept_faces, key=lambda face: face.frame)
+    candidates = track.answer.joined if track.answer else []
     supported = {}
     for kind in words.PROBES:
-        supported[kind] = {c["subject"] for c in candidates if kind in c["support"]}
+        supported[kind] = {c.subject for c in candidates if kind in c.support}
     return {
         "report": report,
         "t": track,
@@ -139,23 +140,23 @@ def _track_values(
 
 
 def _timeline(
-    track: Mapping[str, Any], source: Mapping[str, Any], faces: list[dict[str, Any]]
-) -> dict[str, Any]:
+    track: ReportTrack, source: SourceEntry, faces: list[ReportFace]
+) -> dict[str, object]:
     """Return where track and faces lie in the footage, in thousandths of its length."""
-    length: float = max(_duration(source), track["end_seconds"], 1e-9)
+    length = max(_duration(source), track.end_seconds, 1e-9)
 
     def position(seconds: float) -> float:
         return round(1000 * seconds / length, 1)
 
-    left, right = position(track["start_seconds"]), position(track["end_seconds"])
+    left, right = position(track.start_seconds), position(track.end_seconds)
     ticks = []
     for face in faces:
-        ticks.append({"x": min(997.0, position(face["seconds"])), "lr0": face["reason"] == "lr0"})
+        ticks.append({"x": min(997.0, position(face.seconds)), "lr0": face.reason == "lr0"})
     return {"length": length, "left": left, "width": max(2.0, right - left), "ticks": ticks}
 
 
-def _duration(source: Mapping[str, Any]) -> float:
-    declared = source["info"]["duration"]
+def _duration(source: SourceEntry) -> float:
+    declared = source.info["duration"]
     if declared is None:
         return 0.0
     numerator, _, denominator = str(declared).partition("/")
@@ -233,7 +234,6 @@ def _templates() -> Environment:
         "number": _number,
         "losses": _losses,
         "hashes": _hashes,
-        "standing": standing,
         "decided_subject": decided_subject,
         "cosine": "{:.3f}".format,
         "percent": lambda share: f"{share:.0%}".replace("%", " %"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fasr_video.case.case import Case
+from fasr_video.case.last_search import LastSearch
 from fasr_video.case.results import photographs as photographs_of
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryError
@@ -67,7 +67,7 @@ class Photographs:
 
 @contextmanager
 def photographs(
-    case: Case, searched: dict[str, Any] | None, wanted: bool, redact: bool = False
+    case: Case, searched: LastSearch | None, wanted: bool, redact: bool = False
 ) -> Iterator[Photographs]:
     """Open the gallery that the case was searched in.
 
@@ -77,15 +77,15 @@ def photographs(
         remark = "" if searched is None else "Photographs were left out of this report."
         yield Photographs(None, remark)
         return
-    searched_gallery = searched["gallery"]
+    searched_gallery = searched.gallery
     try:
-        gallery = Gallery.open(case.folder / searched_gallery["folder"], read_only=True)
+        gallery = Gallery.open(case.folder / searched_gallery.folder, read_only=True)
     except GalleryError as error:
         remark = f"No photographs are shown: the gallery is not available ({error.reason})."
         yield Photographs(None, remark)
         return
     with gallery:
-        if gallery.id != searched_gallery["id"]:
+        if gallery.id != searched_gallery.id:
             yield Photographs(
                 None, "No photographs are shown: the searched gallery was replaced by another one."
             )
@@ -96,6 +96,6 @@ def photographs(
                 if photo.problem is None and photo.sha256
             }
             remarks = ["The photographs are pixelated."] if redact else []
-            if gallery.state != searched_gallery["state"]:
+            if gallery.state != searched_gallery.state:
                 remarks.append("The gallery has changed since the case was searched.")
             yield Photographs(gallery, " ".join(remarks), listed, redact)

@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 
 from fasr_video.case.case import Case
 from fasr_video.case.document import frame_time, picture_origin
+from fasr_video.case.entries import TrackEntry
 from fasr_video.case.tracks import read_face
 from fasr_video.pictures import decoded, opened
 from fasr_video.pipeline.restore import track_faces
@@ -75,19 +76,15 @@ class TrackPictures:
     """CAMERA, or COVERED where other people are pixelated."""
 
 
-def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPictures:
+def of_track(case: Case, track: TrackEntry, redact: bool = False) -> TrackPictures:
     """Return the pictures of a track.
 
     With `redact`, every other face of its frames is pixelated in all that shows the camera's
     pixels.
     """
-    faces = [
-        face
-        for face in (track["shown"], *track["auxiliaries"])
-        if face is not None and face["native"] is not None
-    ]
+    faces = [face for face in track.kept_faces if face.native is not None]
     metadata = {
-        f["face"]: picture_origin(case, track, f["native"]) | frame_time(track, f) for f in faces
+        f.face: picture_origin(case, track, str(f.native)) | frame_time(track, f) for f in faces
     }
     if redact:
         natives = {
@@ -96,26 +93,22 @@ def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPi
         }
         aligned = natives
     else:
-        natives = {f["face"]: stored(case, f["native"]) for f in faces}
-        aligned = {f["face"]: stored(case, f["aligned"]) for f in faces}
+        natives = {face.face: stored(case, str(face.native)) for face in faces}
+        aligned = {face.face: stored(case, str(face.aligned)) for face in faces}
     thumbnails = {face: thumbnail(picture, xmp(PROCESSED)) for face, picture in aligned.items()}
     lr0 = bicubic = average = None
     if faces:
         lr0, bicubic, average = _classical(case, track, list(metadata.values()), redact)
-    restoration: Mapping[str, Any] = track["restoration"] or {
-        "picture": None,
-        "samples": (),
-        "spread": None,
-    }
-    picture, spread = restoration["picture"], restoration["spread"]
+    made = track.restoration
+    spread = None if made is None else made.spread
     return TrackPictures(
         natives=natives,
         thumbnails=thumbnails,
         lr0=lr0,
         bicubic=bicubic,
         average=average,
-        reconstruction=None if picture is None else stored(case, picture),
-        samples=tuple(stored(case, sample) for sample in restoration["samples"]),
+        reconstruction=None if made is None else stored(case, made.picture),
+        samples=tuple(stored(case, sample) for sample in (made.samples if made else ())),
         spread=None if spread is None else stored(case, spread),
         metadata=metadata,
         what=COVERED if redact else CAMERA,
@@ -147,13 +140,13 @@ def photograph(image: Image) -> Picture:
 
 
 def _classical(
-    case: Case, track: dict[str, Any], sources: list[dict[str, object]], redact: bool
+    case: Case, track: TrackEntry, sources: list[dict[str, object]], redact: bool
 ) -> tuple[Picture, Picture, Picture | None]:
     """Return LR0 in the canonical frame, its bicubic enlargement, and the mean of all faces.
 
     Nothing here is learned. `sources` is the metadata of the faces, LR0 first.
     """
-    faces = track_faces(case, track["id"], pixels=without_bystanders if redact else None)
+    faces = track_faces(case, track.id, pixels=without_bystanders if redact else None)
     bicubic = as_image(enlarge(as_tensor([faces.small]), CANONICAL_SIDE)[0])
 
     def processed(image: Image, processing: str, made_of: list[dict[str, object]]) -> Picture:

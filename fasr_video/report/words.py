@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fasr_video.case.document import track_state
+from fasr_video.case.entries import AnswerEntry, TrackEntry, track_state
+from fasr_video.case.last_search import LastSearch
 from fasr_video.pipeline.evidence import explain
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -75,49 +74,48 @@ LIMITS = (
 )
 
 
-def verdict(track: dict[str, Any], searched: dict[str, Any] | None) -> tuple[str, str]:
+def verdict(track: TrackEntry, searched: LastSearch | None) -> tuple[str, str]:
     """Return the verdict on a track in a few words, and the reason."""
     state = track_state(track)
-    answer = track["answer"]
+    answer = track.answer
     if state == "insufficient":
         return "Insufficient quality", _why_insufficient(track)
-    if state == "not a face":
-        return "Not a face", explain(track["evidence"])
+    if state == "not a face" and track.evidence is not None:
+        return "Not a face", explain(track.evidence)
     if answer is None or searched is None:
         return "Not searched", "Its faces are usable, but no gallery was searched."
     if state == "unknown":
         return _unknown(answer, searched)
-    passing = [c for c in answer["joined"] if c["passes"]]
+    passing = answer.passing
     headline = "Candidates: 1 lead" if len(passing) == 1 else f"Candidates: {len(passing)} leads"
-    why = f"Above the threshold of {answer['threshold']:.2f}, {_meaning(answer, searched)}."
-    if all(c["only_sr"] for c in passing):
+    why = f"Above the threshold of {answer.threshold:.2f}, {_meaning(answer, searched)}."
+    if all(candidate.only_sr for candidate in passing):
         why += " Only the reconstruction supports this: the weakest of leads."
     return headline, why
 
 
-def _why_insufficient(track: dict[str, Any]) -> str:
-    reason = track["verdict_reason"]
-    sightings = track["sightings"]
+def _why_insufficient(track: TrackEntry) -> str:
+    reason = track.verdict_reason
     text = REASON_TEXT[Reason(reason)] if reason else "none of its faces is usable"
-    count = track["faces_by_reason"].get(reason, sightings)
-    return f"{count} of {sightings} sightings: {text}. There was no reconstruction and no search."
+    count = track.faces_by_reason.get(reason, track.sightings)
+    sightings = f"{count} of {track.sightings} sightings"
+    return f"{sightings}: {text}. There was no reconstruction and no search."
 
 
-def _unknown(answer: dict[str, Any], searched: dict[str, Any]) -> tuple[str, str]:
-    if answer["threshold"] is None:
+def _unknown(answer: AnswerEntry, searched: LastSearch) -> tuple[str, str]:
+    if answer.threshold is None:
         return "Unknown", "Its scores are not calibrated, so nobody can pass a threshold."
-    nearest = max((c["score"] for c in answer["joined"]), default=None)
+    nearest = max((candidate.score for candidate in answer.joined), default=None)
     highest = "" if nearest is None else f" The highest score is {nearest:.2f}."
-    threshold = f"{answer['threshold']:.2f}, {_meaning(answer, searched)}"
+    threshold = f"{answer.threshold:.2f}, {_meaning(answer, searched)}"
     return "Unknown", f"Nobody in the gallery passes the threshold of {threshold}.{highest}"
 
 
-def _meaning(answer: dict[str, Any], searched: dict[str, Any]) -> str:
+def _meaning(answer: AnswerEntry, searched: LastSearch) -> str:
     """Return what the threshold means, in words."""
-    percent = 100 * searched["question"]["fpir"]
-    templates = searched["gallery"]["templates"]
+    percent = 100 * searched.question["fpir"]
     text = f"set so that {percent:g} % of strangers' searches pass it"
-    text += f" in a gallery of {templates} templates"
-    if answer["extrapolated"]:
+    text += f" in a gallery of {searched.gallery.templates} templates"
+    if answer.extrapolated:
         text += "; it lies beyond what the calibration's data can support"
     return text

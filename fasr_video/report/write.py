@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
-from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, table_row
+from fasr_video.case.document import TRACK_COLUMNS, csv_of, table_row
+from fasr_video.case.entries import DecisionEntry, decided_subject
 from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import (
@@ -24,7 +25,7 @@ from fasr_video.files import (
     sync_folder,
 )
 from fasr_video.report import pages, pictures
-from fasr_video.report.document import as_report, standing
+from fasr_video.report.document import Report, as_report
 from fasr_video.report.folder import README, picture_files
 from fasr_video.report.pdf import find_weasyprint, write_pdf
 from fasr_video.report.photographs import Photographs, photographs
@@ -77,8 +78,8 @@ def write_report(
     if "pdf" in formats:
         find_weasyprint()
     with Case.open(folder, read_only=True) as case, explain_errors(out), case.snapshot():
-        report = as_report(case) | {"redacted": redact}
-        with photographs(case, report["searched"], with_photographs, redact) as people:
+        report = as_report(case, redact)
+        with photographs(case, report.searched, with_photographs, redact) as people:
             target = _Target(out)
             for name, data in _files(case, report, people, formats, redact):
                 target.put(name, data)
@@ -122,18 +123,18 @@ Content = bytes | Callable[[Path], object]
 
 
 def _files(
-    case: Case, report: dict[str, Any], people: Photographs, formats: Sequence[str], redact: bool
+    case: Case, report: Report, people: Photographs, formats: Sequence[str], redact: bool
 ) -> Iterator[tuple[str, Content]]:
     """Yield name and content of each file of the report."""
     thumbnails: dict[str, Picture | None] = {}
-    for index, track in enumerate(report["tracks"]):
+    for index, track in enumerate(report.tracks):
         if not {"html", "pdf", "folder"} & set(formats):
             break  # the other formats show no pictures
         track_pictures = pictures.of_track(case, track, redact)
-        thumbnails[track["name"]] = pages.thumbnail_of(track, track_pictures)
+        thumbnails[track.name] = pages.thumbnail_of(track, track_pictures)
         if "html" in formats:
             page = pages.track_page(report, index, track_pictures, people)
-            yield track["page"], page.encode()
+            yield track.page, page.encode()
         if "folder" in formats:
             yield from picture_files(track, track_pictures)
     if "html" in formats:
@@ -146,27 +147,27 @@ def _files(
     if {"csv", "folder"} & set(formats):
         yield TABLE, _table(report).encode()
     if {"json", "html", "folder"} & set(formats):
-        yield DOCUMENT, json.dumps(report, indent=2, ensure_ascii=False).encode()
+        yield DOCUMENT, json.dumps(asdict(report), indent=2, ensure_ascii=False).encode()
 
 
-def _table(report: dict[str, Any]) -> str:
+def _table(report: Report) -> str:
     """Return tracks.csv: the table of `export` with camera, time of day and decisions."""
     lines = []
-    for track in report["tracks"]:
-        wall = track["wall"] or {}
+    for track in report.tracks:
         line = {name: value for name, value in table_row(track).items() if name in TRACK_COLUMNS}
-        line["camera"] = track["camera"]
-        line["wall_start"] = wall.get("start")
-        line["wall_end"] = wall.get("end")
-        line["wall_uncertainty_seconds"] = wall.get("uncertainty_seconds")
-        line["decisions"] = "; ".join(_decision(decision) for decision in standing(track))
+        line["camera"] = track.camera
+        if track.wall is not None:
+            line["wall_start"] = track.wall["start"]
+            line["wall_end"] = track.wall["end"]
+            line["wall_uncertainty_seconds"] = track.wall["uncertainty_seconds"]
+        line["decisions"] = "; ".join(_decision(decision) for decision in track.standing)
         lines.append(line)
     return csv_of((*TRACK_COLUMNS, *EXTRA_COLUMNS), lines)
 
 
-def _decision(decision: dict[str, Any]) -> str:
-    by = name_with_role(decision["by"], decision["role"])
-    text = f"{decision['verdict']} {decided_subject(decision)} by {by}"
+def _decision(decision: DecisionEntry) -> str:
+    by = name_with_role(decision.by, decision.role)
+    text = f"{decision.verdict} {decided_subject(decision)} by {by}"
     return text.replace("  ", " ")  # a decision without a subject
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.actors import USUAL_ROLES
-from fasr_video.case.document import certainty_note, picture_name
+from fasr_video.case.entries import certainty_note, picture_name
 from fasr_video.console import clock
 from fasr_video.errors import FasrError
 from fasr_video.pipeline.evidence import explain
@@ -50,7 +49,7 @@ def make_app(
     app.register_blueprint(actions.actions)
 
     @app.context_processor
-    def template_values() -> dict[str, Any]:
+    def template_values() -> dict[str, object]:
         return {
             "csrf": session.get("csrf", ""),
             "by": session.get("by", ""),
@@ -59,6 +58,11 @@ def make_app(
             "cases": cases,
         }
 
+    _add_error_pages(app)
+    return app
+
+
+def _add_error_pages(app: Flask) -> None:
     @app.errorhandler(FasrError)
     def failed(error: FasrError) -> tuple[str, int]:
         page = render_template("message.html", title="That did not work", message=str(error))
@@ -74,5 +78,3 @@ def make_app(
         """Answer an address or a form with a number larger than any that the case can hold."""
         message = "No such page, track or link."
         return render_template("message.html", title="Not Found", message=message), 404
-
-    return app

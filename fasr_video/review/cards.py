@@ -11,7 +11,7 @@ from pathlib import Path
 from fasr_video.case import results, tracks
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, Decision, agreement, standing_by_track
-from fasr_video.case.document import state_without_search
+from fasr_video.case.entries import state_without_search
 from fasr_video.case.sources import sources
 from fasr_video.errors import UsageError
 from fasr_video.gallery.search import Candidate

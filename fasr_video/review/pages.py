@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, render_template, request
 
@@ -17,6 +16,8 @@ from fasr_video.case import document
 from fasr_video.case import log as log_lines
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, agreement, decisions
+from fasr_video.case.entries import AnswerEntry, TrackEntry
+from fasr_video.case.last_search import last_search
 from fasr_video.case.links import clusters
 from fasr_video.case.sources import sources
 from fasr_video.errors import FasrError
@@ -131,16 +132,16 @@ def track_page(case_id: str, name: str, error: FasrError | None = None) -> str:
         if index is None:
             abort(404, f"No finished track {name} in this case.")
         card = case_cards[index]
-        (track_document,) = document.tracks(case, card.id)
+        (entry,) = document.tracks(case, card.id)
         others = case_cards[index + 1 :] + case_cards[:index]
         return render_template(
             "track.html",
             summary=summary(case, case_cards),
             card=card,
-            track=track_document,
-            searched=case.searched(),
-            time_base=float(Fraction(track_document["time_base"])),
-            comparison=_comparison(case, card, track_document),
+            track=entry,
+            searched=last_search(case),
+            time_base=float(Fraction(entry.time_base)),
+            comparison=_comparison(case, card, entry),
             decisions=decisions(case, card.id),
             agreement=agreement(card.decisions),
             before=case_cards[index - 1] if index else None,
@@ -167,16 +168,16 @@ class Comparison:
     with them."""
 
 
-def _comparison(case: Case, card: Card, track_document: dict[str, Any]) -> Comparison | None:
+def _comparison(case: Case, card: Card, entry: TrackEntry) -> Comparison | None:
     """Return the comparison with the candidate in the address, or with the first that passes."""
-    subject = _compared_subject(card, track_document["answer"])
+    subject = _compared_subject(card, entry.answer)
     if subject is None:
         return None
     of_subject = photographs(case, subject)
     hashes = [image.sha256 for image in of_subject.images]
     photo = request.args.get("photo")
-    restoration = track_document["restoration"]
-    drawn_from_subject = restoration is not None and restoration.get("conditioned_on") == subject
+    restoration = entry.restoration
+    drawn_from_subject = restoration is not None and restoration.conditioned_on == subject
     wants_reconstruction = request.args.get("probe") == "sr" and restoration is not None
     return Comparison(
         subject=subject,
@@ -187,11 +188,12 @@ def _comparison(case: Case, card: Card, track_document: dict[str, Any]) -> Compa
     )
 
 
-def _compared_subject(card: Card, answer: dict[str, Any] | None) -> str | None:
-    listed = set()
+def _compared_subject(card: Card, answer: AnswerEntry | None) -> str | None:
+    listed: set[str] = set()
     if answer is not None:
-        for candidates in (answer["joined"], *answer["lists"].values()):
-            listed |= {candidate["subject"] for candidate in candidates}
+        listed = {candidate.subject for candidate in answer.joined}
+        for hits in answer.lists.values():
+            listed |= {hit.subject for hit in hits}
     chosen = request.args.get("candidate") or request.form.get("subject")
     if chosen in listed:
         return str(chosen)
@@ -216,8 +218,8 @@ def subjects_page(case_id: str, error: FasrError | None = None) -> str:
             cards=by_id,
             groups=[[by_id[track] for track in group] for group in groups],
             single=[card for card in case_cards if card.id not in joined],
-            proposed=[link for link in links if link["state"] == "proposed"],
-            settled=[link for link in links if link["state"] != "proposed"],
+            proposed=[link for link in links if link.state == "proposed"],
+            settled=[link for link in links if link.state != "proposed"],
             chosen=request.form.getlist("track", type=int),
             error=error,
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image as PilImage
 
 from fasr_video.case.case import Case
+from fasr_video.case.last_search import last_search
 from fasr_video.errors import FasrError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryImage
@@ -25,19 +26,19 @@ class Photographs:
 
 def photographs(case: Case, subject: str) -> Photographs:
     """Return the subject's photographs in the gallery that the case was searched in."""
-    searched = case.searched()
+    searched = last_search(case)
     if searched is None:
         return Photographs((), "The case was not searched.")
-    searched_gallery = searched["gallery"]
-    folder = searched_gallery["folder"]
+    searched_gallery = searched.gallery
+    folder = searched_gallery.folder
     try:
         with Gallery.open(case.folder / folder, read_only=True) as gallery, gallery.snapshot():
-            if gallery.id != searched_gallery["id"]:
+            if gallery.id != searched_gallery.id:
                 return Photographs(
                     (), f"{folder} holds another gallery than the one that was searched."
                 )
             images = [image for image in gallery.images(subject) if image.has_picture]
-            has_changed = gallery.state != searched_gallery["state"]
+            has_changed = gallery.state != searched_gallery.state
     except FasrError as error:
         return Photographs((), f"The gallery is not available: {error}")
     if not images:
@@ -49,14 +50,14 @@ def photographs(case: Case, subject: str) -> Photographs:
 
 def photograph_png(case: Case, sha256: str) -> bytes | None:
     """Return the face of a photograph as PNG; None where the gallery does not keep it."""
-    searched = case.searched()
+    searched = last_search(case)
     if searched is None:
         return None
     with (
-        Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery,
+        Gallery.open(case.folder / searched.gallery.folder, read_only=True) as gallery,
         gallery.snapshot(),
     ):
-        if gallery.id != searched["gallery"]["id"]:
+        if gallery.id != searched.gallery.id:
             return None
         image = gallery.image(sha256)
         face = None if image is None else gallery.face(image)

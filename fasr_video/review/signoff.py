@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fasr_video.case import log
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, Decision, by_track, digest, reviewer_name
 from fasr_video.case.document import below_threshold, links
+from fasr_video.case.last_search import last_search
 from fasr_video.case.links import clusters
 from fasr_video.case.replay import require_unchanged
 from fasr_video.case.results import StoredAnswer, answers
@@ -113,7 +114,7 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     require_unchanged(case)
     case_cards = cards(case)
     names = {card.id: card.name for card in case_cards}
-    searched = case.searched()
+    searched = last_search(case)
     decisions = by_track(case)
     answers_by_track = answers(case)
     return {
@@ -126,7 +127,7 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
         "log_head": case.meta("log_head"),
         "log_lines": log.entry_count(case),
         "decisions_sha256": digest(case),
-        "gallery": None if searched is None else searched["gallery"],
+        "gallery": None if searched is None else asdict(searched.gallery),
         "sources": [
             {k: getattr(s, k) for k in ("path", "sha256", "camera", "state")} for s in sources(case)
         ],
@@ -140,9 +141,9 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
         ],
         "subjects": [[names[track] for track in group] for group in clusters(case, ["accepted"])],
         "links": [
-            {**link, "a": names[link["a"]], "b": names[link["b"]]}
+            asdict(link) | {"a": names[link.a], "b": names[link.b]}
             for link in links(case)
-            if link["state"] != "proposed"
+            if link.state != "proposed"
         ],
     }
 

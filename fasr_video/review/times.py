@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from fasr_video.case.recording import clock_correction
+from fasr_video.case.recording import StatedClock, clock_correction
 from fasr_video.errors import UsageError
 
 _REMEDY = "give H:MM:SS of the footage, or date and time, such as 2026-03-01 14:05"
@@ -28,7 +26,7 @@ class Clock:
     """What the camera showed, where its clock was corrected."""
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any] | None) -> Clock | None:
+    def read(cls, stored: StatedClock | None) -> Clock | None:
         if stored is None:
             return None
         return cls(

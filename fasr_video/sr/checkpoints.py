@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +87,20 @@ CLASSIFIER_WEIGHTS = {
 }
 
 
+# What Flax stores: arrays, numbers, and more of such dictionaries, by their names.
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The arguments of NCSNpp that differ from file to file."""
+
+    side: int
+    width: int
+    multipliers: tuple[int, ...]
+    feature: bool
+
+
 class Kind(StrEnum):
     FASR = "fasr"
     # The score network of SDE-SR and of SRDG: no face feature.
@@ -147,8 +162,8 @@ def _from_torch(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     return network, "ema" if averaged else "raw"
 
 
-def _torch_geometry(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return NCSNpp's arguments for a state dict."""
+def _torch_geometry(state: Mapping[str, Tensor]) -> Geometry:
+    """Return the geometry of a network from its state dict."""
     parts: dict[int, set[str]] = {}
     for key in state:
         if key.startswith("all_modules."):
@@ -158,13 +173,12 @@ def _torch_geometry(state: Mapping[str, Tensor]) -> dict[str, Any]:
     starts = [4, *(n + 1 for n, names in sorted(parts.items()) if names == {"Conv_0"})]
     widths = [len(state[f"all_modules.{n}.Conv_0.weight"]) for n in starts]
     attended = [level for level, n in enumerate(starts) if "NIN_0" in parts.get(n + 1, ())]
-    return {
-        "side": ATTENTION_AT << attended[0],
-        "width": width,
-        "multipliers": tuple(round(w / width) for w in widths),
-        "attention_at": ATTENTION_AT,
-        "feature": any("Dense_1" in names for names in parts.values()),
-    }
+    return Geometry(
+        side=ATTENTION_AT << attended[0],
+        width=width,
+        multipliers=tuple(round(w / width) for w in widths),
+        feature=any("Dense_1" in names for names in parts.values()),
+    )
 
 
 def _averaged(path: Path, network: NCSNpp, ema: object) -> dict[str, Tensor]:
@@ -184,7 +198,7 @@ def _averaged(path: Path, network: NCSNpp, ema: object) -> dict[str, Tensor]:
 # --- Flax ---------------------------------------------------------------------------------------
 
 
-def read_flax(path: Path) -> dict[str, Any]:
+def read_flax(path: Path) -> Tree:
     """Return the nested dicts of arrays and numbers that `flax.training.checkpoints` wrote."""
     try:
         tree = _joined(msgpack.unpackb(path.read_bytes(), ext_hook=_unpack))
@@ -215,7 +229,7 @@ def _from_flax(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     return network, which
 
 
-def _flax_params(path: Path, tree: dict[str, Any]) -> tuple[Literal["ema", "raw"], dict[str, Any]]:
+def _flax_params(path: Path, tree: Tree) -> tuple[Literal["ema", "raw"], Tree]:
     optimizer = tree.get("optimizer")
     target = optimizer.get("target") if isinstance(optimizer, dict) else None
     for params in (tree.get("params_ema"), target, tree.get("params"), tree):
@@ -226,19 +240,13 @@ def _flax_params(path: Path, tree: dict[str, Any]) -> tuple[Literal["ema", "raw"
     raise _unknown(path, tree)
 
 
-def _flax_geometry(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return NCSNpp's arguments for Flax's parameters."""
+def _flax_geometry(tensors: Mapping[str, Tensor]) -> Geometry:
+    """Return the geometry of a network from Flax's parameters."""
     width = len(tensors["GaussianFourierProjection_0/W"])
     levels = 1 + len({name.partition("/")[0] for name in tensors if name.startswith("Combine_")})
     first = (f"ResnetBlockBigGANpp_{(BLOCKS + 1) * level}/Conv_0/bias" for level in range(levels))
     multipliers = tuple(round(len(tensors[name]) / width) for name in first)
-    return {
-        "side": FLAX_SIDE,
-        "width": width,
-        "multipliers": multipliers,
-        "attention_at": ATTENTION_AT,
-        "feature": False,
-    }
+    return Geometry(FLAX_SIDE, width, multipliers, feature=False)
 
 
 def flax_names(network: NCSNpp) -> dict[str, str]:
@@ -312,7 +320,7 @@ def _classifier_weight(name: str, value: NDArray[Any]) -> tuple[str, Tensor]:
     return f"{owner}.{CLASSIFIER_WEIGHTS.get(leaf, leaf)}", tensor
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
+def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}/")
@@ -359,13 +367,13 @@ def _joined(node: Any) -> Any:
 
 def _sketch(
     path: Path,
-    geometry: Callable[[Mapping[str, Tensor]], dict[str, Any]],
+    geometry: Callable[[Mapping[str, Tensor]], Geometry],
     tensors: Mapping[str, Tensor],
 ) -> NCSNpp:
     """Return the network that fits the names and shapes, without memory for its weights."""
     try:
         with torch.device("meta"):
-            return NCSNpp(**geometry(tensors))
+            return NCSNpp(**asdict(geometry(tensors)), attention_at=ATTENTION_AT)
     except KeyError as error:
         raise ModelError(path, f"it lacks {error.args[0]}", REMEDY) from error
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:

@@ -57,7 +57,7 @@ class Header:
     spread: float = ResidualDenoiser.WITH_LR
     """compact: of what the LR face, or the posterior mean, lacks."""
     mean: str = ""
-    """SHA-256 of the posterior mean that it draws around; empty where it draws around the LR face."""
+    """SHA-256 of the posterior mean that it draws around; empty where that is the LR face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def save_denoiser(denoiser: Denoiser, path: Path) -> None:
     _save(denoiser.network.state_dict(), FORMAT, asdict(_header(denoiser)), path)
 
 
-def _save(state: Mapping[str, Tensor], form: str, fields: dict[str, Any], path: Path) -> None:
+def _save(state: Mapping[str, Tensor], form: str, fields: Mapping[str, object], path: Path) -> None:
     tensors = {k: (v if k in CONSTANTS else v.half()).cpu().contiguous() for k, v in state.items()}
     save_own(tensors, path, form, json.dumps(fields))
 

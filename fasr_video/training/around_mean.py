@@ -96,7 +96,7 @@ def run(
     device: torch.device,
     report: Callable[[Progress], None],
 ) -> int:
-    """Train in folder `out`; leaves sr.safetensors, its manifest, log and curves. Returns the step."""
+    """Train in folder `out` (sr.safetensors, manifest, log and curves), and return the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     data, source = load_material(job.mean.faces, job.mean.features, job.mean.combiner, device)

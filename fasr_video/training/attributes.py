@@ -124,16 +124,7 @@ def train_attributes(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     network, names, start_sha256 = _start(begin)
-    labels = labels[:, [NAMES.index(name) for name in names]]
-    one_class = [
-        name
-        for name, column in zip(names, labels.T, strict=True)
-        if bool((column == column[0]).all())
-    ]
-    if one_class:
-        raise InputError(
-            "labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes"
-        )
+    labels = _labels_of(names, labels)
     provenance = {
         "version": __version__,
         "licence": LICENCE,
@@ -145,21 +136,32 @@ def train_attributes(
         "batch": batch,
         "plan": asdict(plan),
     }
+    file = out / "attributes.safetensors"
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(network)
         learned.load_state_dict(state)
-        file = out / "attributes.safetensors"
         save_attributes(AttributeClassifier(learned, names, *SIGMAS), file)
         write_manifest(file, step, provenance)
         draw_run(out, ("loss", "accuracy", *names))
 
-    loss = make_loss(
-        faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance
-    )
-    settings = {"batch": batch, "faces": len(faces), "labels": labels.sum(0).tolist()}
-    settings |= {"begun with": start_sha256, "surveillance": surveillance}
+    on_device = (faces.pictures.to(device), labels.to(device))
+    loss = make_loss(*on_device, batch, network.side, names, surveillance)
+    settings = {name: provenance[name] for name in ("batch", "faces", "begun with", "surveillance")}
+    settings["labels"] = labels.sum(0).tolist()
     return train(network, loss, out, plan, device, save, report, settings)
+
+
+def _labels_of(names: Sequence[str], labels: Tensor) -> Tensor:
+    """Return the columns of these attributes; raise where all faces have one value of one."""
+    labels = labels[:, [NAMES.index(name) for name in names]]
+    columns = zip(names, labels.T, strict=True)
+    one_class = [name for name, column in columns if bool((column == column[0]).all())]
+    if one_class:
+        raise InputError(
+            "labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes"
+        )
+    return labels
 
 
 def _start(begin: str | None) -> tuple[AttributeNet, tuple[str, ...], str]:

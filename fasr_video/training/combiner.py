@@ -103,6 +103,19 @@ class Split:
     single: int
     """Number of people left out because one photo makes no pair."""
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many people are for training, for validation and left out."""
+        return self.train.people, self.validation.people, self.single
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.train.to(device), self.validation.to(device), self.single)
+
+    def __str__(self) -> str:
+        train, validation, single = self.counts
+        people = f"{train} people for training, {validation} for validation"
+        return f"{people}, {single} with a single photo left out"
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -178,49 +191,45 @@ def train_combiner(
     """
     _check(epochs, patience, margin, batch)
     target = find_device(device)
-    parts = split(features, seed)
-    train = parts.train.to(target)
-    validation = parts.validation.to(target)
-    length = features.hr.shape[1]
+    parts = split(features, seed).to(target)
     with _seeded(seed, 0, target) as generator:
-        fixed = draw_triplets(validation, generator)
-        trial = draw_triplets(train, generator)
-        gap = measured_gap(train, trial)
+        fixed = draw_triplets(parts.validation, generator)
+        trial = draw_triplets(parts.train, generator)
+        gap = measured_gap(parts.train, trial)
         margin = margin_above(gap) if margin is None else margin
-        net = FeatureCombiner(length, eta, features.source, margin).to(target)
-    people = f"{train.people} people for training, {validation.people} for validation"
-    report(
-        f"{people}, {parts.single} with a single photo left out; "
-        f"gap {gap:.4f}, margin {margin}, eta {eta:g}"
-    )
-
-    settings = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
-    settings |= {
-        "photos": len(features.hr),
-        "length": length,
-        "sum": float(features.hr.sum() + features.lr.sum()),
-    }
+        net = FeatureCombiner(features.hr.shape[1], eta, features.source, margin).to(target)
+    report(f"{parts}; gap {gap:.4f}, margin {margin}, eta {eta:g}")
+    chosen = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
+    settings = chosen | _facts(features)
     run = Run(net, torch.optim.Adam(net.parameters(), lr), settings, copy.deepcopy(net), [])
     out.mkdir(parents=True, exist_ok=True)
     if has_checkpoint(out):
         _resume(out / STATE, run)
     else:
-        run.log.append(
-            _measure(run, validation, fixed, _loss(net.eval(), train, trial, margin).item())
-        )
+        loss = _loss(net.eval(), parts.train, trial, margin).item()
+        run.log.append(_measure(run, parts.validation, fixed, loss))
     while len(run.log) <= epochs and run.log[-1].epoch - run.best_epoch.epoch < patience:
-        with _seeded(seed, len(run.log), target) as generator:
-            loss = _train_epoch(run, train, draw_triplets(train, generator))
-        run.log.append(_measure(run, validation, fixed, loss))
-        if run.best_epoch is run.log[-1]:
-            run.best = copy.deepcopy(net)
+        _one_epoch(run, parts, fixed, seed)
         _store(out, run)
         report(str(run.log[-1]))
     _store(out, run)
     draw_or_warn(out / "log.csv", out / "curves.png", ("train_loss", "validation_loss"), report)
-    return Summary(
-        train.people, validation.people, parts.single, margin, run.log[-1].epoch, run.best_epoch
-    )
+    return Summary(*parts.counts, margin, run.log[-1].epoch, run.best_epoch)
+
+
+def _facts(features: CombinerFeatures) -> dict[str, float]:
+    """Return numbers that tell these features from others."""
+    total = float(features.hr.sum() + features.lr.sum())
+    return {"photos": len(features.hr), "length": features.hr.shape[1], "sum": total}
+
+
+def _one_epoch(run: Run, parts: Split, fixed: Tensor, seed: int) -> None:
+    """Train for an epoch, log it, and keep the network if it is the best so far."""
+    with _seeded(seed, len(run.log), parts.train.hr.device) as generator:
+        loss = _train_epoch(run, parts.train, draw_triplets(parts.train, generator))
+    run.log.append(_measure(run, parts.validation, fixed, loss))
+    if run.best_epoch is run.log[-1]:
+        run.best = copy.deepcopy(run.net)
 
 
 def split(features: CombinerFeatures, seed: int) -> Split:

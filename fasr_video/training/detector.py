@@ -29,7 +29,7 @@ from fasr_video.detection.network import (
     DetectorNet,
     LevelOutput,
 )
-from fasr_video.training.detector_data import Faces, Material, Stream
+from fasr_video.training.detector_data import Faces, Material, Points, Stream
 from fasr_video.training.loop import Loss, Plan, Progress, own_device, train
 
 FALSE_ALARM = 2.0  # weight of a false alarm over a miss
@@ -93,15 +93,18 @@ def make_target(faces: list[Faces], stride: int, side: int) -> Target:
             )
             ys, xs = np.mgrid[around]
             near[i][around] = True
-            values = [cx - (xs + 0.5), cy - (ys + 0.5)]
-            values += [
-                np.full(xs.shape, math.log(w / (BASE * stride))),
-                np.full(xs.shape, math.log(h / (BASE * stride))),
-            ]
-            for px, py in points:
-                values += [(px / stride - (xs + 0.5)) / BASE, (py / stride - (ys + 0.5)) / BASE]
-            regress[i][(slice(None), *around)] = np.stack(values)
+            offsets = _offsets((cx, cy), points / stride, xs + 0.5, ys + 0.5)
+            sizes = [np.full(xs.shape, math.log(side / (BASE * stride))) for side in (w, h)]
+            regress[i][(slice(None), *around)] = np.stack([*offsets[:2], *sizes, *offsets[2:]])
     return Target(*(torch.from_numpy(a) for a in (heat, ignore, regress, near)))
+
+
+def _offsets(centre: tuple[float, float], points: Points, xs: Points, ys: Points) -> list[Points]:
+    """Return how far a face's centre and its landmarks are from each cell, in x and y by turns."""
+    offsets = [centre[0] - xs, centre[1] - ys]
+    for x, y in points:
+        offsets += [(x - xs) / BASE, (y - ys) / BASE]
+    return offsets
 
 
 def level_loss(output: LevelOutput, target: Target) -> tuple[Tensor, Tensor, Tensor, int]:

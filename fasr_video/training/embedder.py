@@ -161,18 +161,7 @@ def gather(
             torch.full((len(in_scenes),), -1),
         )
     )
-    file = out / "teacher.safetensors"
-    if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        arrays = {"vectors": _teacher_vectors(pictures, teacher, report_progress)}
-        atomic_write(file, lambda path: save_file(arrays, path))
-    vectors = read_state(file)["vectors"] @ lift().T
-    if len(vectors) != len(pictures):
-        raise UsageError(
-            file,
-            "made of other faces",
-            "give the faces that the run started with, or another --out",
-        )
+    vectors = _stored_vectors(pictures, teacher, out, report_progress) @ lift().T
     known = person >= 0
     sums = torch.zeros(len(numbers) + len(singles), LENGTH).index_add_(
         0, person[known], vectors[known]
@@ -186,6 +175,25 @@ def gather(
         empty=empty.to(teacher.device),
         scales=measure(pictures, teacher),
     )
+
+
+def _stored_vectors(
+    pictures: Tensor, teacher: Teacher, out: Path, report_progress: Callable[[int, int], None]
+) -> Tensor:
+    """Return the teacher's vectors from the file in `out`, which is written where it is missing."""
+    file = out / "teacher.safetensors"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        arrays = {"vectors": _teacher_vectors(pictures, teacher, report_progress)}
+        atomic_write(file, lambda path: save_file(arrays, path))
+    vectors = read_state(file)["vectors"]
+    if len(vectors) != len(pictures):
+        raise UsageError(
+            file,
+            "made of other faces",
+            "give the faces that the run started with, or another --out",
+        )
+    return vectors
 
 
 @torch.no_grad()

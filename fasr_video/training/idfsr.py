@@ -254,11 +254,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     embedder = embedder_of(job.features, job.embedder, device)
-    data = material(
-        job.faces,
-        read_landmarks(job.landmarks, job.faces),
-        rows_of(job.features, job.faces, ("hr",))["hr"],
-    )
+    features = rows_of(job.features, job.faces, ("hr",))["hr"]
+    data = material(job.faces, read_landmarks(job.landmarks, job.faces), features)
     data = data.on(device, embedder.net if job.recipe.identity else None)
     denoiser = identity_denoiser(IdfsrNet(SIZES[job.size]))
     if job.begin is not None:

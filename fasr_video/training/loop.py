@@ -51,7 +51,7 @@ class Plan:
     While it is constant, a resumed run may have more steps.
     """
     fall: float = 0.2
-    """Share of the steps, at the end, in which a constant learning rate falls; 0: it never falls."""
+    """Share of the steps, at the end, in which a constant learning rate falls; 0: it never does."""
     ema: float = 0.999
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -130,13 +130,7 @@ def train(
     net.to(device)
     if plan.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = "muon" if plan.muon else "adam"
-    all_settings = {"seed": plan.seed, "lr": plan.lr, "optimizer": optimizer, **(settings or {})}
-    if not plan.constant:
-        all_settings["steps"] = plan.steps
-    run = Run(
-        net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in all_settings.items()}
-    )
+    run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), _settings(plan, settings or {}))
     _resume(out, run, device)
     model = DistributedDataParallel(net) if torch.distributed.is_initialized() else net
     net.train()
@@ -163,6 +157,15 @@ def train(
     if stop.is_set():
         raise KeyboardInterrupt
     return run.step
+
+
+def _settings(plan: Plan, of_trainer: Mapping[str, object]) -> dict[str, str]:
+    """Return all that a run depends on, as text."""
+    optimizer = "muon" if plan.muon else "adam"
+    settings = {"seed": plan.seed, "lr": plan.lr, "optimizer": optimizer, **of_trainer}
+    if not plan.constant:
+        settings["steps"] = plan.steps
+    return {name: str(value) for name, value in settings.items()}
 
 
 def _one_step(

@@ -124,7 +124,7 @@ class Diffusion:
         return [self._restoration(*row) for row in zip(faces, drawn, seeds, sources, strict=True)]
 
     def _lr_pictures(self, faces: Sequence[FaceInput]) -> Tensor:
-        """Return what the denoiser takes for the LR face: that or its mean picture, zeros for none."""
+        """Return what the denoiser takes as the LR face: it or its mean picture, zeros for none."""
         if self._models.mean is None:
             sized = [enlarge(as_tensor([face.lr0]), self._denoiser.side) for face in faces]
             pictures = torch.cat(sized)
