@@ -61,6 +61,7 @@ class FlowNet(nn.Module):
 
     def forward(self, picture: Tensor, time: Tensor, size: Tensor) -> Tensor:
         x = picture.contiguous(memory_format=torch.channels_last)
-        level = torch.lerp(*torch.tensor(LACKS, device=x.device), time).log() / 4
+        first, last = LACKS
+        level = (first + (last - first) * time).log() / 4
         velocity = self.cells(x, torch.zeros_like(x), level, size)
         return self.head(x, velocity.float(), time)  # type: ignore[no-any-return]
