@@ -1,11 +1,12 @@
-"""`make lint`: what is publicly known against the packages that constraints.txt pins, asked of the index that pip uses.
+"""`make lint`: what is publicly known against the packages that constraints.txt pins, asked of the
+index that pip uses.
 
     python scripts/audit.py [CONSTRAINTS]
 
-Ends with 1 where something is known, and says which version mends it. Without a network, or with an index that tells
-nothing of weaknesses, it says so in one line and ends with 0. Part of no installation: nothing asks at run time.
-Not pip-audit, which without a network ends in a traceback and with 1, as where something is known, and which asks
-pypi.org whatever index pip uses.
+Ends with 1 where something is known, and says which version mends it. Without a network, or with an
+index that tells nothing of weaknesses, it says so in one line and ends with 0. Part of no
+installation: nothing asks at run time. Not pip-audit, which without a network ends in a traceback
+and with 1, as where something is known, and which asks pypi.org whatever index pip uses.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def main(arguments: list[str]) -> int:
         print(line)
     left = f"; the index does not know {', '.join(unknown)}" if unknown else ""
     print(
-        f"audit: {len(pins) - len(unknown)} of {len(pins)} pins asked for, {len(found)} known weaknesses{left}"
+        f"audit: {len(pins) - len(unknown)} of {len(pins)} pins asked for, {len(found)} known "
+        f"weaknesses{left}"
     )
     return int(bool(found))
 
@@ -101,7 +103,9 @@ def interface_of(index: str) -> str:
 
 
 def ask_all(interface: str, pins: Iterable[tuple[str, str]]) -> tuple[list[Weakness], list[str]]:
-    """What is known, and the names that the index does not know; raises where it tells nothing of any."""
+    """What is known, and the names that the index does not know; raises where it tells nothing of
+    any.
+    """
     first, *others = pins
     answers = [ask(interface, *first)]  # alone: without a network it is said after one wait
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -129,7 +133,9 @@ def ask(interface: str, name: str, version: str) -> list[Weakness] | None:
 
 
 def weaknesses(name: str, version: str, answer: Any) -> list[Weakness] | None:
-    """Of one answer; None where it says nothing about weaknesses at all. Those that were withdrawn are left out."""
+    """Of one answer; None where it says nothing about weaknesses at all. Those that were withdrawn
+    are left out.
+    """
     if not isinstance(answer, dict) or not isinstance(answer.get("vulnerabilities"), list):
         return None
     found = []

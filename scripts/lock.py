@@ -1,13 +1,15 @@
-"""`make lock`: constraints.lock, the pins of constraints.txt with the SHA-256 of each file that Linux may take of them.
+"""`make lock`: constraints.lock, the pins of constraints.txt with the SHA-256 of each file that
+Linux may take of them.
 
     python scripts/lock.py [REPORT.json…] > constraints.lock
 
-They are those that the index which pip uses tells, and those in REPORT.json, which `pip install --report` writes: what
-pip takes here from elsewhere (torch's CPU build). Where pip is told to require hashes, it prefers what its index tells
-the hash of, and for torch that is the build with all of CUDA: so `make setup` asks pip which file it would take, and
-names that one with its hash (torch_file.py).
-Not `uv pip compile --generate-hashes`, which also names source distributions and files for other systems, and takes
-each package from one index, so that torch's CPU build would be missing.
+They are those that the index which pip uses tells, and those in REPORT.json, which `pip install
+--report` writes: what pip takes here from elsewhere (torch's CPU build). Where pip is told to
+require hashes, it prefers what its index tells the hash of, and for torch that is the build with
+all of CUDA: so `make setup` asks pip which file it would take, and names that one with its hash
+(torch_file.py). Not `uv pip compile --generate-hashes`, which also names source distributions and
+files for other systems, and takes each package from one index, so that torch's CPU build would be
+missing.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def main(arguments: list[str]) -> None:
         hashes |= here.get(canonicalize_name(name), set())
         if not hashes:
             raise SystemExit(
-                f"lock: the index has no wheel of {name} {version} for Linux; choose another version"
+                f"lock: the index has no wheel of {name} {version} for Linux; choose another "
+                "version"
             )
         where = f" ; {SOMEWHERE[name]}" if name in SOMEWHERE else ""
         lines.append(

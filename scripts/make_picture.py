@@ -59,7 +59,10 @@ def _timeline(axis: plt.Axes, track: dict[str, Any], end: float) -> None:
     axis.set_ylim(-0.5, 0.5)
     axis.set_yticks([])
     axis.set_xticks([])
-    text = f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · {track['verdict']} · "
+    text = (
+        f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · "
+        f"{track['verdict']} · "
+    )
     text += f"LR0: {track['shown']['quality']['eye_px']:.0f} px between the eyes"
     axis.set_title(f"{text} · {_answer(track)}", loc="left", fontsize=10)
 

@@ -1,10 +1,12 @@
-"""`make setup`: the file of torch that pip would take, as a requirement with its hash, before anything is installed.
+"""`make setup`: the file of torch that pip would take, as a requirement with its hash, before
+anything is installed.
 
     python scripts/torch_file.py [--any] REPORT.json > torch.lock
 
-REPORT.json is what `pip install --dry-run --report` writes. A file that constraints.lock does not know is refused; with
-`--any` (of an index that was chosen) it is pinned to the hash that the index tells. This needs no package: one that is
-installed may run code in each Python that starts beside it, also in the one that checks it.
+REPORT.json is what `pip install --dry-run --report` writes. A file that constraints.lock does not
+know is refused; with `--any` (of an index that was chosen) it is pinned to the hash that the index
+tells. This needs no package: one that is installed may run code in each Python that starts beside
+it, also in the one that checks it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ MODELS = {
 
 
 def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
-    """Make a case with this many tracks in two sources, and its gallery; the first source has a camera and a clock."""
+    """Make a case with this many tracks in two sources, and its gallery; the first source has a
+    camera and a clock.
+    """
     random = np.random.default_rng(0)
     settings = load("cpu")
     with Case.create(folder, json.loads(settings.model_dump_json()), as_yaml(settings)) as case:

@@ -1,6 +1,8 @@
-"""Random changes of a gallery, and what it has to hold after them: for the test and the benchmark of kills.
+"""Random changes of a gallery, and what it has to hold after them: for the test and the benchmark
+of kills.
 
-python tests/gallery_ops.py GALLERY SEED DONE: works on GALLERY for ever, and writes a line to DONE after each change.
+python tests/gallery_ops.py GALLERY SEED DONE: works on GALLERY for ever, and writes a line to DONE
+after each change.
 """
 
 from __future__ import annotations

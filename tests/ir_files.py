@@ -1,4 +1,6 @@
-"""Small networks in OpenVINO's old format, made for tests: every kind of layer that the published teacher has."""
+"""Small networks in OpenVINO's old format, made for tests: every kind of layer that the published
+teacher has.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ class IrWriter:
 
 
 def write_teacher(xml: Path, vectors: int = 256) -> Path:
-    """Write a network with the teacher's maps and vectors: every kind of layer that the published one has."""
+    """Write a network with the teacher's maps and vectors: every kind of layer that the published
+    one has.
+    """
     ir = IrWriter()
     face = ir.add("Input", [], (1, 3, 128, 128))
     scale = {"weights": np.full(3, 1 / 128, np.float16), "biases": np.full(3, -1, np.float16)}

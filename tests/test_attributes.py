@@ -1,7 +1,9 @@
-"""The classifier of attributes under noise: SRDG's network, its files and ours, its trainer, its measures.
+"""The classifier of attributes under noise: SRDG's network, its files and ours, its trainer, its
+measures.
 
-The published network is held against a plain NumPy evaluation of the published layout, with weights made from the
-parameters' names. With FASR_SRDG_GENDER=FILE, the path of SRDG's ckpt_gender, against its own logits too.
+The published network is held against a plain NumPy evaluation of the published layout, with weights
+made from the parameters' names. With FASR_SRDG_GENDER=FILE, the path of SRDG's ckpt_gender, against
+its own logits too.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ Tree = dict[str, Any]
 Array = NDArray[Any]
 
 
-# --- the published layout ----------------------------------------------------------------------------------------
+# --- the published layout -------------------------------------------------------------------------
 
 
 def seeded(name: str, shape: list[int]) -> Array:
@@ -139,7 +141,9 @@ def plain_logits(tree: Tree, image: Array, sigma: float) -> Array:
 
 
 def test_a_published_classifier_is_the_function_of_its_layout(tmp_path: Path) -> None:
-    """The fixture names all 270 arrays with their shapes; the file has to give each of them, and no other loads."""
+    """The fixture names all 270 arrays with their shapes; the file has to give each of them, and no
+    other loads.
+    """
     tree, classifier = (
         published_tree(),
         load_attribute_classifier(published_file(tmp_path), attribute="male"),
@@ -174,7 +178,7 @@ def test_srdgs_gender_classifier_gives_its_own_logits() -> None:
         torch.testing.assert_close(logits, torch.tensor(expected), rtol=2e-6, atol=2e-6)
 
 
-# --- the function ------------------------------------------------------------------------------------------------
+# --- the function ---------------------------------------------------------------------------------
 
 
 def randomised(net: AttributeNet) -> AttributeNet:
@@ -253,7 +257,7 @@ def test_pictures_of_another_size_are_refused() -> None:
         compact()(torch.rand(1, 3, 64, 64), torch.ones(1))
 
 
-# --- our files ---------------------------------------------------------------------------------------------------
+# --- our files ------------------------------------------------------------------------------------
 
 
 def own_file(folder: Path) -> Path:
@@ -285,7 +289,7 @@ def test_our_files_are_small_and_reproducible(tmp_path: Path) -> None:
         assert list(file.metadata()) == ["fasr-video/attributes/1"]
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -372,7 +376,7 @@ def test_a_classifier_is_no_denoiser(tmp_path: Path) -> None:
             load(path)
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def labelled_faces(n: int = 48) -> tuple[Faces, Tensor]:
@@ -581,7 +585,7 @@ def test_half_of_the_faces_are_shrunk_before_the_noise() -> None:
     )
 
 
-# --- measures ----------------------------------------------------------------------------------------------------
+# --- measures -------------------------------------------------------------------------------------
 
 
 def test_a_constant_classifier_has_a_balanced_accuracy_of_one_half() -> None:

@@ -70,7 +70,8 @@ def test_a_known_weakness_is_told_with_the_version_that_mends_it(
     code, (line, total) = audited(tmp_path, index, "sound==1.0", "weak==2.0.9")
     assert code == 1
     assert line == (
-        "audit: weak 2.0.9: PYSEC-2026-1, CVE-2026-1: A picture of doom.; raise the pin to 2.0.10, then `make lock`"
+        "audit: weak 2.0.9: PYSEC-2026-1, CVE-2026-1: A picture of doom.; raise the pin to 2.0.10, "
+        "then `make lock`"
     )
     assert total == "audit: 2 of 2 pins asked for, 1 known weaknesses"
 

@@ -1,5 +1,6 @@
-"""Bad files: whatever is in them, one clear line or a result; a share of the thousands that benchmarks/reliability.py
-tries, and the tricks that chance does not find."""
+"""Bad files: whatever is in them, one clear line or a result; a share of the thousands that
+benchmarks/reliability.py tries, and the tricks that chance does not find.
+"""
 
 from __future__ import annotations
 

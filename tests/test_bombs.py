@@ -1,4 +1,6 @@
-"""Small files that hold enormous pictures: their size is looked at before a pixel of them is decoded."""
+"""Small files that hold enormous pictures: their size is looked at before a pixel of them is
+decoded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Making a calibration: who serves for what, from features with known answers, from photographs, after a kill."""
+"""Making a calibration: who serves for what, from features with known answers, from photographs,
+after a kill.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def unit(x: np.ndarray) -> Feature:
 def crowd(
     people: int, noise: dict[Kind, float], seed: int = 0, searches: int = 1
 ) -> tuple[list[LabelledProbe], dict[str, Feature]]:
-    """People as random directions, half of them enrolled; a probe is its person's direction and noise."""
+    """People as random directions, half of them enrolled; a probe is its person's direction and
+    noise.
+    """
     generator = np.random.default_rng(seed)
     truth = unit(generator.normal(size=(people, LENGTH)))
     gallery = {f"p{i:04d}": truth[i] for i in range(0, people, 2)}
@@ -225,7 +229,9 @@ def test_the_same_data_and_seed_give_the_same_numbers(calibration: Calibration) 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """36 'people': smooth random pictures, three of each with a little noise; and files that are no faces."""
+    """36 'people': smooth random pictures, three of each with a little noise; and files that are no
+    faces.
+    """
     folder = tmp_path_factory.mktemp("faces")
     generator = np.random.default_rng(0)
     for person in range(36):
@@ -262,7 +268,9 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple
 def test_calibrate_from_the_command_line(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a restorer that needs no weights; every table and number is there, and nothing stays behind."""
+    """With a restorer that needs no weights; every table and number is there, and nothing stays
+    behind.
+    """
     out = tmp_path / "new" / "c.json"
     code, output, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
     assert code == 0, err

@@ -1,4 +1,6 @@
-"""Scores to likelihood ratios and thresholds: closed forms, scikit-learn as the oracle, and the stored file."""
+"""Scores to likelihood ratios and thresholds: closed forms, scikit-learn as the oracle, and the
+stored file.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_uninformative_scores_get_a_ratio_of_one() -> None:
 
 
 def test_bounds_of_a_perfect_system_allow_for_one_more_misleading_sample() -> None:
-    """99 of one person all high, 999 of two all low. One false high: 1/1000 of the different, and one of 100 missed."""
+    """99 of one person all high, 999 of two all low. One false high: 1/1000 of the different, and
+    one of 100 missed.
+    """
     low, high = supported_bounds(np.full(99, 9.0), np.full(999, -9.0))
     assert high == pytest.approx(math.log10(0.99 * 1000))
     assert low == pytest.approx(-math.log10(0.999 * 100))
@@ -185,7 +189,9 @@ def test_an_exponential_tail_is_extrapolated_correctly() -> None:
 
 
 def test_thresholds_for_the_worst_group_are_those_of_smaller_rates() -> None:
-    """Where a group's false match rate is four times everybody's, a quarter of the rate is everybody's."""
+    """Where a group's false match rate is four times everybody's, a quarter of the rate is
+    everybody's.
+    """
     scores = np.random.default_rng(0).normal(size=20_000)
     everybody, group = Tail.of(scores), Tail.of(scores, 4)
     for rate in (0.5, 0.01, 1e-3, 1e-6):

@@ -1,4 +1,6 @@
-"""From tracklets to leads: a case's probes, reconstructions, candidate lists and clusters, and what undoes them."""
+"""From tracklets to leads: a case's probes, reconstructions, candidate lists and clusters, and what
+undoes them.
+"""
 
 from __future__ import annotations
 
@@ -361,8 +363,9 @@ def test_a_link_between_two_tracks_in_one_frame_is_refused(twice: Path, tmp_path
     copied = Path(shutil.copytree(twice, tmp_path / "case"))
     with Case.open(copied) as case:
         pair = case.db.execute(
-            "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON one.source ="
-            " other.source AND one.frame_index = other.frame_index WHERE one.track < other.track"
+            "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON "
+            "one.source = other.source AND one.frame_index = other.frame_index WHERE one.track < "
+            "other.track"
         ).fetchone()
         case.db.execute("DELETE FROM link")
         link = propose_link(case, *pair)
@@ -382,8 +385,9 @@ def test_accepted_links_make_a_cluster(twice: Path, tmp_path: Path) -> None:
 def test_tables_hold_tracks_of_every_state(
     copy: Path, corridor: Path, entrance: Path, tmp_path: Path
 ) -> None:
-    """Searched; usable but not searched yet; insufficient; without super-resolution: a line each, and no name for any
-    but the first."""
+    """Searched; usable but not searched yet; insufficient; without super-resolution: a line each,
+    and no name for any but the first.
+    """
     lines = list(csv.DictReader(export_csv(copy).splitlines()))
     assert {x["answer"] for x in lines if x["verdict"] == "usable"} == {"candidates"}
     assert all(
@@ -488,7 +492,7 @@ def test_each_kind_has_one_unit_vector_as_probe(searched: Path) -> None:
             assert all(np.linalg.norm(f) == pytest.approx(1, abs=1e-5) for f in result.values())
 
 
-# --- one stage again, without the footage ---------------------------------------------------------------------------
+# --- one stage again, without the footage ---------------------------------------------------------
 
 
 def settings_of(folder: Path, *overrides: str) -> configs.Settings:

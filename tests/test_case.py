@@ -99,7 +99,8 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE track SET verdict = 'insufficient'", "faces or tracks"),
         ("UPDATE meta SET value = '{}' WHERE key = 'settings'", "row settings of meta"),
         (
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'",
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = "
+            "'settings'",
             "settings",
         ),
         ("UPDATE source SET sha256 = 'abc'", "not the footage"),
@@ -130,7 +131,8 @@ def test_untouched_case_is_intact(case: Path) -> None:
             "the tracks that links were proposed from",
         ),
         (
-            "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', 'proposed' FROM track",
+            "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', "
+            "'proposed' FROM track",
             "link 1 is not in the log",
         ),
     ],
@@ -286,7 +288,8 @@ def test_unreadable_footage_is_reported_with_its_reason(
     assert f"not checked: {footage} cannot be read (Input/output error)" in out
     code, out, err = called(capsys, "run", footage, "--out", case.parent / "other")
     assert code == 2 and err == (
-        f"fasr-video: {footage}: Input/output error; check its permissions and the disk that it is on\n"
+        f"fasr-video: {footage}: Input/output error; check its permissions and the disk that it is "
+        "on\n"
     )
 
 

@@ -32,7 +32,9 @@ def state_of(net: NCSNpp) -> dict[str, Tensor]:
 
 
 def release() -> Tree:
-    """A FASR file as its training loop leaves it; the averaged weights are the twin's, the last ones are not."""
+    """A FASR file as its training loop leaves it; the averaged weights are the twin's, the last
+    ones are not.
+    """
     net = twin()
     averaged = [p.detach().clone() for p in net.parameters() if p.requires_grad]
     trained = {name for name, p in net.named_parameters() if p.requires_grad}
@@ -60,7 +62,7 @@ def fasr_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) 
     return saved(content, folder / "checkpoint.pth")
 
 
-# --- Flax, written by other means than the exporter's ------------------------------------------------------------
+# --- Flax, written by other means than the exporter's ---------------------------------------------
 
 
 def flax_net(**changes: Any) -> NCSNpp:
@@ -137,7 +139,7 @@ def flax_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) 
     return folder / "checkpoint_5"
 
 
-# --- what loads --------------------------------------------------------------------------------------------------
+# --- what loads -----------------------------------------------------------------------------------
 
 
 def test_a_fasr_release_gives_the_published_score(tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ def test_all_layouts_of_flax_are_read(tmp_path: Path) -> None:
     assert same(load(flax_file(tmp_path, habits_of_flax)).network, flax_net())
 
 
-# --- export ------------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
 def same(a: NCSNpp, b: NCSNpp) -> bool:
@@ -339,7 +341,7 @@ def test_flax_export_has_the_published_form(tmp_path: Path) -> None:
     assert shapes(content["params_ema"]) == shapes(written)
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -452,7 +454,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "flax, lacking": (
         lambda d: flax_file(d, lambda t: drop(t["params_ema"][BLOCK], "Dense_0", "Conv_0")),
-        f"lacks 4 of 3.. tensors: {BLOCK}/Conv_0/kernel, {BLOCK}/Conv_0/bias, {BLOCK}/Dense_0/kernel, …; ",
+        f"lacks 4 of 3.. tensors: {BLOCK}/Conv_0/kernel, {BLOCK}/Conv_0/bias, "
+        f"{BLOCK}/Dense_0/kernel, …; ",
     ),
     "flax, lacking what tells the size": (
         lambda d: flax_file(d, lambda t: drop(t["params_ema"], "GaussianFourierProjection_0")),
@@ -516,7 +519,7 @@ def test_there_is_no_silent_fallback_to_another_device(tmp_path: Path) -> None:
         load(fasr_file(tmp_path), device="warp")
 
 
-# --- score -------------------------------------------------------------------------------------------------------
+# --- score ----------------------------------------------------------------------------------------
 
 
 def published(net: NCSNpp) -> Published:

@@ -1,4 +1,6 @@
-"""What reviewers say of tracks, and who is one person: recorded, undone, and never changed unnoticed."""
+"""What reviewers say of tracks, and who is one person: recorded, undone, and never changed
+unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -127,9 +129,10 @@ CHANGES = {
         "decision 2 differs from the log (undone_by, undone_at)"
     ),
     "DELETE FROM decision WHERE id = 2": "decision 2 is in the log and not in the case",
-    "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', '2026-01-01T09Z')": (
-        "decision 3 is not in the log"
-    ),
+    (
+        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', "
+        "'2026-01-01T09Z')"
+    ): ("decision 3 is not in the log"),
     "UPDATE link SET state = 'accepted', decided_by = 'Anna', decided_at = 'now'": (
         "link 1 differs from the log (state, decided_by, decided_at)"
     ),
@@ -232,7 +235,8 @@ def _steps(case: Case, most: int) -> int:
 
 def test_a_forged_first_decision_is_detected(case: Case) -> None:
     case.db.execute(
-        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', '2026-01-01T09Z')"
+        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', "
+        "'2026-01-01T09Z')"
     )
     assert problems(case) == ["decision 1 is not in the log"]
 

@@ -28,11 +28,13 @@ def picture(side: int = CANVAS, n: int = 4) -> Tensor:
     return (0.8 * soft + 0.2 * fine).clamp(0, 1)
 
 
-# ------------------------------------------------------------------------------------------------------------- resizing
+# ----------------------------------------------------------------------------------------- resizing
 
 
 def test_eight_to_one_is_the_triangle_of_tensorflows_antialiased_resize() -> None:
-    """Inside: sixteen taps (k + ½)/64 up and down again. At the border: those inside, scaled to sum to one."""
+    """Inside: sixteen taps (k + ½)/64 up and down again. At the border: those inside, scaled to sum
+    to one.
+    """
     rise = (torch.arange(8) + 0.5).double() / 64
     table = weights(128, 16, "triangle")
     expected = torch.zeros(128).double()
@@ -67,7 +69,9 @@ def test_enlarging_by_two_equals_keys_cubic_by_hand() -> None:
 
 
 def test_at_the_border_the_cubics_taps_inside_sum_to_one() -> None:
-    """Of twice as many pixels, the first has its centre at ¼ and the second at ¾; the taps inside lie at ½, 1½, 2½."""
+    """Of twice as many pixels, the first has its centre at ¼ and the second at ¾; the taps inside
+    lie at ½, 1½, 2½.
+    """
     near, far = 1.5 * 0.25**3 - 2.5 * 0.25**2 + 1, 1.5 * 0.75**3 - 2.5 * 0.75**2 + 1
     last = -0.5 * 1.25**3 + 2.5 * 1.25**2 - 4 * 1.25 + 2
     # the first lies ¼, 1¼ and 2¼ away from them
@@ -141,7 +145,7 @@ def test_resizing_is_exact_inside_training_too() -> None:
     assert torch.equal(inside, enlarge(shrink(x, 16), 128))
 
 
-# --------------------------------------------------------------------------------------------------------- surveillance
+# ------------------------------------------------------------------------------------- surveillance
 
 
 def test_a_face_depends_on_its_own_seed_alone() -> None:
@@ -237,7 +241,9 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("quality", [20, 50, 80, 95])
 def test_jpeg_is_close_to_a_real_encoder(quality: int) -> None:
-    """40 dB, and the same errors in the same places; what differs is the encoder's rounding to whole numbers."""
+    """40 dB, and the same errors in the same places; what differs is the encoder's rounding to
+    whole numbers.
+    """
     x = tensor(pictures(picture()))
     ours = jpeg(x, torch.full((4, 1), float(quality)))
     real = tensor([through_jpeg(a, quality) for a in pictures(x)])
@@ -257,11 +263,13 @@ def test_h264_loses_about_what_the_real_codec_loses() -> None:
     assert all(0.5 < a / b < 2 for a, b in zip(ours, real, strict=True)), (ours, real)
 
 
-# ---------------------------------------------------------------------------------------------------------- real codecs
+# -------------------------------------------------------------------------------------- real codecs
 
 
 def test_h264_at_its_best_quality_keeps_colours() -> None:
-    """All that is lost at QP 0 is the colours' finer half: no shift of brightness or colour on the way."""
+    """All that is lost at QP 0 is the colours' finer half: no shift of brightness or colour on the
+    way.
+    """
     x = tensor(pictures(picture(96)))
     lost = tensor(through_h264(pictures(x), 0)) - x
     assert lost.mean((0, 2, 3)).abs().max() < 0.1 / 255

@@ -126,7 +126,9 @@ def test_a_feature_of_another_length_is_refused_with_the_expected_length(
 
 
 def test_an_exact_network_has_no_loss_and_all_levels_count_the_same() -> None:
-    """With EDM's weight an untrained (zero) network loses 1 at every noise level, for data of the right spread."""
+    """With EDM's weight an untrained (zero) network loses 1 at every noise level, for data of the
+    right spread.
+    """
     denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)).eval()
     g = torch.Generator().manual_seed(0)
     lr = torch.full((400, 3, SIDE, SIDE), 0.5)

@@ -1,7 +1,8 @@
 """The contract of every face detector, and what is particular to each.
 
-The learned detectors run with weights made here: all zero but for one path, so that a red dot of one pixel is a face
-of 16 px at a known place. What the published or trained weights find is measured elsewhere.
+The learned detectors run with weights made here: all zero but for one path, so that a red dot of
+one pixel is a face of 16 px at a known place. What the published or trained weights find is
+measured elsewhere.
 """
 
 from __future__ import annotations
@@ -278,8 +279,8 @@ def test_haar_finds_the_astronaut() -> None:
 
 def test_haar_needs_no_torch() -> None:
     code = (
-        "import sys; from fasr_video.detection import open_detector;"
-        "open_detector('haar', weights=None, device='cpu', min_score=0.5); sys.exit('torch' in sys.modules)"
+        "import sys; from fasr_video.detection import open_detector;open_detector('haar', "
+        "weights=None, device='cpu', min_score=0.5); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
@@ -531,7 +532,8 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "retinaface",
         lambda d: change(d / "a.safetensors", lambda s: None),
         ModelError,
-        "lacks .* body.conv1.weight, body.bn1.weight, body.bn1.bias, …; give weights made for RetinaFaceNet",
+        "lacks .* body.conv1.weight, body.bn1.weight, body.bn1.bias, …; give weights made for "
+        "RetinaFaceNet",
     ),
     "insightface, none given": ("insightface", lambda d: None, UsageError, "give a folder"),
     "insightface, no folder": (
@@ -611,8 +613,8 @@ def test_without_openvino_its_engine_is_no_silent_torch(
 
 def test_the_builtin_detector_needs_no_openvino() -> None:
     code = (
-        "import sys; sys.modules['openvino'] = None; from fasr_video.detection import open_detector;"
-        "open_detector('builtin', weights=None, device='cpu', min_score=0.5)"
+        "import sys; sys.modules['openvino'] = None; from fasr_video.detection import "
+        "open_detector;open_detector('builtin', weights=None, device='cpu', min_score=0.5)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 

@@ -1,4 +1,6 @@
-"""The embedder's trainer and its teacher: what is read, what is drawn, what is asked, and runs that resume."""
+"""The embedder's trainer and its teacher: what is read, what is drawn, what is asked, and runs that
+resume.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFa
     return replace(made, empty=empty)
 
 
-# ---------------------------------------------------------------------------------------------------------- the teacher
+# -------------------------------------------------------------------------------------- the teacher
 
 
 def test_a_network_in_the_old_format_computes_its_layers(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_file_that_is_no_teacher_gives_a_clear_error(
         Teacher(copy, CPU)
 
 
-# -------------------------------------------------------------------------------------------------------- what is drawn
+# ------------------------------------------------------------------------------------ what is drawn
 
 
 def test_longer_vectors_keep_the_teachers_cosines() -> None:
@@ -228,7 +230,7 @@ def test_faces_of_scenes_are_in_the_canonical_frame(tmp_path: Path) -> None:
     assert np.abs(ours - expected).mean() < 6
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 @pytest.mark.slow

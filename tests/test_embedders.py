@@ -1,7 +1,7 @@
 """The contract of every embedder, and what is particular to each.
 
-AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph made here, the builtin
-embedder and dlib with their own.
+AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph
+made here, the builtin embedder and dlib with their own.
 """
 
 from __future__ import annotations

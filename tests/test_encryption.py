@@ -183,7 +183,8 @@ def test_changed_or_swapped_sealed_data_is_detected(sealed_copy: Path) -> None:
     )
     with Case.open(sealed_copy) as case, case.transaction():
         case.db.execute(
-            "UPDATE probe SET feature = (SELECT feature FROM probe WHERE track = 2 AND kind = probe.kind)"
+            "UPDATE probe SET feature = (SELECT feature FROM probe WHERE track = 2 AND kind = "
+            "probe.kind)"
         )
     with Case.open(sealed_copy) as case, pytest.raises(IntegrityError, match="it was changed"):
         features(case, 1)

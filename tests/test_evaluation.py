@@ -67,7 +67,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-# --------------------------------------------------------------------------------------------------------- comparisons
+# -------------------------------------------------------------------------------------- comparisons
 
 
 @pytest.mark.slow
@@ -156,7 +156,9 @@ def test_the_command_compares_systems_and_writes_tables(
 def test_measures_that_a_run_cannot_have_are_left_out(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison are gone."""
+    """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison
+    are gone.
+    """
     (tmp_path / "run" / "plots").mkdir(parents=True)
     (tmp_path / "run" / "plots" / "cmc-old.png").write_bytes(b"")
     merges = [word for rule in ("mean", "weighted", "median") for word in ("--merge", rule)]
@@ -419,7 +421,8 @@ def test_the_command_compares_systems_on_pairs(
         ),
         (
             ["--preset", "paper-fig5"],
-            "it compares eta of the Feature Combiner; give --combiner several times: one trained at each eta",
+            "it compares eta of the Feature Combiner; give --combiner several times: one trained "
+            "at each eta",
         ),
         (
             ["--preset", "paper-fig5", *2 * ("--combiner", str(bundled("combiner.safetensors")))],
@@ -479,7 +482,9 @@ def test_a_preset_fills_in_options_that_are_not_given(
 def test_attributes_and_references_reach_their_methods(
     faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no landmarks."""
+    """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no
+    landmarks.
+    """
     torch.manual_seed(0)
     size = Size(
         128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True

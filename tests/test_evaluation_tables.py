@@ -1,4 +1,6 @@
-"""What an evaluation varies and shows: degradations, systems, presets, and the tables of what came of them."""
+"""What an evaluation varies and shows: degradations, systems, presets, and the tables of what came
+of them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from fasr_video.sr.degradation import shrink
 from fasr_video.sr.surveillance import Surveillance
 from tests.drawn import crowd, drawn
 
-# -------------------------------------------------------------------------------------------- degradations and systems
+# ------------------------------------------------------------------------- degradations and systems
 
 
 @pytest.mark.parametrize("text", ["16", "8", "12:camera", "16:jpeg-30", "16:h264-35"])
@@ -158,7 +160,9 @@ def test_a_row_with_more_references_than_exist_gives_a_warning() -> None:
 
 
 def test_gains_are_over_a_system_of_the_same_degradation() -> None:
-    """A face of 24 px is easier than one of 12: each system is held against its own size's baseline."""
+    """A face of 24 px is easier than one of 12: each system is held against its own size's
+    baseline.
+    """
     sides = [degradations.parse(s) for s in ("12", "24")]
     found = Axes(["hr", "bicubic", "fasr"], sides).systems()
     names = labels(found)
@@ -179,7 +183,7 @@ def test_every_preset_is_a_comparison_of_known_systems() -> None:
         assert found and len(set(labels(found))) == len(found)
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 TABLE = Table(
     "Two of three",

@@ -21,7 +21,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return people_in(tmp_path_factory.mktemp("faces"))
 
 
-# --------------------------------------------------------------------------------------------------------- photographs
+# -------------------------------------------------------------------------------------- photographs
 
 
 def test_unusable_files_are_listed_with_a_reason(faces: Path, tmp_path: Path) -> None:
@@ -105,7 +105,9 @@ def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> 
 
 
 def test_plain_names_do_not_lead_out_of_a_folder() -> None:
-    """A manifest may name photographs anywhere; what is written for them stays in the folder that was given."""
+    """A manifest may name photographs anywhere; what is written for them stays in the folder that
+    was given.
+    """
     assert plain_name("p0/1.png") == "p0/1"
     assert plain_name("/photos/p0/1.png") == "photos/p0/1"
     assert plain_name("../../p0/1.v2.png") == "p0/1.v2"
@@ -127,7 +129,7 @@ def test_landmarks_give_the_pose(faces: Path, tmp_path: Path) -> None:
     assert pose["p1/0.png"] is None
 
 
-# ----------------------------------------------------------------------------------------------------------- protocols
+# ---------------------------------------------------------------------------------------- protocols
 
 
 def test_celeba_takes_a_gallery_photograph_a_probe_and_auxiliaries() -> None:
@@ -279,7 +281,9 @@ def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
 
 
 def test_a_truncated_list_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
-    """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a threshold from."""
+    """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a
+    threshold from.
+    """
     photos = [
         photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
         for i, name in enumerate(("A_B", "C"))

@@ -1,4 +1,6 @@
-"""Cases, galleries and ledgers of somebody else: what no version of ours made is refused before it does anything."""
+"""Cases, galleries and ledgers of somebody else: what no version of ours made is refused before it
+does anything.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,14 @@ from tests.reviewed import make_case
 from tests.test_cli import called
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
-VIEW = f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state FROM n"
-TRIGGER = "CREATE TRIGGER kind AFTER INSERT ON decision BEGIN UPDATE decision SET verdict = 'accepted'; END"
+VIEW = (
+    f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state "
+    "FROM n"
+)
+TRIGGER = (
+    "CREATE TRIGGER kind AFTER INSERT ON decision BEGIN UPDATE decision SET verdict = 'accepted'; "
+    "END"
+)
 
 
 @pytest.fixture(scope="module")

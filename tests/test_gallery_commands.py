@@ -1,4 +1,6 @@
-"""`fasr-video gallery …` from the outside: what it prints, the exit codes, and one line for each error."""
+"""`fasr-video gallery …` from the outside: what it prints, the exit codes, and one line for each
+error.
+"""
 
 from __future__ import annotations
 

@@ -182,7 +182,9 @@ def test_check_reports_an_index_that_differs_from_the_database(gallery: Gallery)
 
 
 def test_the_index_stays_in_memory_where_the_folder_is_read_only(gallery: Gallery) -> None:
-    """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder of that name."""
+    """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder
+    of that name.
+    """
     gallery.close()
     (gallery.folder / f"{INDEX_FILE}.part").mkdir()
     gallery.folder.chmod(stat.S_IREAD | stat.S_IEXEC)
@@ -253,7 +255,9 @@ class TestApproximate:
     def test_results_are_ordered_by_the_exact_vectors(
         self, large: Gallery, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also after it was written and read again. Its measured recall is what is measured here on other queries."""
+        """Also after it was written and read again. Its measured recall is what is measured here on
+        other queries.
+        """
         monkeypatch.setattr(index, "_KINDS", {kind: index._KINDS[kind]})
         monkeypatch.setattr(index, "_time_search", slow_when_flat(index._time_search))
         Index.open(large, approximate_above=1000)

@@ -1,4 +1,6 @@
-"""The gallery database: photographs are stored and removed completely, and kills leave complete batches."""
+"""The gallery database: photographs are stored and removed completely, and kills leave complete
+batches.
+"""
 
 from __future__ import annotations
 
@@ -369,7 +371,9 @@ def test_ten_thousand_random_changes(gallery: Gallery) -> None:
 
 @pytest.mark.slow
 def test_kills_leave_complete_batches_only(tmp_path: Path) -> None:
-    """A writer is killed at random moments; the store is then what it was after its last change or one more."""
+    """A writer is killed at random moments; the store is then what it was after its last change or
+    one more.
+    """
     folder, done = tmp_path / "gallery", tmp_path / "done"
     rng = np.random.default_rng(3)
     models = []
@@ -476,8 +480,9 @@ class TestBadGalleries:
     ) -> None:
         monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
         hold = (
-            "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('BEGIN');"
-            "db.execute('SELECT * FROM template').fetchone(); print('held', flush=True); time.sleep(600)"
+            "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); "
+            "db.execute('BEGIN');db.execute('SELECT * FROM template').fetchone(); print('held', "
+            "flush=True); time.sleep(600)"
         )
         with Gallery.open(folder, read_only=True) as gallery:
             (secret,) = (v.tobytes() for v in gallery.features_of(["p1"])["p1"][:1])

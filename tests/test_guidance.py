@@ -1,4 +1,6 @@
-"""Guidance by attributes: the exact answer where there is one, what is said and read of a face, and how it is told."""
+"""Guidance by attributes: the exact answer where there is one, what is said and read of a face, and
+how it is told.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ SIDE = 32
 Capture = pytest.CaptureFixture[str]
 
 
-# --- the exact answer --------------------------------------------------------------------------------------------
+# --- the exact answer -----------------------------------------------------------------------------
 
 MEAN, SPREAD, PULL, STRENGTH = 0.4, ResidualDenoiser.WITH_LR, 0.2, 30.0
 MOVED = MEAN + STRENGTH * SPREAD**2 * PULL
@@ -79,7 +81,9 @@ class Gaussian(Denoiser):
 
 
 def pulled(x: Tensor, sigma: Tensor) -> Tensor:
-    """log C(c | x, sigma) for C(c | clean) ∝ exp(PULL · Σ clean), but for what does not depend on x."""
+    """log C(c | x, sigma) for C(c | clean) ∝ exp(PULL · Σ clean), but for what does not depend on
+    x.
+    """
     return PULL * Gaussian()(x, sigma, nothing(len(x))).flatten(1).sum(1)
 
 
@@ -124,7 +128,7 @@ def test_the_mean_of_the_pictures_is_the_moved_one(kind: str) -> None:
     ) == pytest.approx(MOVED, abs=4e-3)
 
 
-# --- what keeps few steps within pictures ------------------------------------------------------------------------
+# --- what keeps few steps within pictures ---------------------------------------------------------
 
 
 def hard(x: Tensor, sigma: Tensor) -> Tensor:
@@ -154,7 +158,7 @@ def test_the_samplers_of_few_steps_are_bounded_and_the_papers_are_as_published()
     assert few == {"dpmpp", "dpmpp-sde", "heun", "ddim"}
 
 
-# --- attributes --------------------------------------------------------------------------------------------------
+# --- attributes -----------------------------------------------------------------------------------
 
 
 def test_attributes_are_parsed_as_people_write_them() -> None:
@@ -238,7 +242,7 @@ def test_an_impossible_strength_is_refused(strength: float) -> None:
         Guidance(all_of(classifier()), strength)
 
 
-# --- the denoiser, drawn to each row's own -----------------------------------------------------------------------
+# --- the denoiser, drawn to each row's own --------------------------------------------------------
 
 
 def guided(*rows: tuple[Attribute, ...], strength: float = 50.0, bounded: bool = False) -> Denoiser:
@@ -309,7 +313,7 @@ def test_a_classifier_is_called_within_its_trained_noise_levels() -> None:
     torch.testing.assert_close(levels[0], torch.tensor([0.01, 0.3, 30.0]))
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +414,7 @@ def test_guidance_moves_a_picture_to_where_the_classifier_agrees(
     assert after[0, 2, 0] > before[0, 2, 0] and after[1, 1, 0] > before[1, 1, 0]
 
 
-# --- restorers ---------------------------------------------------------------------------------------------------
+# --- restorers ------------------------------------------------------------------------------------
 
 
 def restorer(
@@ -516,9 +520,9 @@ def test_a_warning_calls_a_reading_a_guess() -> None:
 
 def test_an_attribute_that_contradicts_the_picture_gives_a_warning() -> None:
     (line,) = warnings(certain(5.0), NO_GLASSES)
-    assert (
-        line
-        == "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with certainty 0.987"
+    assert line == (
+        "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with "
+        "certainty 0.987"
     )
     (line,) = warnings(certain(5.0), BEARD)
     assert line.startswith("attribute beard=yes (examiner): ")
@@ -526,7 +530,7 @@ def test_an_attribute_that_contradicts_the_picture_gives_a_warning() -> None:
     assert warnings(certain(1.0), NO_GLASSES) == [], "it is not clearly seen"
 
 
-# --- fasr-video sr -----------------------------------------------------------------------------------------------
+# --- fasr-video sr --------------------------------------------------------------------------------
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -626,7 +630,7 @@ def test_an_option_without_attributes_is_refused(sr: Run, option: tuple[str, str
     assert code == 2 and f"{option[0]}: there are no attributes" in err
 
 
-# --- fasr-video run ----------------------------------------------------------------------------------------------
+# --- fasr-video run -------------------------------------------------------------------------------
 
 READING = (*QUICK, "restore.attributes=read", "restore.guidance=20")
 

@@ -1,4 +1,6 @@
-"""Cases, galleries and archives that somebody else made: nothing of theirs leads out of their folder."""
+"""Cases, galleries and archives that somebody else made: nothing of theirs leads out of their
+folder.
+"""
 
 from __future__ import annotations
 

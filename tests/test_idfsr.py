@@ -1,4 +1,6 @@
-"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what a fit changes."""
+"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what a fit
+changes.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ def size(request: pytest.FixtureRequest) -> Size:
     return request.param  # type: ignore[no-any-return]
 
 
-# ---------------------------------------------------------------------------------------------------------------- mask
+# --------------------------------------------------------------------------------------------- mask
 
 
 def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
@@ -109,7 +111,7 @@ def test_impossible_landmarks_are_not_usable(what: str, landmarks: Tensor) -> No
     assert usable(torch.stack((FACE, landmarks))).tolist() == [True, False], what
 
 
-# ---------------------------------------------------------------------------------------------------------------- warp
+# --------------------------------------------------------------------------------------------- warp
 
 
 def test_equal_landmarks_leave_the_picture_unchanged() -> None:
@@ -152,7 +154,7 @@ def test_faces_of_a_batch_are_warped_independently() -> None:
     torch.testing.assert_close(warp(x, source, target)[2:3], warp(x[2:3], source[2:3], target[2:3]))
 
 
-# ------------------------------------------------------------------------------------------------------------- network
+# ------------------------------------------------------------------------------------------ network
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -182,7 +184,9 @@ def test_both_sizes_have_the_expected_number_of_weights() -> None:
 
 
 def test_attention_to_the_identity_depends_on_the_cell() -> None:
-    """On a map that is the same everywhere, far from its edges all cells hear the same of a person but for places."""
+    """On a map that is the same everywhere, far from its edges all cells hear the same of a person
+    but for places.
+    """
     torch.manual_seed(0)
     level = Level(width=64, cells=16, size=TINY, attention=True)
     for parameter in level.attention.parameters():
@@ -399,7 +403,7 @@ def test_a_missing_mask_and_reference_is_an_error() -> None:
         identity_denoiser(speaking()).conditioned(Condition(condition.lr, condition.feature))
 
 
-# ------------------------------------------------------------------------------------------------- DDPM and our levels
+# ------------------------------------------------------------------------------ DDPM and our levels
 
 
 def test_ddpm_steps_map_to_noise_levels_and_back() -> None:
@@ -464,7 +468,7 @@ def test_a_seed_draws_the_same_picture_in_any_batch(size: Size) -> None:
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
 
 
-# --------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_weights_survive_saving_and_loading(tmp_path: Path, size: Size) -> None:
@@ -496,7 +500,7 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
             load_idfsr(file)
 
 
-# ------------------------------------------------------------------------------------------------------------- fitting
+# ------------------------------------------------------------------------------------------ fitting
 
 
 def person(n: int = 4, seed: int = 0) -> References:

@@ -1,4 +1,6 @@
-"""IDFSR as a method: what it hears of references and identities, what its answer says, and its command line."""
+"""IDFSR as a method: what it hears of references and identities, what its answer says, and its
+command line.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
 ROOT = Path(__file__).parents[1]
 
 
-# ------------------------------------------------------------------------------------------------------------ restorer
+# ----------------------------------------------------------------------------------------- restorer
 
 
 class Finder:
@@ -179,7 +181,7 @@ def test_provenance_names_all_that_the_picture_depends_on() -> None:
     assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -204,7 +206,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
+    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still
+    of the first.
+    """
     root = tmp_path_factory.mktemp("album")
     ada, bruno = (
         np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png"))

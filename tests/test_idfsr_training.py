@@ -28,12 +28,14 @@ from tests.idfsr_faces import RESIDUAL, SIDE, TINY, faces, pictures
 ROOT = Path(__file__).parents[1]
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people with three photos each, a fifth with one; features and landmarks beside the folder."""
+    """Four people with three photos each, a fifth with one; features and landmarks beside the
+    folder.
+    """
     root = tmp_path_factory.mktemp("idfsr")
     lines = [["path", *training.COLUMNS, "found"]]
     paths = [f"p{person}/{photo}.png" for person in range(4) for photo in range(3)] + [
@@ -83,7 +85,9 @@ def test_a_reference_is_another_photo_of_the_same_person(people: Path) -> None:
 
 
 def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
-    """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks are said to be."""
+    """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks
+    are said to be.
+    """
     data = data_of(people)
     dotted = torch.zeros_like(data.pictures)
     x, y = data.landmarks.round().long().unbind(2)
@@ -135,7 +139,8 @@ def test_lr_faces_have_the_detail_of_the_given_sizes(people: Path) -> None:
 def test_the_trainer_learns_and_writes_weights_that_load(
     people: Path, tmp_path: Path, tiny: None, name: str
 ) -> None:
-    # What the larger network shows at first is no face: through the embedder it would learn of nothing else.
+    # What the larger network shows at first is no face: through the embedder it would learn of
+    # nothing else.
     identity = 0.1 if name == "compact" else 0.0
     job = training.Job(
         read_faces([people / "faces"])[0],
@@ -206,6 +211,9 @@ def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, 
 
 def test_training_needs_no_codec_no_index_and_no_opencv() -> None:
     names = ("av", "cv2", "faiss", "decord", "matplotlib", "scipy")
-    code = f"import sys\nfor name in {names}: sys.modules[name] = None\nimport fasr_video.training.idfsr"
+    code = (
+        f"import sys\nfor name in {names}: sys.modules[name] = None\nimport "
+        "fasr_video.training.idfsr"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

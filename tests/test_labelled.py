@@ -62,9 +62,9 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
                 (i + 1, i, i + 1),
             )
             case.db.execute(
-                "INSERT INTO face (source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, sharpness, exposure,"
-                " contrast, inside, clear, total, reason)"
-                " VALUES (1, ?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
+                "INSERT INTO face (source, track, frame_index, pts, x1, y1, x2, y2, score, "
+                "eye_px, sharpness, exposure, contrast, inside, clear, total, reason) VALUES (1, "
+                "?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
                 (i + 1,),
             )
             case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (i + 1, models, 16 + i))
@@ -117,7 +117,8 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(folder
         calibration.size_warning(100)
     )
     assert list(band.scales) == ["best", "pooled", "best+pooled"]
-    # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
+    # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are
+    # worth is known.
     assert band.score(Kind.POOLED, 0.75) > 0 > band.score(Kind.POOLED, 0.0)
 
 

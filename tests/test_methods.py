@@ -62,7 +62,9 @@ def network() -> Denoiser:
 
 
 class FixedEmbedder:
-    """An embedder whose feature of a face is where its brightness lies: cheap, and different for different faces."""
+    """An embedder whose feature of a face is where its brightness lies: cheap, and different for
+    different faces.
+    """
 
     name, sha256, length, device = "told", "bb", LENGTH, CPU
 
@@ -336,7 +338,7 @@ def test_a_method_names_the_part_that_it_lacks() -> None:
         Diffusion(METHODS["fasr"], Models(bare, "", features), options)
 
 
-# ---------------------------------------------------------------------------------------------------------------- mean
+# --------------------------------------------------------------------------------------------- mean
 
 
 def test_the_mean_takes_two_calls_and_names_its_models() -> None:
@@ -400,7 +402,7 @@ def test_weights_that_are_not_bundled_give_a_one_line_error_with_a_remedy() -> N
         open_restorer(METHODS["pmrf"], Options(CPU))
 
 
-# ---------------------------------------------------------------------------------------------------------------- pmrf
+# --------------------------------------------------------------------------------------------- pmrf
 
 
 def test_the_flow_starts_from_the_mean_and_takes_the_given_steps() -> None:
@@ -451,7 +453,7 @@ def test_a_flow_is_opened_with_the_mean_in_its_folder(tmp_path: Path) -> None:
         open_restorer(METHODS["pmrf"], options)
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 
 @pytest.fixture(scope="module")

@@ -251,7 +251,10 @@ def test_evidence_has_the_limit_for_a_face_of_its_size(case: Path, tmp_path: Pat
     assert sign["evidence"]["eye_px"] == sign["shown"]["quality"]["eye_px"] >= 20
     copy = Path(shutil.copytree(case, tmp_path / "case"))
     with Case.open(copy) as opened:
-        limit = "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = 'settings'"
+        limit = (
+            "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = "
+            "'settings'"
+        )
         opened.db.execute(limit)
         (track,) = (t for t in document.tracks(opened) if t["id"] == sign["id"])
     assert track["evidence"]["min_norm"] == 7.5

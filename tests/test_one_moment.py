@@ -63,7 +63,9 @@ def sign(folder: Path) -> None:
 
 @contextmanager
 def meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterator[None]:
-    """It happens by another connection, right before the first statement with these words is executed."""
+    """It happens by another connection, right before the first statement with these words is
+    executed.
+    """
     waiting, done = [happens], []
 
     def write_at(statement: str) -> None:  # what it raises is swallowed

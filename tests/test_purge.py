@@ -45,7 +45,8 @@ def set_days(folder: Path, days: int | None) -> None:
 
     def change(case: Case) -> None:
         case.db.execute(
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'",
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = "
+            "'settings'",
             (days,),
         )
         update = (
@@ -557,7 +558,8 @@ def test_a_retention_time_changed_by_sql_removes_no_case(
 ) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
         db.execute(
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'"
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = "
+            "'settings'"
         )
     code, _, err = called(capsys, "purge", copied_case, "--yes")
     assert code == 3 and "settings differ from those" in err and (copied_case / DATABASE).is_file()

@@ -1,4 +1,6 @@
-"""The four things that Art. 12(3) of the EU AI Act asks a remote biometric system to record: a case holds each."""
+"""The four things that Art. 12(3) of the EU AI Act asks a remote biometric system to record: a case
+holds each.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def whole(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A case that was run, searched, decided by two and signed off; with when it was begun and when it was run."""
+    """A case that was run, searched, decided by two and signed off; with when it was begun and when
+    it was run.
+    """
     folder = tmp_path_factory.mktemp("whole") / "case"
     begun = now()
     settings = configs.load("cpu", QUICK)

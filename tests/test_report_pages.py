@@ -128,7 +128,10 @@ def test_pages_never_scroll_sideways(page: Any, report: Path, viewport: Any) -> 
     for name in NAMES:
         show(page, report, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], name
-        wide = "all => all.filter((e) => e.getBoundingClientRect().right > innerWidth).map((e) => e.alt)"
+        wide = (
+            "all => all.filter((e) => e.getBoundingClientRect().right > innerWidth).map((e) => "
+            "e.alt)"
+        )
         assert page.locator("img:not(.scroll img)").evaluate_all(wide) == []
 
 

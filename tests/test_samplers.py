@@ -46,7 +46,8 @@ def start(count: int, sigma: float, seed: int = 0) -> tuple[Tensor, list[torch.G
     return samplers.prior((1, 8, 8), sigma, generators).double(), generators
 
 
-# A last noise level this small leaves the error of the schedule's end out of the measurement of the order.
+# A last noise level this small leaves the error of the schedule's end out of the measurement of the
+# order.
 ODE = {"ddim": (samplers.ddim, 1), "heun": (samplers.heun, 2), "dpmpp_2m": (samplers.dpmpp_2m, 2)}
 
 

@@ -1,4 +1,6 @@
-"""A track against a gallery: who is ranked where, what supports a candidate, and when the answer is unknown."""
+"""A track against a gallery: who is ranked where, what supports a candidate, and when the answer is
+unknown.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def without_network(code: str, *arguments: object, cwd: Path) -> subprocess.Comp
 
 @pytest.mark.slow
 def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
-    """Detect, track, restore, enrol, search, verify: in a process in which every call out is an error."""
+    """Detect, track, restore, enrol, search, verify: in a process in which every call out is an
+    error.
+    """
     quick = ("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2")
     options = [part for o in quick for part in ("--set", o)]
     start = "from fasr_video.cli import main; main()"
@@ -99,7 +101,9 @@ sys.addaudithook(watch)
 
 
 def alone(code: str, *arguments: object, folder: Path) -> None:
-    """Run it in a folder of its own, with a home and a place for temporary files there, and look at what is left."""
+    """Run it in a folder of its own, with a home and a place for temporary files there, and look at
+    what is left.
+    """
     places = {name: folder / name for name in ("home", "temporary")}
     for place in places.values():
         place.mkdir()

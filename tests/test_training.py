@@ -75,7 +75,7 @@ def quiet(progress: Progress) -> None:
     assert progress.batches_per_second > 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- faces
+# -------------------------------------------------------------------------------------------- faces
 
 
 def test_folders_and_tar_shards_hold_the_same_faces(folder: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_rows_follow_the_faces_and_missing_ones_are_named(
         rows_of(tmp_path / "no.npz", faces, ("hr",))
 
 
-# ----------------------------------------------------------------------------------------------------------------- loop
+# --------------------------------------------------------------------------------------------- loop
 
 
 class Line(nn.Module):
@@ -286,18 +286,14 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     """What torchrun and `accelerate launch` start: the same weights in each, batches of their own."""
     script = tmp_path / "job.py"
     script.write_text(
-        "import sys, torch, pathlib\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from tests.test_training import *\n"
-        "import os\n"
-        "out = pathlib.Path(sys.argv[1]); net = Line(); seen = []\n"
-        "def loss(model, generator):\n"
-        "    seen.append(torch.rand((), generator=generator.clone_state()).item())\n"
-        "    return line_loss(model, generator)\n"
-        "plan = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {'seconds': float(sys.argv[2])})\n"
-        "out = out / sys.argv[2]; out.mkdir(exist_ok=True)\n"
-        "step = train(net, loss, out, plan, CPU, lambda s, _: None, quiet)\n"
-        "torch.save((net.state_dict(), seen, step), out / f'end{os.environ[\"RANK\"]}.pt')\n"
+        f"import sys, torch, pathlib\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\nfrom "
+        "tests.test_training import *\nimport os\nout = pathlib.Path(sys.argv[1]); net = Line(); "
+        "seen = []\ndef loss(model, generator):\n    seen.append(torch.rand((), "
+        "generator=generator.clone_state()).item())\n    return line_loss(model, generator)\nplan "
+        "= Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {'seconds': "
+        "float(sys.argv[2])})\nout = out / sys.argv[2]; out.mkdir(exist_ok=True)\nstep = "
+        "train(net, loss, out, plan, CPU, lambda s, _: None, quiet)\ntorch.save((net.state_dict(), "
+        "seen, step), out / f'end{os.environ[\"RANK\"]}.pt')\n"
     )
     (a, seen_a, steps), (b, seen_b, _) = launch(script, tmp_path, "1000")
     assert all(torch.equal(a[k], b[k]) for k in a) and steps == 300
@@ -406,7 +402,7 @@ def test_the_log_continues_from_the_checkpoint(tmp_path: Path) -> None:
     assert [int(r["step"]) for r in rows] == [50, 100, 150, 200, 250, 300]
 
 
-# --------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 @pytest.mark.slow
@@ -551,7 +547,9 @@ def test_sr_training_starts_from_given_weights(
 
 @pytest.mark.parametrize("noise", ["ve", "vp", "subvp"])
 def test_with_an_sde_the_loss_is_the_papers_score_matching(noise: str) -> None:
-    """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the process sees."""
+    """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the
+    process sees.
+    """
     process, t = sr.SDES[noise], torch.tensor([0.2, 0.6])
     g = torch.Generator().manual_seed(0)
     clean, noisy = torch.rand(2, 3, 8, 8, generator=g), torch.randn(2, 3, 8, 8, generator=g)
@@ -640,8 +638,14 @@ class TestMuon:
 
 def test_training_needs_no_codec_no_index_and_no_opencv(tmp_path: Path) -> None:
     """A borrowed GPU machine has torch, numpy and Pillow, and perhaps nothing else."""
-    blocked = "import sys\nfor name in ('av', 'cv2', 'faiss', 'decord', 'matplotlib'): sys.modules[name] = None\n"
-    modules = "import fasr_video.training.sr, fasr_video.training.embedder, fasr_video.training.combiner\n"
+    blocked = (
+        "import sys\nfor name in ('av', 'cv2', 'faiss', 'decord', 'matplotlib'): sys.modules[name] "
+        "= None\n"
+    )
+    modules = (
+        "import fasr_video.training.sr, fasr_video.training.embedder, "
+        "fasr_video.training.combiner\n"
+    )
     code = blocked + modules + "import fasr_video.training.features, fasr_video.training.attributes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

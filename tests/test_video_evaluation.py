@@ -1,4 +1,6 @@
-"""Cases held against ground truth: by hand where the answer is known, and on a clip of the fixtures."""
+"""Cases held against ground truth: by hand where the answer is known, and on a clip of the
+fixtures.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +219,9 @@ def test_a_list_has_no_rank_beyond_its_length(
 
 
 def test_empty_lists_differ_from_missing_probes(case: Path, tmp_path: Path) -> None:
-    """As a search for identification leaves it when nobody passes, and no reconstruction was searched with."""
+    """As a search for identification leaves it when nobody passes, and no reconstruction was
+    searched with.
+    """
     shutil.copytree(case, tmp_path / "case")
     with Case.open(tmp_path / "case") as opened, opened.transaction():
         opened.db.execute("DELETE FROM candidate")
@@ -257,7 +261,9 @@ def test_average_precision_is_the_area_under_monotonic_precision() -> None:
 
 
 def test_an_unsure_face_is_neither_a_miss_nor_a_false_alarm() -> None:
-    """The second face is unsure: its detection counts for nothing, and a second one of the first face is wrong."""
+    """The second face is unsure: its detection counts for nothing, and a second one of the first
+    face is wrong.
+    """
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
     boxes = np.array(
         [[50, 50, 60, 60], [0, 0, 10, 10], [0, 1, 10, 11], [90, 90, 99, 99]], np.float32
@@ -282,7 +288,9 @@ def test_an_unsure_face_is_neither_a_miss_nor_a_false_alarm() -> None:
 
 
 def test_the_largest_window_without_a_face_is_returned() -> None:
-    """A face in the upper left third of 300x200: the right of the picture is larger than what lies below."""
+    """A face in the upper left third of 300x200: the right of the picture is larger than what lies
+    below.
+    """
     face = np.array([[10, 10, 90, 80]], np.float32)
     rows, columns = detection.window_between((200, 300), face, 96) or (slice(0), slice(0))
     assert (rows.start, rows.stop, columns.start, columns.stop) == (0, 192, 96, 288)

@@ -1,4 +1,6 @@
-"""Videos that the tests make: every frame carries its own number, so that a wrong frame is seen as wrong."""
+"""Videos that the tests make: every frame carries its own number, so that a wrong frame is seen as
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _TEXTURE = cv2.GaussianBlur(
 
 
 def picture(index: int) -> NDArray[np.uint8]:
-    """Frame `index`: moving texture, five colour patches at the top left, its number in blocks along the bottom."""
+    """Frame `index`: moving texture, five colour patches at the top left, its number in blocks
+    along the bottom.
+    """
     image = np.ascontiguousarray(_TEXTURE[:, index % 80 : index % 80 + WIDTH])
     for i, colour in enumerate(COLOURS):
         image[0:30, i * 40 : i * 40 + 40] = colour
@@ -83,7 +87,8 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
     return path
 
 
-# Encoders do not give the same bytes twice; damage is done to these, so that it is the same damage every time.
+# Encoders do not give the same bytes twice; damage is done to these, so that it is the same damage
+# every time.
 FIXTURES = Path(__file__).parent / "fixtures"
 DAMAGEABLE = ("h264.mp4", "h264.mkv", "ts.ts")
 
@@ -141,7 +146,9 @@ def cut(source: Path, path: Path, share: float = 0.6) -> Path:
 
 
 def beheaded(source: Path, path: Path, packets: int = 10, format: str | None = None) -> Path:
-    """Without its first packets, as a recorder's segment that begins between two keyframes; nothing is encoded anew."""
+    """Without its first packets, as a recorder's segment that begins between two keyframes; nothing
+    is encoded anew.
+    """
     with av.open(str(source)) as whole, av.open(str(path), "w", format=format) as container:
         stream = container.add_stream_from_template(whole.streams.video[0])
         kept = [packet for packet in whole.demux(video=0) if packet.size][packets:]
