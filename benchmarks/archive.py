@@ -50,7 +50,7 @@ class BatchCost:
 
     seconds: float
     mib: float
-    """Most that the batch and its workers held together."""
+    """The most memory that the batch and its workers used at one time."""
 
 
 def copy_with_comment(source: Path, path: Path, number: int) -> Path:
@@ -145,7 +145,8 @@ def cluster(workers: int) -> Iterator[tuple[str, list[int]]]:
     dask = (sys.executable, "-m")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     parts = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    started = [subprocess.Popen([*dask, f"distributed.cli.dask_{parts[0]}", *parts[1:]], **quiet)]  # type: ignore[call-overload]
+    scheduler = [*dask, f"distributed.cli.dask_{parts[0]}", *parts[1:]]
+    started = [subprocess.Popen(scheduler, **quiet)]  # type: ignore[call-overload]
     for _ in range(workers):
         worker = [
             *dask,
@@ -174,7 +175,7 @@ def wait_for_port(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    raise SystemExit("the Dask scheduler did not come up")
+    raise SystemExit("the Dask scheduler did not start")
 
 
 def kill_at_random(command: list[str], longest: float, rng: random.Random) -> bool:
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--kill-files", type=int, default=8, help="files of the batch that is killed"
     )
-    parser.add_argument("--fps", type=float, default=2.0, help="frames a second that are looked at")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second that are analysed")
     parser.add_argument("--schedulers", nargs="+", default=["local-1", "processes-2", "dask-2"])
     args = parser.parse_args()
     options = (
@@ -252,19 +253,19 @@ def main() -> None:
         add_kill_note(table, folder, gallery, args)
     table.add_note(
         f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, {size_of(SAMPLE)}, two "
-        "people) with a comment of its own, the long one the same packets over and over; "
-        f"{args.fps:g} frames a second are looked at. Wall time begins with the command and ends "
-        "with its summary. Memory is the most that the batch and its workers (with Dask: and the "
-        "scheduler) held together, sampled twice a second. Cases are compared by every row of "
-        "every table, without what differs by nature."
+        f"people) with a comment of its own, the long one repeats its packets; {args.fps:g} "
+        "frames a second are analysed. Wall time begins with the command and ends with its "
+        "summary. Memory is the most that the batch, its workers and (with Dask) the scheduler "
+        "used at one time, sampled twice a second. Cases are compared by every row of every "
+        "table, apart from what must differ, such as times."
     )
     table.write()
     hours = 1000 / rate
     fill_cost(
         f"{hours:.0f} hours of one core for 1,000 hours of footage of {size_of(SAMPLE)} with two "
-        f"people always in view, {args.fps:g} frames a second looked at, reconstructions and "
-        "search included ([measured](results/archive.md)); money is that times what a core hour "
-        "costs you. Empty footage costs less, crowds more."
+        f"people always in view, {args.fps:g} frames a second analysed, reconstructions and "
+        "search included ([measured](results/archive.md)); multiply by your price of a core hour. "
+        "Empty footage costs less, crowds more."
     )
 
 
@@ -342,10 +343,10 @@ def add_kill_note(table: Table, folder: Path, gallery: Path, args: argparse.Name
     kills, results = run_with_kills(killed_command, folder / "broken", args.kills, measured.seconds)
     same = sum(hashes == unbroken for hashes in results)
     table.add_note(
-        f"Killed: a batch of {args.kill_files} files was killed (SIGKILL) {kills} times, each at a "
-        f"moment drawn from the {measured.seconds:.0f} s that an unbroken one takes, and given "
-        f"again until it was through, {len(results)} times over. All cases were those of the "
-        f"unbroken batch **{same} of {len(results)} times**."
+        f"Killed: a batch of {args.kill_files} files was killed (SIGKILL) {kills} times, each at "
+        f"a moment drawn from the {measured.seconds:.0f} s that an unbroken one takes, and "
+        f"started again until it was done; this was repeated {len(results)} times. The cases were "
+        f"the same as those of the unbroken batch **{same} of {len(results)} times**."
     )
 
 

@@ -244,7 +244,7 @@ def planted_tombstone(folder: Path) -> str:
         json.dumps(tombstone | {"copies": {"found": []}, "removed": {}})
     )
     purged, _ = run_command("purge", case, "--yes")
-    return f"{purged}, {state_of_case(case)}"
+    return f"{purged}, {describe_case(case)}"
 
 
 def footage_under_a_planted_tombstone(folder: Path) -> str:
@@ -286,10 +286,10 @@ def make_ten_days_older(case: Path) -> None:
 def clock_of_2037(folder: Path) -> str:
     case = make_case(folder / "case", overrides=("case.retention_days=90",))
     purged, _ = run_command("purge", case, "--yes", at=datetime(2037, 1, 1, tzinfo=UTC))
-    return f"{purged}, {state_of_case(case)}"
+    return f"{purged}, {describe_case(case)}"
 
 
-def state_of_case(case: Path) -> str:
+def describe_case(case: Path) -> str:
     """Return in words whether the case still exists."""
     return f"the case is {'there' if (case / 'case.sqlite').exists() else 'gone'}"
 
@@ -476,7 +476,7 @@ def main() -> None:
         "--only", default="", help="attacks with these words in their names; writes no page"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print what each said, and write no page"
+        "--json", action="store_true", help="print the result of each, and write no page"
     )
     args = parser.parse_args()
     columns = ("attack", "expected", "before", "after")
@@ -486,7 +486,7 @@ def main() -> None:
             result = attack.attempt(Path(folder))
         if args.json:
             print(
-                json.dumps({"name": attack.name, "expected": attack.expected, "said": result}),
+                json.dumps({"name": attack.name, "expected": attack.expected, "result": result}),
                 flush=True,
             )
         else:

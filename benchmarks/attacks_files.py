@@ -63,9 +63,9 @@ class Attack:
     name: str
     expected: str
     attempt: Callable[[Path], str]
-    """Makes the attack in an empty folder, and says what happened."""
+    """Attacks in an empty folder, and returns what happened."""
     before: str = "not tried"
-    """What it said of commit 9badc4b."""
+    """Its result on commit 9badc4b."""
 
 
 class TimeLimitError(BaseException):
@@ -188,7 +188,8 @@ def enrol_photos(folder: Path, listing: str = "") -> str:
         folder / "gallery", embedder.name, embedder.sha256, embedder.length
     ) as gallery:
         try:
-            report = enrol(gallery, folder / "photos" / listing, detector, embedder)  # type: ignore[arg-type]
+            photos = folder / "photos" / listing
+            report = enrol(gallery, photos, detector, embedder)  # type: ignore[arg-type]
         except Exception as error:
             return f"nobody is enrolled ({type(error).__name__})"
     return f"{report.added} enrolled, {len(report.problems)} listed as problems"
@@ -528,7 +529,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result = attack.attempt(Path(folder))
         print(
-            json.dumps({"name": attack.name, "expected": attack.expected, "said": result}),
+            json.dumps({"name": attack.name, "expected": attack.expected, "result": result}),
             flush=True,
         )
 

@@ -222,11 +222,12 @@ def growth_table(searches: dict[str, tuple[Search, Scores]], command: str) -> Ta
         ]
         table.add_row([name, *cells, ", ".join(f"{1 - (1 - rate) ** size:.3f}" for size in SIZES)])
     table.add_note(
-        f"The threshold is the one that gives FPIR {FPIR:g} in galleries of {SIZES[0]} people, and "
-        f"stays. Searches are of people who are not in the gallery: means over {DRAWS} galleries "
-        "drawn at random from the other people and from fillers, whom the embedder was trained on: "
-        "a gallery of strangers to it may do worse. The last column takes comparisons for "
-        "independent. A threshold holds for the size of gallery that it was found for."
+        f"The threshold is the one that gives FPIR {FPIR:g} in galleries of {SIZES[0]} people, "
+        "and does not change. Searches are of people who are not in the gallery: means over "
+        f"{DRAWS} galleries drawn at random from the other people and from fillers, whom the "
+        "embedder was trained on: a gallery of people unknown to it may do worse. The last column "
+        "assumes that comparisons are independent. A threshold is valid for the size of gallery "
+        "that it was chosen for."
     )
     return table
 
@@ -255,12 +256,14 @@ def read_fillers(files: Sequence[Path], count: int) -> Tensor:
     return torch.cat(parts)
 
 
-NOTE = f"""Every table is of people who were never trained on. One threshold for all: FNIR and FPIR at the one that
-gives FPIR {FPIR:g} over all searches without the own photograph; FMR within a group, as a multiple of {FMR:g}, at the
-one that gives that over all pairs: 3 means that two people of this group are taken for one three times as often as
-any two. In brackets: 95 % bands by drawing the group's people anew, thresholds as they are. Labels are CelebA's, of
-the probe; thirds go by how far the nose lies from the middle of the eyes. Race and age are no labels of CelebA's:
-[bias_groups](bias_groups.md) has them, with people of FairFace. Celebrities are not the people of your footage."""
+NOTE = f"""Every table is of people who were never trained on. One threshold for all: FNIR and
+FPIR at the one that gives FPIR {FPIR:g} over all searches without the person's own photograph;
+FMR within a group, as a multiple of {FMR:g}, at the one that gives that over all pairs: 3 means
+that two people of this group match three times as often as any two. In brackets: 95 % bands by
+resampling the group's people, with the same thresholds. Labels are CelebA's, of the probe; thirds
+go by how far the nose lies from the middle of the eyes. CelebA has no labels of race and age:
+[bias_groups](bias_groups.md) has them, with people of FairFace. Celebrities are not the people of
+your footage."""
 
 
 def main() -> None:

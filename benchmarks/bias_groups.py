@@ -143,7 +143,7 @@ def view_table(
     ]
     if lines:
         table.add_note(
-            "Taken for somebody else of their group most often. " + "; ".join(lines) + "."
+            "Matched with somebody else of their group most often. " + "; ".join(lines) + "."
         )
     for line in describe_rank_correlations(
         multiples.get(" and ".join(RACE_AND_GENDER), {}), " and ".join(RACE_AND_GENDER)
@@ -153,16 +153,16 @@ def view_table(
 
 
 NOTE = f"""One threshold for all, of each embedder and view: the one that {FMR:g} of all pairs of
-two people reach. 3 means that two people of this group are taken for one three times as often as
-any two. Any two people are mostly of two races, two genders or two ages, so nearly every group is
-above 1: compare the groups with each other. In brackets: 95 % bands by drawing the group's people
-anew, the threshold as it is. *Too few*: less than one pair would be expected. Of several uncertain
-numbers the highest is likely to be somewhat too high.
+two people reach. 3 means that two people of this group match three times as often as any two. Any
+two people are mostly of two races, two genders or two ages, so nearly every group is above 1:
+compare the groups with each other. In brackets: 95 % bands by resampling the group's people, with
+the same threshold. *Too few*: less than one pair would be expected. The highest of several
+uncertain numbers is probably somewhat too high.
 
-People are FairFace's with even numbers. The builtin embedder was trained on those with odd ones and
-distilled from the teacher; what the teacher and dlib were trained on is not known in full. Race,
-gender and age are what FairFace's annotators saw. There is one photograph of each person, so this
-does not say how often people of a group are *not* found."""
+People are FairFace's with even numbers. The builtin embedder was trained on those with odd ones
+and distilled from the teacher; what the teacher and dlib were trained on is not known in full.
+Race, gender and age are as FairFace's annotators judged them. There is one photograph of each
+person, so this does not say how often people of a group are *not* found."""
 
 
 def main() -> None:

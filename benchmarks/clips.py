@@ -82,7 +82,8 @@ def middle_tracks(case: Case, width: int) -> list[int]:
     """Return the number of faces of each usable track in the middle third of the picture."""
     query = """
         SELECT avg((x1 + x2) / 2) AS centre, count(DISTINCT frame_index) AS seen
-        FROM face JOIN track ON track.id = face.track WHERE track.verdict = 'usable' GROUP BY track.id"""
+        FROM face JOIN track ON track.id = face.track
+        WHERE track.verdict = 'usable' GROUP BY track.id"""
     return [
         row["seen"] for row in case.db.execute(query) if width / 3 <= row["centre"] <= 2 * width / 3
     ]
@@ -167,7 +168,7 @@ def main() -> None:
                 f"usable track in the middle: {result.middle}."
             )
     table.add_note(
-        "Each line is `run` into a fresh case with the `cpu` preset, every frame looked at; haar "
+        "Each line is `run` into a new case with the `cpu` preset, every frame analysed; haar "
         "(OpenCV's cascade) is the peer, with the same settings. Wall time includes loading the "
         "detector, hashing, decoding, tracking, choosing and writing; × real time is seconds of "
         "video a second of work. *Faces seen* counts every detection, also those that became no "

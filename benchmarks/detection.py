@@ -294,23 +294,24 @@ def wider_table(
             table, name, judge(sets.wider, result.wider), EDGES, [f"{result.milliseconds:.0f}"]
         )
     table.add_note(
-        f"Pictures of the validation set, stored stretched to {STORED}×{STORED} and brought back "
-        f"to their proportions with the long side at most {long_side} px, so they are softer than "
-        "the originals: figures compare detectors here, not with published ones. Heights are those "
-        "that the detector sees."
+        f"Pictures of the validation set, stored stretched to {STORED}×{STORED} and resized to "
+        f"their original proportions, with the long side at most {long_side} px, so they are "
+        "softer than the originals: figures compare detectors here, not with published ones. "
+        "Heights are those in the resized picture."
     )
     table.add_note(
-        "The same rule for all: detections are taken best score first, each to the free face that "
-        f"it overlaps most, from IoU {MATCH} on; faces and false alarms under {EDGES[0]} px are "
-        "ignored. A false alarm counts in the bucket of its own height. AP is the area under the "
-        f"curve of precision over recall, over all detections with a score of {MIN_SCORE} or more. "
-        f"The recall is that at the lowest score from which on {PRECISION:.0%} of all detections "
-        "(of every height) are faces; – where no score reaches it. The milliseconds are those of "
-        "so low a score, with many candidates to sort; as a run takes a frame is in the last table."
+        "The same rule for all: detections are matched in the order of their scores, each with "
+        f"the unmatched face that it overlaps most, if the IoU is {MATCH} or more; faces and "
+        f"false alarms under {EDGES[0]} px are ignored. A false alarm counts in the bucket of its "
+        "own height. AP is the area under the curve of precision over recall, over all detections "
+        f"with a score of {MIN_SCORE} or more. The recall is that at the lowest score from which "
+        f"on {PRECISION:.0%} of all detections (of every height) are faces; – where no score "
+        "reaches it. The milliseconds are those of so low a score, with many candidates to sort; "
+        "the last table has the time of a frame in a run."
     )
     table.add_note(
         "builtin, version 0.1: the same network with the weights of that version. SCRFD-2.5G: the "
-        "published network that labelled the scenes which builtin learnt from, by the backend "
+        "published network that labelled the scenes on which builtin was trained, by the backend "
         "`insightface`; its file has a fixed input of 640×640, to which larger pictures are "
         "shrunk. It was trained on WIDER's training part. haar: OpenCV's cascade."
     )
@@ -370,12 +371,13 @@ def alarms_table(sets: Sets, results: dict[str, DetectorResults]) -> Table:
     table.add_note(
         f"**builtin was trained on these negatives** ({sizes[0]}: animals, things, rooms, signs) "
         "as pictures without a face, version 0.1 was not; and all but 30 of them were chosen "
-        "because SCRFD finds nothing surer than 0.45 in them. So this set flatters both. No "
+        "because SCRFD finds nothing surer than 0.45 in them. So this set favours both. No "
         "detector here was trained on the other two, which are parts of the pictures above: of "
-        f"each the largest rectangle of {WINDOW} px or more that touches no labelled face, seen "
-        f"alone. Of the scenes ({sizes[1]}): the labels are SCRFD's own, which favours it, and "
-        f"faces that it misses count as false alarms of others. Of WIDER ({sizes[2]}): the labels "
-        f"are people's; `{UNLABELLED_CROWD}`, a crowd without labels, is left out here."
+        f"each the largest rectangle of {WINDOW} px or more that touches no labelled face, as a "
+        f"picture of its own. Of the scenes ({sizes[1]}): the labels are SCRFD's own, which "
+        "favours it, and faces that it misses count as false alarms of others. Of WIDER "
+        f"({sizes[2]}): the labels are people's; `{UNLABELLED_CROWD}`, a crowd without labels, is "
+        "left out here."
     )
     table.add_note(
         f"{ALARM_SCORES[0]} is the default of `detect.min_score`, for every backend; "
@@ -393,11 +395,11 @@ def time_table(times: dict[str, tuple[float, float]], frames: int, threads: int)
         ratio = "–" if old is None else f"{processor / old[1]:.2f}"
         table.add_row([name, f"{clock:.0f}", f"{processor:.0f}", ratio])
     table.add_note(
-        f"{frames} frames of real films, scaled to {FRAME_SIZE[0]}×{FRAME_SIZE[1]}, one at a time; "
-        f"threads for torch, OpenVINO and OpenCV: {threads}; medians of {ROUNDS} rounds, in each "
-        "of which every detector takes its turn. The ratio is of the processor's time, which other "
-        "work on the machine changes less than the clock's. SCRFD sees the frame shrunk to "
-        f"640×360. Scores from {DEFAULTS.min_score} on, as in a run."
+        f"{frames} frames of real films, scaled to {FRAME_SIZE[0]}×{FRAME_SIZE[1]}, one at a "
+        f"time; threads for torch, OpenVINO and OpenCV: {threads}; medians of {ROUNDS} rounds, "
+        "each with every detector in turn. The ratio is of the processor's time, which other work "
+        "on the machine changes less than the clock's. SCRFD sees the frame shrunk to 640×360. "
+        f"Scores from {DEFAULTS.min_score} on, as in a run."
     )
     return table
 
@@ -480,7 +482,7 @@ def main() -> None:
         "--sheet", type=Path, help="draw misses and false alarms; not within the project"
     )
     parser.add_argument(
-        "--long-side", type=int, default=1024, help="pixels; longer WIDER pictures are made smaller"
+        "--long-side", type=int, default=1024, help="pixels; longer WIDER pictures are shrunk"
     )
     parser.add_argument("--limit", type=int, help="only the first pictures of each set")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -61,7 +61,7 @@ def median_face_box(detector: Detector, faces: Sequence[Image]) -> Box:
             boxes.append((found.boxes[0] - corner) / len(face))
     if not boxes:
         raise SystemExit(
-            "the detector found none of the photographs that tell where it draws its boxes"
+            "the detector found no face in the photographs that show where it draws its boxes"
         )
     return np.asarray(np.median(boxes, axis=0), np.float64)
 
@@ -162,10 +162,11 @@ def main() -> None:
     )
     table.add_note(
         "People are FairFace's; the detector was trained on none of them. Race, gender and age "
-        f"are what FairFace's annotators saw. Each face lies anywhere on {FRAME}×{FRAME} px of "
-        f"one of {len(scenes)} pictures without a face; the detector was trained on those "
-        "pictures, and on portraits that were laid on them likewise: footage is harder. "
-        "FairFace's photographs end above the forehead; the rows above repeat the last one."
+        "are as FairFace's annotators judged them. Each face is pasted at random on "
+        f"{FRAME}×{FRAME} px of one of {len(scenes)} pictures without a face; the detector was "
+        "trained on those pictures, and on portraits that were pasted on them in the same way: "
+        "footage is harder. FairFace's photographs end above the forehead; the rows above repeat "
+        "the last one."
     )
     table.write()
 

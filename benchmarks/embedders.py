@@ -152,12 +152,12 @@ def main() -> None:
             ]
         )
     table.add_note(
-        "128 px is the photograph as it is. The smaller ones are brought down as in the papers "
-        "(antialiased bilinear) and up again (bicubic), or seen by a camera: blurred, noisy, "
+        "128 px is the photograph as it is. The smaller ones are shrunk (antialiased bilinear) "
+        "and enlarged (bicubic) as in the papers, or degraded as by a camera: blurred, noisy, "
         "compressed, a little misaligned. *Pooled*: the mean of all of a person's photographs but "
         "the first. The teacher is what the builtin embedder was distilled from, each face with "
-        "its mirror image; dlib is the public-domain recogniser that nothing here learnt from. "
-        "None of the people was trained on by the builtin one. Rank-1 is uncertain by "
+        "its mirror image; dlib is the public-domain recogniser, which nothing here was trained "
+        "with. The builtin embedder was trained on none of these people. Rank-1 is uncertain by "
         f"±{1.96 * math.sqrt(0.25 / len(groups)):.3f} (95 %)."
     )
     table.write()

@@ -105,13 +105,13 @@ def paper_table(folder: Path, command: str, count: int) -> Table:
         values = [float(rows[name][measure]) for name in ("bicubic", SYSTEM)]
         table.add_row([measure, published, *(f"{v:.3f}" for v in values)])
     table.add_note(
-        "The papers trained on FFHQ with networks of 71 M parameters on GPUs, tested on CelebA and "
-        "Quis-Campi, and scored with a published recogniser. Here: the same protocol on CelebA's "
-        "validation people, networks of 12 M parameters from two CPU cores, scored by dlib, "
-        f"{count} searches in a gallery of everybody. Same shape, not the same test. Not made "
-        "here: the table of fine-tuning on camera faces, which needs such faces, and rows of other "
-        "restorers, whose weights are not at hand (`--method spandrel:FILE`). What each preset "
-        "varies is in `../evaluation.md`."
+        "The papers trained on FFHQ with networks of 71 M parameters on GPUs, tested on CelebA "
+        "and Quis-Campi, and scored with a published recogniser. Here: the same protocol on "
+        "CelebA's validation people, networks of 12 M parameters from two CPU cores, scored by "
+        f"dlib, {count} searches in a gallery of everybody. The tables have the same form, but it "
+        "is not the same test. Left out: the table of fine-tuning on camera faces, which needs "
+        "such faces, and rows of other restorers, whose weights are not available (`--method "
+        "spandrel:FILE`). What each preset varies is in `../evaluation.md`."
     )
     return table
 

@@ -63,13 +63,13 @@ class Outcome:
     """The result of searching for people who were not used for the calibration."""
 
     named: Flags
-    """People × ASKED: somebody else is over the threshold, the person not being enrolled."""
+    """People × RATES: somebody else is over the threshold, the person not being enrolled."""
     missed: Flags
-    """People × ASKED: the own photograph, enrolled, is not."""
+    """People × RATES: the own photograph, enrolled, is not."""
     missed_by_worst_group: Flags
     """The same at the thresholds that are made for the worst group."""
     extrapolated: Flags
-    """Of each ASKED: the threshold lies beyond what the comparisons can show."""
+    """Of each RATES: the threshold lies beyond what the comparisons can show."""
 
 
 def measure_outcome(
@@ -232,11 +232,11 @@ def main() -> None:
     )
     observed.add_note(
         "CelebA's validation people, never trained on, divided into halves as `fasr-video "
-        "calibrate` divides them. Thresholds are those of the one half (with its default bands "
-        "of sizes, half of the faces as cameras see them) for a gallery of its size, 500 people "
-        "at the least; searched for is the other half, and then the other way round. Each person "
-        f"is searched for once among the photographs of the rest of their half: {half - 1} people "
-        f"or one more, at which these thresholds promise {expected}."
+        "calibrate` divides them. Thresholds come from one half (with its default bands of sizes, "
+        "half of the faces as cameras see them) for a gallery of its size, 500 people at the "
+        "least; the other half is searched for, and then the reverse. Each person is searched for "
+        f"once among the photographs of the rest of their half: {half - 1} people or one more, "
+        f"for which these thresholds should give {expected}."
     )
     observed.add_note(
         "In brackets: 95 % bands over people (Wilson), as if each half's gallery and thresholds "
@@ -246,14 +246,14 @@ def main() -> None:
     )
     observed.add_note(
         "`best` is the first of a person's further photographs, `best+pooled` joins it with all "
-        "of them (up to 9) and is what a lead is decided by. `camera`: blurred, noisy, "
-        "compressed, a little misaligned."
+        "of them (up to 9), and decides about a lead. `camera`: blurred, noisy, compressed, a "
+        "little misaligned."
     )
     strict.add_note(
         "`fasr-video calibrate --worst-group 9` made the calibration that comes with the project: "
         "false match rates count nine times, so that the group for whom strangers pass most often "
-        "(`bias_groups.md`) keeps to the FPIR asked for. What this costs in missed people is the "
-        "difference between the last two tables."
+        "(`bias_groups.md`) has the requested FPIR. The difference between the last two tables is "
+        "its cost in missed people."
     )
     observed.write(missed, strict)
 

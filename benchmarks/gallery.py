@@ -200,8 +200,8 @@ def search_table(args: argparse.Namespace, folder: Path) -> Table:
         previous_size = size
     table.add_note(
         f"Random unit vectors of {LENGTH} numbers, one a subject. Bare is `faiss.IndexFlatIP` on "
-        f"the same vectors in the same process, the two by turns, {args.queries} queries each; the "
-        f"target is at most {TARGET} times bare. The process sets no number of threads "
+        f"the same vectors in the same process; the two take turns, {args.queries} queries each; "
+        f"the target is at most {TARGET} times bare. The process sets no number of threads "
         f"(OMP_NUM_THREADS is {os.environ.get('OMP_NUM_THREADS', 'not set')}). The machine's load "
         f"average at the end was {os.getloadavg()[1]:.1f}: other work shows in the 99th "
         "percentiles."
@@ -240,8 +240,8 @@ def approximate_table(args: argparse.Namespace, folder: Path) -> Table:
     table.add_note(
         "Ten photographs a person (cosine 0.78 to the person's centre) and their pooled ones; "
         f"queries are stored vectors with noise {NOISE_LENGTH} times their length. Building and "
-        f"measuring all took {spent:.0f} s. In a gallery of this size the exact index is used "
-        "whatever this says; the table shows what the choice above 1,000,000 goes by."
+        f"measuring all took {spent:.0f} s. A gallery of this size always uses the exact index; "
+        "the table shows how the choice above 1,000,000 is made."
     )
     return table
 
@@ -277,9 +277,7 @@ def kills_table(args: argparse.Namespace, folder: Path) -> Table:
         for change in itertools.islice(history, len(done_file.read_text().splitlines())):
             model.apply(change)
         with Gallery.open(gallery_folder) as gallery:
-            if ops.disagreements(
-                gallery, model
-            ):  # the kill came between a change and the line that tells of it
+            if ops.disagreements(gallery, model):  # the kill came between a change and its line
                 model.apply(next(history))
             wrong += ops.disagreements(gallery, model)
         operations += model.operations
@@ -287,8 +285,8 @@ def kills_table(args: argparse.Namespace, folder: Path) -> Table:
     table.add_note(
         "Photographs added and removed in batches of random size by a process that is killed "
         "(SIGKILL) at a random moment; each removal is proven by a search of all files. "
-        "Disagreements are templates in which what was asked for, the store and the index differ "
-        "in id or in any byte of the vector."
+        "Disagreements are templates for which the requested changes, the store and the index "
+        "differ in id or in any byte of the vector."
     )
     return table
 
@@ -303,7 +301,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100, help="of each size")
     parser.add_argument("--photos", type=int, default=300, help="to enrol")
     parser.add_argument(
-        "--faces", type=Path, default=FACES, help="tar of IDENTITY/PHOTO; else the sample mugshots"
+        "--faces",
+        type=Path,
+        default=FACES,
+        help=("tar of IDENTITY/PHOTO; by default, if it is missing, the sample mugshots"),
     )
     parser.add_argument(
         "--approximate", type=int, default=20_000, help="vectors to measure approximate indexes on"

@@ -222,12 +222,13 @@ def truth_table(
             table.add_row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
     table.add_note(
         f"Clips with ground truth, their first {seconds:g} s (of *{QUIET}*, which "
-        "`footage.quiet_room` draws, all: somebody comes after three quarters), every frame "
-        "brought, `min_score` and tracker of the preset. *Recall*: of all faces of which less than "
-        f"half is covered, in all frames, those found with an IoU of {OVERLAP} or more. *People "
-        "tracked*: who is in a track of at least three sightings. *Late*: frames from a person's "
-        "first such face until one is found. *Whole* and *skipped*: shares of the frames that were "
-        "looked at as a whole, and not at all. One process, the variants in turns for each clip."
+        "`footage.write_quiet_room` draws, all: somebody comes in after three quarters), every "
+        "frame passed to the gate, `min_score` and tracker of the preset. *Recall*: of all faces "
+        f"of which less than half is covered, in all frames, those found with an IoU of {OVERLAP} "
+        "or more. *People tracked*: who is in a track of at least three sightings. *Late*: frames "
+        "from a person's first such face until one is found. *Whole* and *skipped*: shares of the "
+        "frames that were searched as a whole, and not at all. One process, the variants in turns "
+        "for each clip."
     )
     return table
 
@@ -283,10 +284,10 @@ def every_frame_table(
             row += [f"{count / len(frames):.3f}" for count in (result.whole, result.skipped)]
             table.add_row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
     table.add_note(
-        f"Their first {seconds:g} s. *Faces kept*: of the faces that looking at every frame finds "
-        f"with a score that makes them usable ({SETTINGS.select.min_score}), those found with an "
-        f"IoU of {OVERLAP} or more in the same frame. *Tracks kept*: of its tracks, those of which "
-        "half of the faces or more are in tracks here."
+        f"Their first {seconds:g} s. *Faces kept*: of the faces that detection in every frame "
+        f"finds with a score that makes them usable ({SETTINGS.select.min_score}), those found "
+        f"with an IoU of {OVERLAP} or more in the same frame. *Tracks kept*: of its tracks, those "
+        "with half of their faces or more in tracks here."
     )
     return table
 
@@ -311,12 +312,18 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each clip with ground truth")
     parser.add_argument(
-        "--quiet", type=float, default=20.0, help="seconds of a room that is empty but for the end"
+        "--quiet",
+        type=float,
+        default=20.0,
+        help=("seconds of a room that is empty until near the end"),
     )
     parser.add_argument("--clip-seconds", type=float, default=2.0, help="of each real clip")
     parser.add_argument("--asl", type=int, default=4, help="so many of the office clips")
     parser.add_argument(
-        "--data", type=Path, default=DATA / "clips", help="real clips; left out where they are not"
+        "--data",
+        type=Path,
+        default=DATA / "clips",
+        help=("real clips; left out if the folder does not exist"),
     )
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
@@ -334,7 +341,7 @@ def main() -> None:
     if clips:
         table.write(every_frame_table(detector, variants, clips, args.clip_seconds))
     else:
-        table.add_note("Real clips: not there.")
+        table.add_note("Real clips: not available.")
         table.write()
 
 

@@ -179,11 +179,11 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
     failed = sum(v is None for found in fitted.values() for v in found)
     table.add_note(
         f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of "
-        f"{len(people) * len(COUNTS)} fits did not lower the loss, and the mean stands in for "
-        f"them. Drawing: `{models.denoiser.sampler}`, one sample, {seconds / max(1, drawn):.1f} s "
-        "a face. Identity distance: 1 − cosine of the features of the picture and of the true "
-        "face, by the embedder whose features the network is told, a friendly judge, and by dlib, "
-        "whose features it is not told."
+        f"{len(people) * len(COUNTS)} fits did not lower the loss, and use the mean instead. "
+        f"Drawing: `{models.denoiser.sampler}`, one sample, {seconds / max(1, drawn):.1f} s a "
+        "face. Identity distance: 1 − cosine of the features of the picture and of the true face, "
+        "by the embedder whose features the network is given, which favours it, and by dlib, "
+        "whose features it is not given."
     )
     return table
 
@@ -266,9 +266,9 @@ def sweep_table(models: IdfsrModels, people: Sequence[Person], side: int) -> Tab
                 [name, f"{level:g}" if level else "", *cells, f"{lost / (USUAL * len(people)):.0%}"]
             )
     table.add_note(
-        "The four steps of the Real-ESRGAN model one at a time, and one after the other. Landmarks "
-        "are looked for on the poor references, features made of them. *Left out*: references on "
-        "which no landmarks were found."
+        "The four steps of the Real-ESRGAN model one at a time, and one after the other. "
+        "Landmarks and features come from the poor references. *Left out*: references on which no "
+        "landmarks were found."
     )
     return table
 
@@ -312,9 +312,9 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
             cells = (*(f"{d:.3f}" for d in distances), f"{float(psnr(pictures, truth).mean()):.2f}")
             table.add_row([f"{side} px", identity, references, *cells])
     table.add_note(
-        "Distances by dlib. Where the identity carries the face, that of the next person brings "
-        "the picture nearer to that one. Whatever references are given, the picture looks like "
-        "their person: it says nothing about who stood before the camera."
+        "Distances by dlib. If the identity decides the face, the next person's identity moves "
+        "the picture towards that person. Whatever references are given, the picture looks like "
+        "their person: it says nothing about who was in front of the camera."
     )
     return table
 
@@ -339,8 +339,8 @@ def codes_table(faces: Faces, models: IdfsrModels) -> Table:
         table.add_row([name, f"{float(found[0]):.3f}", f"{float(found.mean()):.3f}"])
     table.add_note(
         f"Canonical correlation of the first {COMPONENTS} principal components of each: "
-        "directions from every second person, "
-        "correlations on the others. 0: the style code tells nothing of the identity."
+        "directions from every second person, correlations on the others. 0: the style code says "
+        "nothing about the identity."
     )
     return table
 

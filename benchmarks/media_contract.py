@@ -41,7 +41,7 @@ READERS = ("pyav", "decord", "cv2.VideoCapture")
 
 
 class Refused(Exception):
-    """The reader said clearly that it does not read the file."""
+    """The reader refused the file clearly."""
 
 
 @dataclass(frozen=True)
@@ -322,19 +322,19 @@ def main() -> None:
         "shows its own number. A frame is *right* when its picture differs from the one that was "
         f"encoded by less than {MAX_DIFFERENCE:.0f} grey levels on average, its time after the "
         "first frame (of the file before it was damaged) is right to 1 ms, and it was not shown "
-        "before. *Absent* are the frames that came out too few, beside the whole video; a loss is "
-        "*silent* when frames are absent and the reader counted nothing. Frames that our readers "
-        "mark as damaged are not used for faces unless `media.use_damaged` says so; some of them "
-        "are right, which only a known original can tell."
+        "before. *Absent* counts the frames that are missing in comparison with the whole video; "
+        "a loss is *silent* when frames are absent and the reader counted nothing. Frames that "
+        "our readers mark as damaged are not used for faces unless `media.use_damaged` says so; "
+        "some of them are right, but that is known only because the original is."
     )
     table.add_note(
-        "The encoder does not give the same bytes twice, so the flipped bits hit other places in "
-        "each run of this benchmark: the three rows vary. Each flip is one bit, anywhere from 10 % "
-        "to 90 % of the file."
+        "The encoder does not give the same bytes twice, so the flipped bits hit different parts "
+        "in each run of this benchmark: the three rows vary. Each flip is one bit, anywhere from "
+        "10 % to 90 % of the file."
     )
     table.add_note(
         "A file without times (no pts) and the folder of pictures are right at the assumed 25 "
-        "frames a second. cv2.VideoCapture is read as users read it: `read()`, then "
+        "frames a second. cv2.VideoCapture is used as in most programs: `read()`, then "
         "`CAP_PROP_POS_MSEC`; it has no way to mark a frame or to count a loss. On the interlaced "
         "file its converter fails with a line on stderr, and `read()` returns true with a picture "
         "of whatever was in memory. The folder is given to it as `frame%d.png`; our folder reader "

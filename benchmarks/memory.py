@@ -106,7 +106,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=15.0, help="of video")
-    parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are looked at")
+    parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are analysed")
     args = parser.parse_args()
     table = Table(
         "memory",
@@ -178,10 +178,10 @@ def main() -> None:
         f"{pictures:.1f} of them pictures of faces."
     )
     table.add_note(
-        f"The film ({mib:.0f} MiB) is `{SAMPLE.name}` over and over: its packets with shifted "
-        "times, nothing encoded again. `fasr-video run` is a process of its own; its resident "
-        f"memory and that of processes it started is read from /proc every {SAMPLE_EVERY:.0f} s, "
-        "and the minute of video from its progress lines, which come every 5 s (frames, faces and "
+        f"The film ({mib:.0f} MiB) is `{SAMPLE.name}` repeated: its packets with shifted times, "
+        "without encoding. `fasr-video run` is a process of its own; its resident memory, with "
+        f"that of the processes it started, is read from /proc every {SAMPLE_EVERY:.0f} s, and "
+        "the minute of video from its progress lines, which come every 5 s (frames, faces and "
         "tracks in the table are those of the nearest one; tracks that are running count, too, "
         "before the end)."
     )

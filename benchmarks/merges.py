@@ -46,7 +46,7 @@ class FeatureSet:
     gallery: Tensor
     """P×D: of each person's first photograph at full size."""
     small: Tensor
-    """M×D: of all photographs, brought down."""
+    """M×D: of all photographs, shrunk."""
     norms: Tensor
     groups: list[list[int]]
     """The rows of each person; the first is the gallery's."""

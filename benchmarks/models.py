@@ -53,10 +53,10 @@ BATCH = 16
 MEASURES = ("identity", "Rank-1")
 SHEET = """![LR, samples, mean, spread, truth](models.jpg)
 
-From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the photograph. Every gallery
-photograph that comes with the project, told nothing but the LR face's own feature: two in the public domain, and below
-them people who do not exist, whom this network drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of
-them, and those that came out worst."""
+From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the
+photograph. Every gallery photograph that comes with the project, drawn with only the LR face's
+own feature: two in the public domain, and below them people who do not exist, whom this network
+drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of them, and the worst ones."""
 # One call at the highest noise: the network's guess of the mean of all faces that fit.
 ESTIMATE = "dpmpp-1"
 
@@ -332,11 +332,11 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
         f"Sampler `{FAST}`: {sampling.parse(FAST).calls} calls a sample. The feature is merged "
         "from the person's other photographs at 16×16, the probe and the gallery photograph not "
         "among them. Identity: cosine of the features of the picture and of the true face. Our "
-        "embedder reads small faces as they are and told the network whom to draw: it gains "
-        "nothing by a reconstruction and is a friendly judge of one. dlib knows photographs at "
-        f"full size alone. Spread of the samples {spread:.3f}. A sample of a true posterior is 3 "
-        "dB below the posterior's mean, however good the network is: the mean is nearer to the "
-        "truth and softer, samples show what a face may look like."
+        "embedder reads small faces as they are and gave the network its feature: it gains "
+        "nothing from a reconstruction, and favours it. dlib was trained on photographs at full "
+        f"size only. Spread of the samples {spread:.3f}. A sample of a true posterior is 3 dB "
+        "below the posterior's mean, however good the network is: the mean is nearer to the truth "
+        "and softer; samples show what a face may look like."
     )
     return table
 

@@ -44,9 +44,9 @@ TICK = Fraction(1, 5)  # s between them
 ZOOM, SHIFT, LIGHT, NOISE = 0.05, 2.0, 0.07, 3.0
 # Overlap (IoU) with a labelled face from which on a detection is that face.
 MATCH = 0.4
-# Share of the faces that may be taken for none.
+# Share of the faces that may be lost.
 LOST = 0.01
-# Share of the faces that may have a norm below the limit: with more it would tell little.
+# Share of the faces that may have a norm below the limit: with more it would say little.
 WEAK = 0.1
 # px between the eyes, at which the rows begin.
 BANDS = (0, 6, 8, 12, LARGE)
@@ -70,7 +70,9 @@ class Shot:
     sure: NDArray[np.bool_]
 
     def shows_face(self, box: Boxes) -> bool | None:
-        """Return whether a detection (1×4) is a face; None where it only touches what is labelled."""
+        """Return whether a detection (1×4) is a face; None where it only touches what is
+        labelled.
+        """
         if (iou_matrix(box, self.boxes[self.sure]) >= MATCH).any():
             return True
         return None if (intersection(box, self.boxes) > 0).any() else False
@@ -116,14 +118,14 @@ def label_detections(shot: Shot, found: Detections, models: Models) -> list[Labe
 
 
 def label_tracks(
-    clip: Sequence[Shot], found: Sequence[Detections], models: Models, settings_used: Settings
+    clip: Sequence[Shot], found: Sequence[Detections], models: Models, run_settings: Settings
 ) -> list[LabelledEvidence]:
     """Return the evidence of the clip's tracks that would be searched for and that have a clear
     label.
     """
-    track = settings_used.track
+    track = run_settings.track
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
-    tracklets = Tracklets(tracker, settings_used.select, 1, models.encoder.embedder)
+    tracklets = Tracklets(tracker, run_settings.select, 1, models.encoder.embedder)
     for index, (shot, detections) in enumerate(zip(clip, found, strict=True)):
         tracklets.add_frame(
             Frame(FrameRef("0" * 64, index, index, TICK), shot.image, False), detections
@@ -151,7 +153,7 @@ def _label_track(
 
 
 def label_scenes(
-    scenes: Iterable[Scene], models: Models, settings_used: Settings
+    scenes: Iterable[Scene], models: Models, run_settings: Settings
 ) -> tuple[list[LabelledEvidence], list[LabelledEvidence]]:
     """Return the evidence of single detections, and of tracks, in all scenes."""
     singles: list[LabelledEvidence] = []
@@ -160,7 +162,7 @@ def label_scenes(
         clip = make_shots(scene, number)
         found = models.detector.detect([shot.image for shot in clip])
         singles += label_detections(clip[0], found[0], models)
-        tracks += label_tracks(clip, found, models, settings_used)
+        tracks += label_tracks(clip, found, models, run_settings)
     return singles, tracks
 
 
@@ -234,11 +236,11 @@ def add_rows(table: Table, rows: Sequence[LabelledEvidence], limits: SelectSetti
     table.add_row(table_row("all", rows, limits))
 
 
-def add_clip_rows(table: Table, folder: Path, models: Models, settings_used: Settings) -> None:
+def add_clip_rows(table: Table, folder: Path, models: Models, run_settings: Settings) -> None:
     """Add a row for each track of the office clips, the lowest norm first."""
     files = sorted(folder.glob("asl_*.mkv"))
     with tempfile.TemporaryDirectory() as case_folder:
-        out, _ = run(files, Path(case_folder) / "case", settings_used, models=models)
+        out, _ = run(files, Path(case_folder) / "case", run_settings, models=models)
         with Case.open(out) as case:
             found = [t for t in tracks_of(case) if t["evidence"] is not None]
     for t in sorted(found, key=lambda t: (t["evidence"]["norm"], t["name"])):
@@ -276,21 +278,21 @@ def main() -> None:
     )
     args = parser.parse_args()
     find_data(args.data / "scenes")
-    settings_used = settings.load("cpu", ["restore.method=none"])
-    models = open_models(settings_used)
+    run_settings = settings.load("cpu", ["restore.method=none"])
+    models = open_models(run_settings)
     empty = (s for s in read_scenes(args.data / "scenes", "train") if not len(s.faces))
     checked = islice(read_scenes(args.data / "scenes", "check"), args.scenes)
     parts = [
-        label_scenes(scenes, models, settings_used)
+        label_scenes(scenes, models, run_settings)
         for scenes in (checked, islice(empty, args.negatives))
     ]
     singles, tracks = ([*a, *b] for a, b in zip(*parts, strict=True))
-    measured = measured_limits(tracks, settings_used.select.sure_score)
+    measured = measured_limits(tracks, run_settings.select.sure_score)
     if args.set:
         write_limits(measured)
         overrides = [f"select.{name}={limit}" for name, limit in measured.items()]
-        settings_used = settings.load("cpu", ["restore.method=none", *overrides])
-    limits = settings_used.select
+        run_settings = settings.load("cpu", ["restore.method=none", *overrides])
+    limits = run_settings.select
     areas = ["AUC score", "AUC norm", "AUC both"]
     columns = ["eyes, px", "faces", "taken for none", "no faces", "recognised", *areas]
     table = Table("not_faces", "Tracks that are no faces", command_line(), columns)
@@ -302,10 +304,10 @@ def main() -> None:
         f"**{measured['min_norm_large']:g}**; the table is with {limits.min_norm:g} and "
         f"{limits.min_norm_large:g}. Pictures of the check split of labelled scenes and pictures "
         f"without a face, each shown for {FRAMES} frames by a shaky camera, through the detector, "
-        "tracker and selection of a run. Only tracks that would be searched for are judged, and "
-        "only they are counted. A track is a face where most of its detections overlap a sure "
-        f"label (IoU {MATCH:g} or more), none where no detection touches any label; others are "
-        "left out. The labels are another detector's."
+        "tracker and selection of a run. Only tracks that would be searched for are judged and "
+        "counted. A track is a face where most of its detections overlap a sure label (IoU "
+        f"{MATCH:g} or more), none where no detection touches any label; others are left out. The "
+        "labels are another detector's."
     )
     table.add_note(
         "The embedder was trained on parts of the pictures without a face, not cut by this "
@@ -315,13 +317,13 @@ def main() -> None:
     add_rows(alone, singles, limits)
     alone.add_note(
         "All detections of the pictures as they are, from a score of "
-        f"{settings_used.detect.min_score:g} on, each judged as if it were a track: what the two "
-        "numbers are worth by themselves. No run judges these: a track needs several detections, "
-        f"one with a score of {settings_used.track.start_score:g}, and a usable face."
+        f"{run_settings.detect.min_score:g} on, each judged as if it were a track: what the two "
+        "numbers show by themselves. No run judges these: a track needs several detections, one "
+        f"with a score of {run_settings.track.start_score:g}, and a usable face."
     )
     columns = ["clip", "track", "sightings", "eyes, px", "mean score", "norm", "verdict"]
     footage = Table("not_faces", "Office clips", "", columns)
-    add_clip_rows(footage, find_data(args.data / "clips"), models, settings_used)
+    add_clip_rows(footage, find_data(args.data / "clips"), models, run_settings)
     table.write(alone, footage)
 
 

@@ -92,12 +92,12 @@ def quality_table(
             ]
         )
     table.add_note(
-        "In brackets: 95 % bands by drawing people anew, 1,000 times. FNIR is at the threshold "
-        "that gives that FPIR on these very people. *Too few*: not one non-mated search would be "
-        "that FPIR. AUC is of single comparisons."
+        "In brackets: 95 % bands by resampling people 1,000 times. FNIR is at the threshold that "
+        "gives that FPIR on these very people. *Too few*: not one non-mated search would be that "
+        "FPIR. AUC is of single comparisons."
     )
     table.add_note("![Detection error trade-off](open_set.png)")
-    table.add_note(f"The curves are of `{DRAWN}`, which a lead is decided by.")
+    table.add_note(f"The curves are of `{DRAWN}`, which decides about a lead.")
     return table
 
 
@@ -121,8 +121,8 @@ def ratio_table(calibration: Calibration) -> Table:
         table.add_row([band, name, weights, scale.map.form, *ends, *costs, *near])
     table.add_note(
         "Cllr: bits, 0 is perfect, 1 is a system that says nothing. *Least possible*: of the best "
-        "never-falling map of the held-out scores themselves. A weight of 0: that kind told "
-        "nothing beyond the others."
+        "never-falling map of the held-out scores themselves. A weight of 0: that kind added "
+        "nothing to the others."
     )
     return table
 
@@ -160,10 +160,10 @@ def fpir_table(
         )
     strangers = calibration.bands[0].report.non_mated
     table.add_note(
-        f"Mean of {DIVISIONS} divisions of the people into halves, and in brackets where nine "
-        f"tenths of these lie: so far off a single calibration with {strangers} non-mated searches "
-        "may seem. Thresholds come from the one half by FPIR(N) = 1 − (1 − FMR)^N, the observation "
-        "from the other. A star: extrapolated beyond the comparisons there were."
+        f"Mean of {DIVISIONS} divisions of the people into halves, and in brackets the range of "
+        f"nine tenths of them: a single calibration with {strangers} non-mated searches may be "
+        "off by as much. Thresholds come from the one half by FPIR(N) = 1 − (1 − FMR)^N, the "
+        "observation from the other. A star: extrapolated beyond the comparisons there were."
     )
     return table
 
@@ -226,9 +226,9 @@ def main() -> None:
     table.add_note(
         "CelebA's validation people, never trained on; nobody here was used to calibrate. One "
         "photograph a person is enrolled as it is; up to 9 others are the search, once at each "
-        "size, half of the searches as cameras see faces. `best` is the first of those, `pooled` "
-        "all by the Feature Combiner, `sr` the FASR++ picture (2 samples) of the first, told the "
-        "pooled one."
+        "size, half of the searches degraded as by cameras. `best` is the first of those, "
+        "`pooled` all by the Feature Combiner, `sr` the FASR++ picture (2 samples) of the first, "
+        "drawn with the pooled feature."
     )
     curves = {}
     for band in calibration.bands:

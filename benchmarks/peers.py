@@ -361,14 +361,14 @@ def main() -> None:
         "everything from opening the files to the last answer is timed, loading models and "
         "enrolling included, and for `run` also super-resolving and storing. The people are drawn "
         "by the bundled networks: the table compares ways of working, and says nothing about how "
-        "well real people are told apart."
+        "well real people are distinguished."
     )
     table.add_note(
-        "*People found*: who is at some time at least half in view, over all clips, and has a face "
-        f"found (IoU {OVERLAP}). *Right one first*: of those who are enrolled, whose faces have "
-        "their own name first more often than any other one; *share of their faces* is how often, "
-        "in the mean of these people. An item is what a person has to look at: a face of a frame, "
-        "or with `run` a track. *Of nobody*: items that are no true face."
+        "*People found*: who is at some time at least half in view, over all clips, and has a "
+        f"face found (IoU {OVERLAP}). *Right one first*: of those who are enrolled, whose faces "
+        "have their own name first more often than any other one; *share of their faces* is how "
+        "often, in the mean of these people. An item is what the user has to check: a face of a "
+        "frame, or with `run` a track. *Of nobody*: items that are no true face."
     )
     table.add_note(
         "LBPH here is that of OpenCV's contrib (its package cannot be installed beside the main "

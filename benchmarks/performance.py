@@ -228,17 +228,16 @@ def main() -> None:
                         table_row([size, str(faces), engine], measure_in_process(path, engine))
                     )
     table.add_note(
-        f"{args.seconds:g} s of 25 frames/s: sample people's heads, each swaying in its own place "
-        "before a wall (`footage.crowd`). Each line is a process of its own. The stages are timed "
-        "alone, one after the other over all frames; *cut and measure* is what "
-        "`Tracklets.add_frame` takes beside the tracker; *store* is the writing of pictures and "
-        "rows. *Whole* is `run` from its first progress line until the footage is done, decoding, "
-        "detecting and the rest in threads of their own. *Of what the slowest allows* is the "
-        "slowest stage's time over the whole's. *Cores busy*: processor time over time while it "
-        "lasts (a thread that waits a moment for others of its network counts): what is idle then "
-        f"is the most that restoring at the same time could gain. Real time is {REAL_TIME:g} "
-        "frames/s. *After* is super-resolution of all tracks, which does not grow with the frames; "
-        "no gallery was searched."
+        f"{args.seconds:g} s of 25 frames/s: sample people's heads, each swaying in front of a "
+        "wall (`footage.write_crowd`). Each line is a process of its own. The stages are timed "
+        "alone, one after the other over all frames; *cut and measure* is `Tracklets.add_frame` "
+        "without the tracker; *store* is the writing of pictures and rows. *Whole* is `run` from "
+        "its first progress line until the footage is done, decoding, detecting and the rest in "
+        "threads of their own. *Of what the slowest allows* is the slowest stage's time over the "
+        "whole's. *Cores busy*: processor time over time while it lasts (a thread that waits a "
+        "moment for others of its network counts): restoring at the same time could use at most "
+        f"the rest. Real time is {REAL_TIME:g} frames/s. *After* is super-resolution of all "
+        "tracks, which does not grow with the frames; no gallery was searched."
     )
     table.write()
 

@@ -175,9 +175,10 @@ def main() -> None:
     table.add_note(
         "Scale `best`. *As of one*: each template counts as one comparison, and the ratio is read "
         "as that of one; *by chances*: as `docs/calibration.md` says, and as searches do it. A "
-        "mean ratio of strangers above 1 says too much against them. Ratios are of strangers with "
-        "all enrolled people. The people are CelebA's validation part, on whom the calibration was "
-        "made: the first line, one photograph each, is what it was made for."
+        "mean ratio of strangers above 1 overstates the evidence against them. Ratios are of "
+        "strangers with all enrolled people. The people are CelebA's validation part, on whom the "
+        "calibration was made: the first line, one photograph each, is the case that it was made "
+        "for."
     )
     table.write()
 

@@ -36,7 +36,7 @@ BY_CAMERA = (16, 32, 48)
 BATCH = 32
 WORST = 10
 EVERY = 16
-# (LR faces brought up to size, their side) → pictures.
+# (enlarged LR faces, their side) → pictures.
 Draw = Callable[[Tensor, int], Tensor]
 
 
@@ -180,12 +180,12 @@ def main() -> None:
         cells += ["1.000", f"{first.double().mean():.3f}"]
     table.add_row(["", "the true face", *cells])
     table.add_note(
-        "The papers' degradation (antialiased bilinear down, bicubic up, 8 bits), and the imitated "
-        "camera of the training (blur, noise, JPEG, H.264; tone and alignment left as they are). "
-        "The linear maps are where the network begins: they say nothing from 32 px on. FASR++ is "
-        "of version 0.1, with features brought to today's embedder by a linear map. Worse than "
-        "bicubic: the share of faces whose squared error is larger. Our embedder made the feature "
-        "that the mean is drawn with, so it is a friendly judge; dlib had no part in it."
+        "The papers' degradation (antialiased bilinear down, bicubic up, 8 bits), and the "
+        "imitated camera of the training (blur, noise, JPEG, H.264; tone and alignment left as "
+        "they are). The network starts from the linear maps, which add nothing from 32 px on. "
+        "FASR++ is of version 0.1, with features mapped linearly to those of today's embedder. "
+        "Worse than bicubic: the share of faces whose squared error is larger. Our embedder made "
+        "the feature that the mean is drawn with, so it favours the mean; dlib had no part in it."
     )
     table.write()
 

@@ -188,7 +188,7 @@ def add_long_run_rows(table: Table, hours: float, count: int, workers: int, fps:
         )
     if len(samples) < 3:
         raise SystemExit(
-            f"the batch was over after {len(samples)} samples: give more --hours or --files"
+            f"the batch ended after {len(samples)} samples: give more --hours or --files"
         )
     for k in np.unique(np.linspace(0, len(samples) - 1, TABLE_ROWS).round().astype(int)):
         sample = samples[k]
@@ -204,11 +204,11 @@ def add_long_run_rows(table: Table, hours: float, count: int, workers: int, fps:
         )
     table.add_note(describe_growth(samples))
     table.add_note(
-        f"`batch` over {count} files of {length / count * 60:.1f} minutes each, {length:.2f} hours "
-        f"of footage together (`{SAMPLE.name}` over and over), {workers} workers, {fps:g} frames a "
-        f"second looked at. Its process and its workers are read from /proc every {SAMPLE_EVERY:g} "
-        "s; memory is resident, what they share counted for each. The summary that a batch ends "
-        "with is in it."
+        f"`batch` over {count} files of {length / count * 60:.1f} minutes each, {length:.2f} "
+        f"hours of footage together (`{SAMPLE.name}` over and over), {workers} workers, {fps:g} "
+        "frames a second analysed. Its process and its workers are read from /proc every "
+        f"{SAMPLE_EVERY:g} s; memory is resident, and shared memory counts for each of them. The "
+        "batch's final summary is included."
     )
 
 
@@ -232,16 +232,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", default="faults,files,long")
-    parser.add_argument(
-        "--every", type=int, default=1, help="try the faults before every so manieth step"
-    )
+    parser.add_argument("--every", type=int, default=1, help="try the faults before every nth step")
     parser.add_argument("--tries", type=int, default=500, help="mutated files a reader")
     parser.add_argument("--hours", type=float, default=4.0, help="of footage")
-    parser.add_argument("--files", type=int, default=60, help="in which the footage lies")
+    parser.add_argument("--files", type=int, default=60, help="that hold the footage")
     parser.add_argument(
         "--workers", type=int, default=1, help="of the long run; jobs at a time that are cut"
     )
-    parser.add_argument("--fps", type=float, default=1.0, help="frames a second that are looked at")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames a second that are analysed")
     parser.add_argument(
         "--keep",
         type=Path,
@@ -249,7 +247,7 @@ def main() -> None:
         help="tries so far; empty it for new code",
     )
     parser.add_argument(
-        "--print", action="store_true", help="show the page, and leave docs/results as it is"
+        "--print", action="store_true", help="print the page, and do not change docs/results"
     )
     args = parser.parse_args()
     parts = args.parts.split(",")
@@ -304,8 +302,8 @@ FAULTS_NOTE = (
     "same command then ends with the rows and files of an undisturbed run (after a removal: with "
     "no piece of the removed vector in any file). Steps are statements that write to a database, "
     "and files opened for writing, synced, renamed and removed; what happens inside of SQLite's "
-    "own commit is SQLite's to keep. Power cuts are simulated: what was not synced is taken away. "
-    "Ended: killed, reported (one line), done (the job got over it), memory (one line from the "
+    "own commit is SQLite's to keep. Power cuts are simulated: what was not synced is lost. "
+    "Ended: killed, reported (one line), done (the job overcame it), memory (one line from the "
     "command line), crashed or hung."
 )
 FILES_NOTE = (

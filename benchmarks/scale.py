@@ -187,8 +187,8 @@ def length_curve(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
         curve.add_point([seconds_of(film) / 60, *values])
     curve.add_powers()
     curve.add_note(
-        f"The 8 s sample over and over, {fps:g} frames a second looked at, no super-resolution. "
-        "The last row is the power of the first column that each grows with between the last two "
+        f"The 8 s sample repeated, {fps:g} frames a second analysed, no super-resolution. The "
+        "last row is the power of the first column that each grows with between the last two "
         "lines: 1 is linear, 0 not at all."
     )
     return curve
@@ -211,8 +211,8 @@ def crowd_curve(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
         curve.add_point([count, *values])
     curve.add_powers()
     curve.add_note(
-        f"{seconds:g} s of 720p, every frame (`footage.crowd`); loading and embedding are in the "
-        "time."
+        f"{seconds:g} s of 720p, every frame (`footage.write_crowd`); loading and embedding are "
+        "in the time."
     )
     return curve
 
@@ -263,7 +263,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, nargs="+", default=[0.5, 1, 2, 4], help="of footage"
     )
-    parser.add_argument("--fps", type=float, default=5.0, help="frames a second looked at in these")
+    parser.add_argument(
+        "--fps", type=float, default=5.0, help=("frames a second that are analysed in them")
+    )
     parser.add_argument("--faces", type=int, nargs="+", default=[1, 5, 10, 20, 40], help="a frame")
     parser.add_argument("--seconds", type=float, default=3.0, help="of crowds")
     parser.add_argument("--tracks", type=int, nargs="+", default=[100, 1_000, 4_000])

@@ -19,7 +19,7 @@ from results import RESULTS, format_markdown
 PLAN = RESULTS.parent / "scale.md"
 BEGIN = "<!-- {}: filled by benchmarks/scale_plan.py from docs/results -->"
 END = "<!-- end of {} -->"
-RATES = (25.0, 5.0, 1.0)  # frames a second that are looked at
+RATES = (25.0, 5.0, 1.0)  # frames a second that are analysed
 # Share of a machine for restarts and days with crowds.
 FREE = 0.2
 VECTOR = 512 * 4 / 2**20  # MiB
@@ -69,9 +69,8 @@ def growth_per_unit(page: str, column: str, by: str) -> float:
 
 def frame_rate(page: str) -> str:
     """Return the frames a second that the page's notes name."""
-    match = re.search(
-        r"([\d.]+) frames a second (are )?looked at", (RESULTS / f"{page}.md").read_text()
-    )
+    text = (RESULTS / f"{page}.md").read_text()
+    match = re.search(r"([\d.]+) frames a second (?:are )?(?:looked at|analysed)", text)
     if match is None:
         raise NotMeasured(f"the frames a second in `results/{page}.md`")
     return match[1]
@@ -129,7 +128,7 @@ def plan_table(cameras: list[int], cores: int, days: float, people: int) -> str:
         )
     return format_markdown(columns, lines) + (
         f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker, "
-        f"{frame_rate('archive')} frames a second looked at, two people always in view, "
+        f"{frame_rate('archive')} frames a second analysed, two people always in view, "
         "reconstructions and the search of a small gallery included "
         f"([archive](results/archive.md)); {per_hour['case, MiB']:.3g} MiB and "
         f"{per_hour['tracks']:.3g} tracks an hour of footage at {frame_rate('scale')} frames a "
@@ -164,9 +163,9 @@ def core_table() -> str:
     ]
     return format_markdown(columns, lines) + (
         "\n\nFrom [performance](results/performance.md): milliseconds a frame on all of its "
-        f"{cores[1]} cores, times these, times frames a second. Not in it: decoding what is not "
-        "looked at, which sets the floor at few frames a second, super-resolution (a track, not a "
-        "frame: column *after* there) and searching."
+        f"{cores[1]} cores, times these, times frames a second. Not in it: decoding frames that "
+        "are not analysed, which sets the floor at few frames a second, super-resolution (a "
+        "track, not a frame: column *after* there) and searching."
     )
 
 

@@ -228,11 +228,11 @@ def main() -> None:
         more, LADDER[1:], LADDER[0], choose_faces(args.more, models, scorer), models, args.samples
     )
     more.add_note(
-        "Identity is the cosine of dlib's features, which are not those that the network is told. "
-        "The true face is itself a draw from the posterior, so two samples should lie as far from "
-        "each other as from it: a share above 1 is a sampler that makes things up, below 1 one "
-        "that is too sure. LR consistency is the mean squared error ×10⁻⁵ of the picture brought "
-        "down again. Faces are of CelebA's validation people, never trained on; none is shown here."
+        "Identity is the cosine of dlib's features, which are not those that the network is "
+        "given. The true face is itself a draw from the posterior, so two samples should lie as "
+        "far from each other as from it: a share above 1 means too much invention, below 1 too "
+        "little variety. LR consistency is the mean squared error ×10⁻⁵ of the picture shrunk "
+        "again. Faces are of CelebA's validation people, never trained on; none is shown here."
     )
     ladder.write(more)
 

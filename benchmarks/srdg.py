@@ -149,15 +149,18 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
                 ]
                 features = people.scorer.embed(pictures)[0]
                 ranked = (features @ people.gallery.T).argmax(1) == torch.arange(count)
+                judged = (
+                    ""
+                    if other is None
+                    else f"{agreement(other.classifiers.parts[0], pictures, wanted, 'male'):.3f}"
+                )
                 table.add_row(
                     [
                         f"{side}×{side}",
                         method,
                         what,
                         *(f"{agreement(judge, pictures, wanted, name):.3f}" for name in YES),
-                        ""
-                        if other is None
-                        else f"{agreement(other.classifiers.parts[0], pictures, wanted, 'male'):.3f}",
+                        judged,
                         f"{float(psnr(pictures, people.clean).mean()):.2f}",
                         f"{float(ssim(pictures, people.clean).mean()):.3f}",
                         f"{float((features * people.own).sum(1).mean()):.3f}",
@@ -166,11 +169,11 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
                 )
     table.add_note(
         f"Sampler `{FAST}`, one sample; the same noise in every row. Attributes that were not "
-        "asked for are held against CelebA's labels, those that were against what was asked; a "
-        "wrong one is the opposite of the label. The classifier that guides also reads the "
-        "pictures, a friendly judge; the other judge is SRDG's published classifier of sex. "
-        "Identity: cosine of dlib's features of the picture and of the true face. 8×8 lies below "
-        "what the network was trained on."
+        "requested are compared with CelebA's labels, the others with the request; a wrong one is "
+        "the opposite of the label. The classifier that guides also reads the pictures, which "
+        "favours them; the other judge is SRDG's published classifier of sex. Identity: cosine of "
+        "dlib's features of the picture and of the true face. 8×8 lies below what the network was "
+        "trained on."
     )
     return table
 

@@ -58,8 +58,10 @@ def read_tracks(
             list(clips), Path(folder) / "case", run_settings, models=open_models(run_settings)
         )
         sql = """
-            SELECT track.id, source.path, encoding.side, avg((x1 + x2) / 2) AS centre, count(*) AS sightings
-            FROM track JOIN encoding ON encoding.track = track.id JOIN source ON source.id = track.source
+            SELECT track.id, source.path, encoding.side,
+                avg((x1 + x2) / 2) AS centre, count(*) AS sightings
+            FROM track JOIN encoding ON encoding.track = track.id
+            JOIN source ON source.id = track.source
             JOIN face ON face.track = track.id GROUP BY track.id"""
         with Case.open(out) as case:
             for row in case.db.execute(sql).fetchall():

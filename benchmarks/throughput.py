@@ -161,7 +161,7 @@ def measure_detectors(
             for name, detector in detectors.items():
                 start = time.perf_counter()
                 detector.detect([picture])
-                if turn >= 2:  # the first looks warm up
+                if turn >= 2:  # the first calls warm up
                     times.setdefault((name, size), []).append(1000 * (time.perf_counter() - start))
     return {key: statistics.median(values) for key, values in times.items()}
 
@@ -250,8 +250,8 @@ def main() -> None:
     table = chain_table(args.repeats, args.run_seconds, args.rounds)
     table.add_note(
         f"(a) to (c) and the peer: the 8 s sample `{SAMPLE.name}` {args.repeats} times over "
-        f"(packets repeated, nothing encoded again), median of {args.rounds}; (d) and (e): its "
-        f"first {args.run_seconds:g} s, once. One process each, one after the other; the start of "
+        f"(packets repeated, without encoding), median of {args.rounds}; (d) and (e): its first "
+        f"{args.run_seconds:g} s, once. One process each, one after the other; the start of "
         "Python and the loading of the model are not counted in (d), the loading, hashing and "
         "writing are in (e). The 1080p version is the sample enlarged and encoded once, so it "
         "decodes more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a "
@@ -272,8 +272,8 @@ def main() -> None:
             ["{}×{}".format(*size), *cells, f"{peer / ours:.2f}", f"{ours / fast:.2f}"]
         )
     detectors.add_note(
-        f"Median of {args.looks} looks at one frame of the sample with two faces, brought to each "
-        f"size, in turns, `min_score` of the preset, {torch.get_num_threads()} threads each. "
+        f"Median of {args.looks} detections in one frame of the sample with two faces, resized to "
+        f"each size, in turn, `min_score` of the preset, {torch.get_num_threads()} threads each. "
         f"Builtin here: {make_detector('builtin').name}. Haar is the peer: OpenCV's cascade."
     )
     trackers = Table(
@@ -283,7 +283,7 @@ def main() -> None:
         rates = [statistics.median(measure_tracker(name, n, 300) for _ in range(3)) for n in FACES]
         trackers.add_row([name, *(f"{r:.0f}" for r in rates)])
     trackers.add_note(
-        "Made-up faces that walk about in 1920×1080 at 25 frames a second; median of 3 times 300 "
+        "Simulated faces that wander in 1920×1080 at 25 frames a second; median of 3 times 300 "
         "frames."
     )
     table.write(detectors, trackers)

@@ -198,10 +198,10 @@ def main() -> None:
         )
     table.add_note(
         "TUD-Campus and MOT17-02 come with detections; for the others they are made from the "
-        "ground truth (2 % chance to fall asleep for 1-7 frames, 12 % unsure, jitter, a false one "
-        f"every second frame; mean of {len(SEEDS)} seeds). Both sides run with their own defaults. "
-        "Ours gives a track's first sightings its identity once it is confirmed, as footage is "
-        "read from files; theirs, made for live use, cannot."
+        "ground truth (2 % chance to be missed for 1-7 frames, 12 % unsure, jitter, a false one "
+        f"every second frame; mean of {len(SEEDS)} seeds). Both sides run with their own "
+        "defaults. Ours gives a track's first sightings its identity once it is confirmed, as "
+        "footage is read from files; theirs, made for live use, cannot."
     )
     table.write()
 

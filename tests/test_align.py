@@ -244,7 +244,9 @@ FACE = apply(
 
 
 def placed(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]:
-    """Return the template rotated and scaled from a picture of 112 px, and the side that holds it."""
+    """Return the template rotated and scaled from a picture of 112 px, and the side that holds
+    it.
+    """
     face = turned(size, np.radians(degrees), (0, 0))
     corners = np.array(list(itertools.product((-room, 1 + room), repeat=2))) * ARCFACE_SIDE
     around = apply(face, corners)

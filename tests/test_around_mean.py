@@ -30,7 +30,9 @@ FACE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 
 
 def new_denoiser(mean: str) -> ResidualDenoiser:
-    """Return a denoiser that knows nothing yet: its answer at much noise is what it draws around."""
+    """Return a denoiser that knows nothing yet: its answer at much noise is what it draws
+    around.
+    """
     torch.manual_seed(0)
     denoiser = ResidualDenoiser(CompactNet((16, 32)), spread=0.055)
     denoiser.band, denoiser.embedder, denoiser.mean = (8, 64), EMBEDDER, mean

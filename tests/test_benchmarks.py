@@ -291,7 +291,9 @@ def faces_of(eye_px: float, norms: list[float], score: float = 0.5) -> list[Labe
 
 
 def test_limits_lose_at_most_one_face_in_a_hundred_of_each_band() -> None:
-    """Of 200 faces two may be lost, of fewer than 100 none; large ones have a limit of their own."""
+    """Of 200 faces two may be lost, of fewer than 100 none; large ones have a limit of their
+    own.
+    """
     sure = [30.0] * 20
     seven = faces_of(7, [4.0, 4.5, 5.27, *[9.0] * 197])
     ten = faces_of(10, [6.0, *[9.0] * 98])

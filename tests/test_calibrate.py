@@ -169,7 +169,9 @@ def test_the_better_form_is_stored(calibration: Calibration) -> None:
 
 
 def test_the_observed_fpir_is_the_requested_one() -> None:
-    """Held-out halves of twenty crowds of independent directions follow FPIR(N) = 1 - (1 - FMR)^N."""
+    """Held-out halves of twenty crowds of independent directions follow FPIR(N) = 1 - (1 -
+    FMR)^N.
+    """
     requested, observed = np.array([0.3, 0.1, 0.03]), []
     for seed in range(20):
         probes, gallery = crowd(600, {Kind.BEST: 2.8}, seed=seed)

@@ -1,4 +1,6 @@
-"""Degradation: exact resizing by closed forms, and a surveillance chain held against real codecs."""
+"""Degradation: exact resizing by closed forms, and a surveillance chain held against real
+codecs.
+"""
 
 from __future__ import annotations
 

@@ -136,7 +136,9 @@ def test_a_sampler_draws_only_methods_of_its_process() -> None:
 
 
 def test_labels_name_the_options_in_which_systems_differ() -> None:
-    """IDFSR has its own weights; a search that joins the pooled feature knows how that is merged."""
+    """IDFSR has its own weights; a search that joins the pooled feature knows how that is
+    merged.
+    """
     models = [Path("a.safetensors"), Path("b.safetensors")]
     assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == [
         "idfsr",

@@ -1,4 +1,6 @@
-"""Enrolment with the real detector and embedder; unusable photographs are reported with a reason."""
+"""Enrolment with the real detector and embedder; unusable photographs are reported with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -699,7 +701,9 @@ def test_another_embedder_is_refused_before_anything_is_read(
 def test_a_killed_enrolment_continues(
     tmp_path: Path, detector: Looking, embedder: Counting
 ) -> None:
-    """Killed once two batches are safe: the same command computes the rest and no photograph twice."""
+    """Killed once two batches are safe: the same command computes the rest and no photograph
+    twice.
+    """
     photos, folder = tmp_path / "photos", tmp_path / "gallery"
     photos.mkdir()
     picture = PilImage.open(GRACE).convert("RGB").resize((256, 256))

@@ -287,7 +287,9 @@ class TestApproximate:
 
 
 def slow_when_flat(answers: Any) -> Any:
-    """Make the exact index seem slow, because at this size it is the fastest and would be chosen."""
+    """Make the exact index seem slow, because at this size it is the fastest and would be
+    chosen.
+    """
 
     def timed_search(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
         import faiss

@@ -104,7 +104,9 @@ KINDS = {kind: 60 if sampling.KINDS[kind].warm else 120 for kind in sampling.DEN
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_sampler_draws_the_moved_gaussian(kind: str) -> None:
-    """In all that they do: a corrector or a step that was not guided would draw back to the mean."""
+    """In all that they do: a corrector or a step that was not guided would draw back to the
+    mean.
+    """
     how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 24
     drawn = [
         sampling.draw(d, nothing(n), how, generators(range(n)))

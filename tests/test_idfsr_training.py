@@ -1,4 +1,6 @@
-"""IDFSR learns: references of the same person, landmarks that move with faces, weights that load."""
+"""IDFSR learns: references of the same person, landmarks that move with faces, weights that
+load.
+"""
 
 from __future__ import annotations
 

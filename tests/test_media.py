@@ -1,4 +1,6 @@
-"""The contract of all sources of frames: right frames at right times, losses, or one clear error."""
+"""The contract of all sources of frames: right frames at right times, losses, or one clear
+error.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ def test_psnr_agrees_with_scikit_image() -> None:
 
 
 def test_ssim_agrees_with_scikit_image() -> None:
-    """With Wang's Gaussian window; theirs looks at the border too, so the inner part is compared."""
+    """With Wang's Gaussian window; theirs looks at the border too, so the inner part is
+    compared.
+    """
     a, b = pair()
     for x, y in zip(a, b, strict=True):
         _, places = structural_similarity(

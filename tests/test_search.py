@@ -95,7 +95,9 @@ def calibration() -> Calibration:
 
 
 def make_calibration() -> Calibration:
-    """From 160 people whose probes are as like them as 0.6 (best), 0.75 (pooled) and 0.7 (sr) say."""
+    """From 160 people whose probes are as like them as 0.6 (best), 0.75 (pooled) and 0.7 (sr)
+    say.
+    """
     rng = np.random.default_rng(3)
     probes, enrolled = [], {}
     for i in range(160):

@@ -1,4 +1,6 @@
-"""What it is made of, and that it calls nobody: licences, pinned hashes, a run without a network."""
+"""What it is made of, and that it calls nobody: licences, pinned hashes, a run without a
+network.
+"""
 
 from __future__ import annotations
 

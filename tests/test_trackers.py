@@ -480,7 +480,9 @@ def test_face_straight_ahead_of_a_moving_track_is_its_own(
 def test_pairing_that_keeps_the_directions_is_preferred(
     tracker: type[Tracker], ids: list[int]
 ) -> None:
-    """One face goes right, one down; where they meet, each is a little nearer to the other's box."""
+    """One face goes right, one down; where they meet, each is a little nearer to the other's
+    box.
+    """
     t = tracker(DEFAULTS)
     follow(t, np.arange(10) / 10, straight(80, 100.5, 20, 0), straight(100.5, 80, 0, 20))
     restored = tracker(DEFAULTS)

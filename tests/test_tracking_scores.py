@@ -52,7 +52,9 @@ def test_wrong_detections_have_a_negative_mota() -> None:
 
 
 def test_one_switch_half_way_lowers_idf1_and_mota() -> None:
-    """Eight sightings, four under each name. Every true sighting shares its name with 4 of the 8."""
+    """Eight sightings, four under each name. Every true sighting shares its name with 4 of the
+    8.
+    """
     frames = [frame([(1, 0)], [(1 if k < 4 else 2, 0)]) for k in range(8)]
     expected = TrackingScores(
         hota=math.sqrt(0.5), deta=1, assa=0.5, idf1=2 * 4 / (8 + 8), mota=1 - 1 / 8, switches=1
@@ -88,7 +90,9 @@ def test_crossed_names_are_two_switches() -> None:
 
 
 def test_the_partner_of_the_frame_before_stays_while_it_fits() -> None:
-    """Found face 2 lies better on the true one, but 1 was its partner and still overlaps by half."""
+    """Found face 2 lies better on the true one, but 1 was its partner and still overlaps by
+    half.
+    """
     frames = [frame([(1, 0)], [(1, 0)]), frame([(1, 0)], [(1, 3), (2, 0)])]
     assert score(frames).switches == 0
 

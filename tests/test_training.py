@@ -283,7 +283,9 @@ def test_the_rate_rises_falls_and_ends_at_its_floor() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    """What torchrun and `accelerate launch` start: the same weights in each, batches of their own."""
+    """What torchrun and `accelerate launch` start: the same weights in each, batches of their
+    own.
+    """
     script = tmp_path / "job.py"
     script.write_text(
         f"import sys, torch, pathlib\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\nfrom "

@@ -200,7 +200,9 @@ def test_empty_lists_count_like_full_lists_where_nobody_passes() -> None:
 def test_a_list_has_no_rank_beyond_its_length(
     tmp_path: Path,
 ) -> None:
-    """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers leave."""
+    """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers
+    leave.
+    """
     near: Listed = [("o", 0.7), ("q", 0.6), ("r", 0.5)]
     identified = [
         answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, most_candidates=3)
@@ -241,7 +243,9 @@ def test_empty_lists_differ_from_missing_probes(case: Path, tmp_path: Path) -> N
 
 
 def test_average_precision_is_the_area_under_monotonic_precision() -> None:
-    """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) / 2."""
+    """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) /
+    2.
+    """
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 70]], np.float32)
     boxes = np.array(
         [[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32
