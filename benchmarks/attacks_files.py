@@ -48,7 +48,7 @@ from fasr_video.gallery.enrol import enrol
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import Sampling, open_video
 from fasr_video.recognition.embedders import open_embedder
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.conftest import PORTRAITS
 from tests.reviewed import make_case
 
@@ -142,7 +142,7 @@ def pipe_as_stamp(folder: Path) -> str:
 
 
 def path_as_number(folder: Path) -> str:
-    case, mine = synthetic(folder / "case", tracks=2), folder / "mine.html"
+    case, mine = make_synthetic_case(folder / "case", tracks=2), folder / "mine.html"
     mine.write_text("mine")
     (case / "report" / "T").mkdir(parents=True)
     (case / "report" / "SHA256SUMS").touch()
@@ -231,7 +231,7 @@ def bomb_as_a_crop(folder: Path) -> str:
         struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
     )
     png = b"\x89PNG\r\n\x1a\n" + body
-    name, case = hashlib.sha256(png).hexdigest(), synthetic(folder / "case", tracks=2)
+    name, case = hashlib.sha256(png).hexdigest(), make_synthetic_case(folder / "case", tracks=2)
     with Case.open(case) as opened:
         opened.picture_path(name).parent.mkdir(exist_ok=True)
         opened.picture_path(name).write_bytes(png)

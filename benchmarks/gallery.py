@@ -100,7 +100,9 @@ def add_subjects(gallery: Gallery, size: int, rng: np.random.Generator) -> float
     """Add subjects of one photograph each until there are `size` templates; return the seconds."""
     spent = 0.0
     for first in range(gallery.count(), size, 10_000):
-        photos = [ops.photo(str(i), rng, LENGTH) for i in range(first, min(first + 10_000, size))]
+        photos = [
+            ops.random_photo(str(i), rng, LENGTH) for i in range(first, min(first + 10_000, size))
+        ]
         start = time.perf_counter()
         with gallery.transaction():
             for photo in photos:
@@ -221,7 +223,7 @@ def approximate_table(args: argparse.Namespace, folder: Path) -> Table:
                     feature = _normalise(
                         centre + 0.8 * _normalise(rng.standard_normal(LENGTH))
                     ).astype(np.float32)
-                    digest = ops.photo(f"{person}-{i}", rng, 1).sha256
+                    digest = ops.random_photo(f"{person}-{i}", rng, 1).sha256
                     gallery.add(
                         f"p{person}", EnrolledPhoto(digest, f"{i}.png", feature, 1.0, 40, 0.9, None)
                     )
@@ -273,7 +275,7 @@ def kills_table(args: argparse.Namespace, folder: Path) -> Table:
                 time.sleep(0.02)
             time.sleep(rng.uniform(0, 0.2))
             writer.send_signal(signal.SIGKILL)
-        model, history = ops.Model(), ops.changes(seed)
+        model, history = ops.Model(), ops.random_changes(seed)
         for change in itertools.islice(history, len(done_file.read_text().splitlines())):
             model.apply(change)
         with Gallery.open(gallery_folder) as gallery:

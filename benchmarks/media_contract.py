@@ -99,16 +99,16 @@ def make_cases(folder: Path, seeds: int) -> list[Case]:
         cases.append(Case(f"{recipe.name} ({name})", [file], _true_times(name)))
     steady_times = _true_times("h264.mp4")
     original = folder / "h264.mp4"
-    turned = videos.rotated(original, folder / "rotated.mp4")
+    turned = videos.rotate(original, folder / "rotated.mp4")
     cases.append(
         Case("rotated by 90° (mp4)", [turned], steady_times, lambda image: np.rot90(image, 1))
     )
-    shifted = videos.edit_list(original, folder / "edit_list.mp4", Fraction(10, 25))
+    shifted = videos.add_edit_list(original, folder / "edit_list.mp4", Fraction(10, 25))
     cases.append(
         Case("edit list starts at frame 10 (mp4)", [shifted], _times_from(steady_times, 10))
     )
     for kind in DAMAGED:
-        file = videos.cut(folder / kind, folder / f"cut_{kind}")
+        file = videos.truncate(folder / kind, folder / f"cut_{kind}")
         cases.append(
             Case(
                 f"cut at 60 % ({Path(kind).suffix[1:]})",
@@ -119,11 +119,11 @@ def make_cases(folder: Path, seeds: int) -> list[Case]:
         )
     for kind in DAMAGED:
         files = [
-            videos.flipped(folder / kind, folder / f"flipped{s}_{kind}", s) for s in range(seeds)
+            videos.flip_bits(folder / kind, folder / f"flipped{s}_{kind}", s) for s in range(seeds)
         ]
         name = f"8 flipped bits, {seeds} files ({Path(kind).suffix[1:]})"
         cases.append(Case(name, files, steady_times, original=folder / kind))
-    cases.append(Case("audio only (mp4)", [videos.audio_only(folder / "audio.mp4")]))
+    cases.append(Case("audio only (mp4)", [videos.write_audio(folder / "audio.mp4")]))
     (folder / "empty.mp4").touch()
     cases.append(Case("zero bytes (mp4)", [folder / "empty.mp4"]))
     (folder / "text.mp4").write_text("this is not a film\n" * 50)
@@ -145,7 +145,7 @@ def _times_from(truth: dict[int, float], first: int) -> dict[int, float]:
 def _pictures(folder: Path) -> Path:
     folder.mkdir()
     for i in range(videos.FRAMES):
-        PilImage.fromarray(videos.picture(i)).save(folder / f"frame{i}.png")
+        PilImage.fromarray(videos.draw_frame(i)).save(folder / f"frame{i}.png")
     (folder / "frame7.png").write_bytes(b"\x89PNG but not really")
     return folder
 
@@ -229,10 +229,10 @@ def _compare_frame(case: Case, seconds: float, image: Picture, shown: set[int]) 
     """Return the number of the picture, and the field of Outcome that it counts for."""
     if image.shape != (videos.HEIGHT, videos.WIDTH, 3):
         return -1, "wrong_picture"
-    number = videos.number(image)
+    number = videos.read_number(image)
     if number not in case.truth:
         return number, "wrong_picture"
-    if np.abs(image.astype(int) - videos.picture(number).astype(int)).mean() >= MAX_DIFFERENCE:
+    if np.abs(image.astype(int) - videos.draw_frame(number).astype(int)).mean() >= MAX_DIFFERENCE:
         return number, "wrong_picture"
     if number in shown:
         return number, "repeated"

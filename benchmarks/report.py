@@ -27,7 +27,7 @@ from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report
 from fasr_video.report.photographs import photographs
 from fasr_video.report.write import write_report
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.test_report_pages import ARGUMENTS, CHROMIUM, DESKTOP
 
 TIMES = 5
@@ -42,7 +42,7 @@ def main() -> None:
         "report", f"The report of {args.tracks} tracks", "`python benchmarks/report.py`", columns
     )
     with tempfile.TemporaryDirectory() as temporary:
-        case = synthetic(Path(temporary) / "case", args.tracks, auxiliaries=8)
+        case = make_synthetic_case(Path(temporary) / "case", args.tracks, auxiliaries=8)
         start = time.monotonic()
         report = write_report(case)
         written = time.monotonic() - start

@@ -24,14 +24,18 @@ COLUMNS = 8
 
 def draw(folder: Path, out: Path) -> None:
     with Case.open(folder) as case:
-        found = tracks(case)
-    found = [t for t in found if t["source"] == found[0]["source"]]
-    end = max(t["end_seconds"] for t in found)
-    figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(found)), facecolor="white")
+        tracks_shown = tracks(case)
+    tracks_shown = [t for t in tracks_shown if t["source"] == tracks_shown[0]["source"]]
+    end = max(t["end_seconds"] for t in tracks_shown)
+    figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(tracks_shown)), facecolor="white")
     grid = figure.add_gridspec(
-        2 * len(found), COLUMNS, height_ratios=[0.3, 2] * len(found), hspace=0.35, wspace=0.08
+        2 * len(tracks_shown),
+        COLUMNS,
+        height_ratios=[0.3, 2] * len(tracks_shown),
+        hspace=0.35,
+        wspace=0.08,
     )
-    for i, track in enumerate(found):
+    for i, track in enumerate(tracks_shown):
         _timeline(figure.add_subplot(grid[2 * i, :]), track, end)
         shown = track["shown"]
         pictures = [(shown["native"], "LR0, own pixels")]

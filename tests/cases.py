@@ -50,7 +50,7 @@ MODELS = {
 }
 
 
-def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
+def make_synthetic_case(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
     """Make a case with this many tracks in two sources, and its gallery; the first source has a
     camera and a clock.
     """
@@ -116,7 +116,7 @@ def face_like(random: np.random.Generator, height: int, width: int) -> Image:
     return np.clip(np.asarray(large).astype(int) + noise, 0, 255).astype(np.uint8)
 
 
-def unit(random: np.random.Generator) -> Feature:
+def unit_vector(random: np.random.Generator) -> Feature:
     vector = random.normal(size=512).astype(np.float32)
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
@@ -192,7 +192,8 @@ def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
         face = AlignedFace(face_like(random, 128, 128), None)
         digest = hashlib.sha256(subject.encode()).hexdigest()
         gallery.add(
-            subject, EnrolledPhoto(digest, f"{subject}.jpg", unit(random), 20.0, 50.0, 0.9, face)
+            subject,
+            EnrolledPhoto(digest, f"{subject}.jpg", unit_vector(random), 20.0, 50.0, 0.9, face),
         )
     return gallery
 
@@ -207,9 +208,9 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             if row["verdict"] == "insufficient":
                 continue
             restoration = _restoration(random, LEAD if kind == "conditioned" else "")
-            probes = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
+            probes = {Kind.BEST: unit_vector(random), Kind.POOLED: unit_vector(random)}
             if kind != "conditioned":
-                probes[Kind.SR] = unit(random)
+                probes[Kind.SR] = unit_vector(random)
             drawn = write_restoration(case, row["id"], restoration)
             results.save_features(
                 case, results.Encoding(row["id"], json.dumps(MODELS), 36), probes, drawn

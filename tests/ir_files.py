@@ -53,10 +53,10 @@ class IrWriter:
                 ElementTree.SubElement(self.edges, "edge", edge)
         self._port(ElementTree.SubElement(layer, "output"), 9, shape)
         if blobs:
-            held = ElementTree.SubElement(layer, "blobs")
+            blob_list = ElementTree.SubElement(layer, "blobs")
             for what, values in blobs.items():
                 where = {"offset": str(len(self.blob)), "size": str(values.nbytes)}
-                ElementTree.SubElement(held, what, where)
+                ElementTree.SubElement(blob_list, what, where)
                 self.blob += values.tobytes()
         self.shapes[name] = shape
         return name

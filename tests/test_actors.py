@@ -19,7 +19,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import make_signing_keys
 from fasr_video.pipeline.run import run
 from fasr_video.report.write import write_report
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.conftest import CORRIDOR_QUICK
 from tests.test_cli import called
 from tests.test_review import Browser
@@ -112,7 +112,7 @@ def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path)
 
 
 def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
-    made = synthetic(tmp_path / "case", 1)
+    made = make_synthetic_case(tmp_path / "case", 1)
     with Case.open(made) as case:
         with case.logged_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
             case.log("resumed", {})

@@ -251,7 +251,7 @@ def test_names_of_people_and_files_are_stored_as_plain_text(tmp_path: Path) -> N
 
 def _photo(name: str, number: int, chance: np.random.Generator) -> cases.EnrolledPhoto:
     return cases.EnrolledPhoto(
-        f"{number:064x}", f"{name}.jpg", cases.unit(chance), 20.0, 50.0, 0.9, None
+        f"{number:064x}", f"{name}.jpg", cases.unit_vector(chance), 20.0, 50.0, 0.9, None
     )
 
 

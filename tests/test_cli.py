@@ -110,7 +110,7 @@ def test_lost_footage_ends_with_exit_code_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     intact = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
-    broken = videos.flipped(intact, tmp_path / "broken.mkv", seed=1)
+    broken = videos.flip_bits(intact, tmp_path / "broken.mkv", seed=1)
     code, out, _ = called(capsys, "run", broken, "--out", tmp_path / "case")
     assert code == 3
     assert "lost:" in out

@@ -11,7 +11,7 @@ import pytest
 
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.report.write import write_report
-from tests.cases import LEAD, synthetic
+from tests.cases import LEAD, make_synthetic_case
 from tests.test_cli import called
 
 Capture = pytest.CaptureFixture[str]
@@ -21,7 +21,7 @@ Capture = pytest.CaptureFixture[str]
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a gallery, and a folder `around` with a case that has a copy of it, and a report."""
     folder = tmp_path_factory.mktemp("copies")
-    case = synthetic(folder / "around" / "case")
+    case = make_synthetic_case(folder / "around" / "case")
     write_report(case, folder / "around" / "report", ["html"])
     shutil.copytree(case / "gallery", folder / "gallery")
     (folder / "around" / "notes.txt").write_text("nobody here " * 99)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fasr_video.provenance import NOTE
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.test_cli import called
 
 MISSING = importlib.util.find_spec("c2pa") is None
@@ -92,7 +92,7 @@ def issued(
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic(tmp_path_factory.mktemp("made") / "case", 1)
+    return make_synthetic_case(tmp_path_factory.mktemp("made") / "case", 1)
 
 
 def manifest(picture: Path) -> dict[str, Any]:

@@ -44,17 +44,17 @@ from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.run import GATE_SETTINGS
 from fasr_video.types import Detections, Image
 from tests.detectors import (
-    MARKS,
+    LANDMARKS,
     RED,
     assert_same,
-    blank,
+    blank_picture,
     builtin_weights,
     centres,
     insightface_graph,
+    move_weights_to_file,
     retinaface_weights,
     save_graph,
-    silent,
-    weights_elsewhere,
+    zero_tensors,
 )
 
 LEARNED = ("builtin", "retinaface", "insightface")
@@ -132,7 +132,7 @@ def subject(request: pytest.FixtureRequest, models: dict[str, Path]) -> Subject:
 
 @pytest.mark.parametrize("size", [(160, 128), (203, 135), (97, 251)])
 def test_each_face_is_found_at_its_position(subject: Subject, size: tuple[int, int]) -> None:
-    frame = blank(*size)
+    frame = blank_picture(*size)
     true = [subject.draw(frame, 48, 32, 255), subject.draw(frame, 56, 96, 255)]
     detections = subject.detector.detect([frame])[0]
     positions = centres(detections)[np.argsort(centres(detections)[:, 1])]
@@ -145,12 +145,12 @@ def test_no_frames_give_no_results(subject: Subject) -> None:
 
 @pytest.mark.parametrize("size", [(160, 128), (33, 65), (7, 5), (1, 1)])
 def test_a_frame_without_faces_has_none(subject: Subject, size: tuple[int, int]) -> None:
-    detections = subject.detector.detect([blank(*size)])[0]
+    detections = subject.detector.detect([blank_picture(*size)])[0]
     assert_same(detections, Detections.empty(subject.detector.has_landmarks))
 
 
 def test_detections_come_best_first(subject: Subject) -> None:
-    frame = blank(320, 64)
+    frame = blank_picture(320, 64)
     true = {
         brightness: subject.draw(frame, x, 32, brightness)
         for x, brightness in ((48, 225), (152, 255), (256, 240))
@@ -169,7 +169,12 @@ def test_detections_come_best_first(subject: Subject) -> None:
 
 
 def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
-    frames = [blank(160, 128), blank(160, 128), blank(99, 77), blank(160, 128)]
+    frames = [
+        blank_picture(160, 128),
+        blank_picture(160, 128),
+        blank_picture(99, 77),
+        blank_picture(160, 128),
+    ]
     for frame, x in zip(frames[:3], (48, 64, 40), strict=True):
         subject.draw(frame, x, 32, 240)
     together = subject.detector.detect(frames)
@@ -179,18 +184,20 @@ def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
 
 
 def test_landmarks_come_with_each_face_or_not_at_all(subject: Subject) -> None:
-    frame = blank(160, 128)
+    frame = blank_picture(160, 128)
     x, y = subject.draw(frame, 48, 32, 255)
     landmarks = subject.detector.detect([frame])[0].landmarks
     if not subject.detector.has_landmarks:
         assert landmarks is None
     else:
         assert landmarks is not None and landmarks.dtype == np.float32
-        assert landmarks == pytest.approx((MARKS + np.array((x, y)))[None], abs=subject.tolerance)
+        assert landmarks == pytest.approx(
+            (LANDMARKS + np.array((x, y)))[None], abs=subject.tolerance
+        )
 
 
 def test_detection_does_not_change_the_frames(subject: Subject) -> None:
-    frame = blank(160, 128)
+    frame = blank_picture(160, 128)
     subject.draw(frame, 48, 32, 255)
     before = frame.copy()
     subject.detector.detect([frame])
@@ -204,7 +211,7 @@ def test_a_detector_has_name_licence_and_fingerprint(subject: Subject) -> None:
 
 
 def test_tiles_change_nothing_but_the_name(subject: Subject) -> None:
-    frame = blank(400, 128)
+    frame = blank_picture(400, 128)
     for x in (48, 136, 224, 320):
         subject.draw(frame, x, 40, 255)
     tiled = TiledDetector(subject.detector, 160, 96)
@@ -221,7 +228,7 @@ def test_colours_are_red_green_blue(backend: str, models: dict[str, Path]) -> No
     detector = open_detector(backend, weights=models[backend], device="cpu", min_score=0.5)
     detections: list[int] = []
     for colour in (RED, (0, 255, 0), (0, 0, 255)):
-        frame = blank(64, 64)
+        frame = blank_picture(64, 64)
         frame[32, 32] = colour
         detections.append(len(detector.detect([frame])[0]))
     assert detections == [1, 0, 0]
@@ -245,17 +252,17 @@ def test_results_in_shrunk_frames_are_in_pixels_of_the_frame(
     detector = open_detector(
         backend, weights=models[backend], device="cpu", min_score=0.5, max_side=128
     )
-    frame = blank(256, 192)
+    frame = blank_picture(256, 192)
     frame[64:66, 80:82] = RED
     detections = detector.detect([frame])[0]
     x, y = 80 + shift, 64 + shift
     assert detections.boxes == pytest.approx(np.array([[x - 16, y - 16, x + 16, y + 16]]), abs=1e-3)
-    assert detections.landmarks == pytest.approx((2 * MARKS + np.array((x, y)))[None], abs=1e-3)
+    assert detections.landmarks == pytest.approx((2 * LANDMARKS + np.array((x, y)))[None], abs=1e-3)
 
 
 @pytest.mark.parametrize("backend", LEARNED)
 def test_faces_below_min_score_are_left_out(backend: str, models: dict[str, Path]) -> None:
-    frame = blank(64, 64)
+    frame = blank_picture(64, 64)
     frame[32, 32] = (225, 0, 0)
     counts = []
     for min_score in (0.5, 0.9999):
@@ -330,7 +337,7 @@ def test_the_batch_size_is_that_of_the_setting(
         return compute(net, frames)
 
     monkeypatch.setattr(engine_of, "__call__", counted)
-    assert len(detector.detect([blank(64, 64) for _ in range(5)])) == 5
+    assert len(detector.detect([blank_picture(64, 64) for _ in range(5)])) == 5
     assert batch_sizes == taken
 
 
@@ -352,7 +359,7 @@ def encode(stride: int, height: int, width: int) -> LevelOutput:
     out.logit[0, 0, row, column] = stride / 4
     out.offset[0, :, row, column] = torch.tensor([cx, cy]) / stride - middle
     out.log_size[0, :, row, column] = (torch.tensor([w, h]) / (BASE * stride)).log()
-    landmarks = torch.from_numpy(MARKS) + torch.tensor([cx, cy])
+    landmarks = torch.from_numpy(LANDMARKS) + torch.tensor([cx, cy])
     out.landmarks[0, :, row, column] = ((landmarks / stride - middle) / BASE).ravel()
     return out
 
@@ -364,7 +371,7 @@ def test_builtin_decodes_one_face_of_each_stride_exactly() -> None:
     assert detections.boxes == pytest.approx(
         np.concatenate((expected[:, :2] - half, expected[:, :2] + half), 1), abs=1e-3
     )
-    assert detections.landmarks == pytest.approx(MARKS + expected[:, None, :2], abs=1e-3)
+    assert detections.landmarks == pytest.approx(LANDMARKS + expected[:, None, :2], abs=1e-3)
     assert detections.scores == pytest.approx(1 / (1 + np.exp([-4.0, -2.0, -1.0])), abs=1e-5)
 
 
@@ -375,7 +382,7 @@ def test_builtin_merges_the_detections_of_two_levels(monkeypatch: pytest.MonkeyP
 
 
 def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> None:
-    frame = blank(101, 69)
+    frame = blank_picture(101, 69)
     frame[68, 100] = RED
     detections = open_detector(
         "builtin", weights=models["builtin"], device="cpu", min_score=0.5
@@ -454,7 +461,7 @@ def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
 
 
 def change(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
-    state = silent(DetectorNet())
+    state = zero_tensors(DetectorNet())
     edit(state)
     save_file(state, path)
     return path
@@ -556,7 +563,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "insightface, weights elsewhere": (
         "insightface",
-        lambda d: weights_elsewhere(insightface_graph(d / "p" / "a.onnx") / "a.onnx").parent,
+        lambda d: move_weights_to_file(insightface_graph(d / "p" / "a.onnx") / "a.onnx").parent,
         ModelError,
         "weights lie in other files, .*; save it as one file",
     ),

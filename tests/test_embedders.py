@@ -39,7 +39,7 @@ from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.weights.manifest import bundled
 from tests.conftest import PORTRAITS
-from tests.detectors import weights_elsewhere
+from tests.detectors import move_weights_to_file
 from tests.test_adaface import seeded_state
 
 GRAPH_LENGTH = 40
@@ -502,7 +502,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "insightface, weights elsewhere": (
         "insightface",
-        lambda d: weights_elsewhere(arcface_graph(d / "a.onnx")),
+        lambda d: move_weights_to_file(arcface_graph(d / "a.onnx")),
         ModelError,
         "weights lie in other files, .*; save it as one file",
     ),

@@ -23,7 +23,7 @@ from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
-from tests.archives import files, run_batch
+from tests.archives import run_batch, write_files
 from tests.reviewed import make_case
 from tests.test_cli import called
 
@@ -50,7 +50,7 @@ def case(prepared_case: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    run_batch(files(tmp_path / "in", a="1"), tmp_path / "cases")
+    run_batch(write_files(tmp_path / "in", a="1"), tmp_path / "cases")
     return tmp_path / "cases"
 
 

@@ -23,7 +23,7 @@ from fasr_video.detection.frame_skipping import (
     windows_around,
 )
 from fasr_video.types import Detections, Image
-from tests.detectors import RED, assert_same, blank, builtin_weights, centres
+from tests.detectors import RED, assert_same, blank_picture, builtin_weights, centres
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def walk(frames: int = 12) -> list[Image]:
     """Return frames in which one face moves right, and another stands far away from frame 5 on."""
     pictures = []
     for index in range(frames):
-        picture = blank(640, 360)
+        picture = blank_picture(640, 360)
         picture[100, 40 + 4 * index] = RED
         if index >= 5:
             picture[300, 500] = RED
@@ -65,7 +65,7 @@ def test_known_faces_are_followed_and_new_ones_found_in_the_next_whole_frame(
 
 def test_a_face_that_is_missed_in_one_frame_is_found_in_the_next(dots: Detector) -> None:
     frames = walk(4)
-    frames[1] = blank(640, 360)
+    frames[1] = blank_picture(640, 360)
     assert [len(faces) for faces in Gate(dots, 4).detect(frames)] == [1, 0, 1, 1]
 
 
@@ -81,7 +81,7 @@ def test_a_resumed_gate_finds_what_an_unbroken_one_finds(dots: Detector) -> None
 
 
 def test_a_face_cut_off_by_the_edge_of_a_window_does_not_count(dots: Detector) -> None:
-    frames = [blank(640, 360), blank(640, 360)]
+    frames = [blank_picture(640, 360), blank_picture(640, 360)]
     frames[0][100, 160] = RED
     (window,) = windows_around(surroundings(dots.detect(frames[:1])[0].boxes), frames[0])
     frames[1][100, window[2] - 4] = RED  # its face ends beyond the window
@@ -90,14 +90,14 @@ def test_a_face_cut_off_by_the_edge_of_a_window_does_not_count(dots: Detector) -
 
 def test_without_faces_frames_between_whole_frames_are_skipped(dots: Detector) -> None:
     gate = Gate(dots, 3)
-    detections: Detections = gate.detect([blank(640, 360), *walk(1)])[1]
+    detections: Detections = gate.detect([blank_picture(640, 360), *walk(1)])[1]
     assert len(detections) == 0 and detections.landmarks is not None
     assert (gate.state.frames, gate.state.whole, gate.state.skipped) == (2, 1, 1)
 
 
 def frame_with(*positions: tuple[int, int]) -> Image:
     """Return a frame with a face at each (x, y), large enough for its motion to count."""
-    picture = blank(640, 360)
+    picture = blank_picture(640, 360)
     for x, y in positions:
         picture[y - 8 : y + 8, x - 8 : x + 8] = (0, 90, 90)
         picture[y, x] = RED
@@ -131,7 +131,7 @@ def test_without_any_motion_only_known_faces_are_found(dots: Detector) -> None:
 
 
 def test_slow_changes_add_up_to_motion(dots: Detector) -> None:
-    frames = [blank(640, 360) for _ in range(20)]
+    frames = [blank_picture(640, 360) for _ in range(20)]
     for index, frame in enumerate(frames):
         # CHANGE is reached after several frames, not between two of them.
         frame[80:120, 80:120] = index
@@ -159,7 +159,7 @@ def test_a_resumed_gate_with_motion_finds_what_an_unbroken_one_finds(dots: Detec
 
 
 def test_a_changed_cell_gives_a_box_with_its_surroundings() -> None:
-    before, after = blank(640, 360), blank(640, 360)
+    before, after = blank_picture(640, 360), blank_picture(640, 360)
     after[160:168, 320:328] = 40
     ((x1, y1, x2, y2),) = changes(cell_means(before), cell_means(after)).tolist()
     assert (x1 + x2) / 2 == 320 + CELL / 2 and (y1 + y2) / 2 == 160 + CELL / 2
@@ -175,7 +175,7 @@ rectangle = st.tuples(
 def test_windows_cover_each_face_and_never_overlap(rectangles: list[tuple[float, ...]]) -> None:
     corners = [(x, y, x + width, y + height) for x, y, width, height in rectangles]
     boxes = np.array(corners, np.float32).reshape(-1, 4)
-    frame = blank(650, 370)
+    frame = blank_picture(650, 370)
     windows = np.array(windows_around(surroundings(boxes), frame), np.float32).reshape(-1, 4)
     shared = intersection(windows, windows)
     assert (shared[~np.eye(len(windows), dtype=bool)] == 0).all()

@@ -205,14 +205,16 @@ class TestSync:
     def test_renamed_and_moved_photographs_are_not_embedded_again(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
-        before = {t for t in ops.stored(gallery) if t[1] != "pooled"}
+        before = {t for t in ops.stored_vectors(gallery) if t[1] != "pooled"}
         (folder / "grace.jpg").rename(folder / "hopper.jpg")
         (folder / "eileen" / "2.png").rename(folder / "eileen" / "3.png")
         report = sync(gallery, folder, detector, embedder)
         assert (report.renamed, report.unchanged, report.added, report.removed) == (2, 1, 0, 0)
         assert embedder.faces == detector.pictures == 0
         assert subjects(gallery) == {"eileen": 2, "hopper": 1}
-        assert {v for _, _, v in before} == {v for _, k, v in ops.stored(gallery) if k != "pooled"}
+        assert {v for _, _, v in before} == {
+            v for _, k, v in ops.stored_vectors(gallery) if k != "pooled"
+        }
         (folder / "hopper.jpg").rename(folder / "eileen" / "4.jpg")
         sync(gallery, folder, detector, embedder)
         assert subjects(gallery) == {"eileen": 3} and gallery.count() == 4
@@ -779,12 +781,12 @@ class TestMigration:
         (folder / "grace.jpg").unlink()
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "hopper.png")
         enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(pictures=False))
-        before, state = ops.stored(gallery), gallery.state
+        before, state = ops.stored_vectors(gallery), gallery.state
         with pytest.raises(
             UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"
         ):
             migrate(gallery, other)
-        assert ops.stored(gallery) == before and gallery.state == state
+        assert ops.stored_vectors(gallery) == before and gallery.state == state
         gallery.require_embedder(embedder)
         count, removal = migrate(gallery, other, drop_missing=True)
         assert count == 3 and removal is not None
@@ -806,7 +808,7 @@ class TestMigration:
             tmp_path / "g", embedder.name, embedder.sha256, embedder.length
         ) as gallery:
             enrol(gallery, folder, detector, embedder)
-            before = ops.stored(gallery)
+            before = ops.stored_vectors(gallery)
         script = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
@@ -832,6 +834,6 @@ class TestMigration:
         assert (tmp_path / "g" / "migrate.part").exists()
         with Gallery.open(tmp_path / "g") as gallery:
             gallery.require_embedder(embedder)
-            assert ops.stored(gallery) == before
+            assert ops.stored_vectors(gallery) == before
             assert not (tmp_path / "g" / "migrate.part").exists()
             assert not any(c.problems for c in check(gallery))

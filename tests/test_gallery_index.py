@@ -31,7 +31,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
     with Gallery.create(tmp_path / "gallery", "toy", "ab", LENGTH) as opened:
         with opened.transaction():
             for i in range(300):
-                opened.add(f"p{i % 200}", ops.photo(str(i), rng))
+                opened.add(f"p{i % 200}", ops.random_photo(str(i), rng))
         yield opened
 
 
@@ -53,7 +53,7 @@ def test_search_returns_the_nearest_vectors_by_cosine(count: int, k: int, seed: 
     ):
         with gallery.transaction():
             for i in range(40):
-                gallery.add(f"p{i // 2}", ops.photo(str(i), rng))
+                gallery.add(f"p{i // 2}", ops.random_photo(str(i), rng))
         stored = gallery.vectors()
         cosines, ids = Index.open(gallery).search(queries, k)
         exact = queries.astype(np.float64) @ stored.features.T.astype(np.float64)
@@ -80,7 +80,7 @@ def test_the_index_is_built_a_single_time_and_then_read(gallery: Gallery) -> Non
     assert Index.open(gallery).rebuilt == "there was none"
     reopened = Index.open(gallery)
     assert reopened.rebuilt is None and reopened.kind == FLAT
-    gallery.add("new", ops.photo("new", np.random.default_rng(9)))
+    gallery.add("new", ops.random_photo("new", np.random.default_rng(9)))
     assert Index.open(gallery).rebuilt == "the gallery has changed since it was made"
     assert len(Index.open(gallery)) == gallery.count()
 
@@ -91,7 +91,7 @@ def test_diverged_copies_do_not_use_each_others_index(gallery: Gallery, tmp_path
     with Gallery.open(tmp_path / "copy") as copy:
         for opened, name in ((gallery, "x"), (copy, "y")):
             opened.add(
-                "new", ops.photo(name, np.random.default_rng(len(name + opened.folder.name)))
+                "new", ops.random_photo(name, np.random.default_rng(len(name + opened.folder.name)))
             )
             Index.open(opened)
         assert (copy.id, copy.generation, copy.count()) == (
@@ -214,7 +214,7 @@ def test_without_faiss_the_error_names_the_install_command(
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[cpu\]'"):
         Index.open(gallery)
-    assert ops.remove(gallery, "p1").occurrences == 0
+    assert ops.remove_subject(gallery, "p1").occurrences == 0
 
 
 class TestApproximate:
@@ -229,7 +229,7 @@ class TestApproximate:
             gallery.transaction(),
         ):
             for i in range(6000):
-                gallery.add(f"p{i}", ops.photo(str(i), rng, self.LENGTH))
+                gallery.add(f"p{i}", ops.random_photo(str(i), rng, self.LENGTH))
         with Gallery.open(tmp_path / "g") as gallery:
             yield gallery
 
@@ -309,13 +309,13 @@ def test_statistics_name_the_two_most_similar_subjects(tmp_path: Path) -> None:
         for i, (subject, vector) in enumerate(
             (("a", x[0]), ("a", x[0]), ("b", near), ("c", x[5]), ("a", x[9]))
         ):
-            given = ops.photo(str(i), rng)
+            given = ops.random_photo(str(i), rng)
             gallery.add(subject, type(given)(given.sha256, given.path, vector, 1.0, 40, 0.9, None))
         result = statistics(gallery)
         assert result.nearest is not None and result.nearest.subjects == ("a", "b")
         assert result.nearest.cosine == pytest.approx(0.8, abs=1e-6)
         assert (result.subjects, result.images, result.templates, result.pooled) == (3, 5, 6, 1)
         assert (result.fewest_photos, result.most_photos) == (1, 3)
-        ops.remove(gallery, "b")
-        ops.remove(gallery, "c")
+        ops.remove_subject(gallery, "b")
+        ops.remove_subject(gallery, "c")
         assert nearest_pair(gallery, Index.open(gallery), 3) is None

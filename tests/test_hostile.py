@@ -33,7 +33,7 @@ from fasr_video.errors import FasrError, IntegrityError
 from fasr_video.files import atomic_write, inside
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.report.write import write_report
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.reviewed import Names, make_case
 
 
@@ -100,7 +100,7 @@ def test_texts_in_a_case_never_become_file_names(
     column: str, write: Callable[[Path], object], mine: Path, tmp_path: Path
 ) -> None:
     """`T/../../../mine/will.html` lies where a report's page would."""
-    case = synthetic(tmp_path / "case", tracks=2)
+    case = make_synthetic_case(tmp_path / "case", tracks=2)
     table, name = column.split(".")
     (case / "report").mkdir()
     (case / "report" / "SHA256SUMS").touch()

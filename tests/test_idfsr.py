@@ -50,10 +50,10 @@ from tests.idfsr_faces import (
     RESIDUAL,
     SIDE,
     TINY,
-    face_condition,
-    faces,
-    pictures,
-    speaking,
+    make_condition,
+    make_landmarks,
+    make_network,
+    make_pictures,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def size(request: pytest.FixtureRequest) -> Size:
 
 
 def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
-    landmarks = faces(200)
+    landmarks = make_landmarks(200)
     mask = face_mask(landmarks, SIDE)
     assert mask.shape == (200, 1, SIDE, SIDE) and set(mask.unique().tolist()) == {0.0, 1.0}
     x, y = landmarks.long().unbind(2)
@@ -115,19 +115,19 @@ def test_impossible_landmarks_are_not_usable(what: str, landmarks: Tensor) -> No
 
 
 def test_equal_landmarks_leave_the_picture_unchanged() -> None:
-    x, landmarks = pictures(8), faces(8)
+    x, landmarks = make_pictures(8), make_landmarks(8)
     torch.testing.assert_close(warp(x, landmarks, landmarks), x, rtol=0, atol=1e-4)
 
 
 def test_the_warp_moves_each_landmark_exactly_to_its_target() -> None:
-    source, target = faces(50, seed=1), faces(50, seed=2)
+    source, target = make_landmarks(50, seed=1), make_landmarks(50, seed=2)
     field = warp_field(source, target, SIDE)
     x, y = target.long().unbind(2)
     torch.testing.assert_close(field[torch.arange(50)[:, None], y, x], source, rtol=0, atol=1e-3)
 
 
 def test_the_warp_is_continuous_and_keeps_the_border() -> None:
-    field = warp_field(faces(50, seed=1), faces(50, seed=2), SIDE)
+    field = warp_field(make_landmarks(50, seed=1), make_landmarks(50, seed=2), SIDE)
     line = torch.arange(SIDE).float()
     for edge, along in (
         (field[:, 0], 0),
@@ -143,14 +143,14 @@ def test_the_warp_is_continuous_and_keeps_the_border() -> None:
 def test_symmetric_faces_have_valid_triangles() -> None:
     """Four points on one circle can be cut in two ways: one is taken, without a hole."""
     x, even = (
-        pictures(1),
+        make_pictures(1),
         torch.tensor([[[40.0, 60], [87, 60], [63.5, 63.5], [40, 100], [87, 100]]]),
     )
     torch.testing.assert_close(warp(x, even, even), x, rtol=0, atol=1e-4)
 
 
 def test_faces_of_a_batch_are_warped_independently() -> None:
-    x, source, target = pictures(4), faces(4, seed=1), faces(4, seed=2)
+    x, source, target = make_pictures(4), make_landmarks(4, seed=1), make_landmarks(4, seed=2)
     torch.testing.assert_close(warp(x, source, target)[2:3], warp(x[2:3], source[2:3], target[2:3]))
 
 
@@ -209,7 +209,7 @@ def test_attention_to_the_identity_depends_on_the_cell() -> None:
 
 
 def test_an_untrained_published_network_predicts_no_noise() -> None:
-    condition = face_condition()
+    condition = make_condition()
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
@@ -226,7 +226,7 @@ def base_of(condition: FaceCondition) -> Tensor:
 
 
 def test_the_compact_base_is_the_lr_face_with_the_reference_under_the_mask() -> None:
-    condition = face_condition()
+    condition = make_condition()
     base, hidden = base_of(condition), condition.mask.expand_as(condition.lr) == 1
     near = (
         torch.nn.functional.max_pool2d(condition.mask, 2 * FADE + 1, 1, FADE).expand_as(
@@ -249,7 +249,7 @@ def test_the_compact_base_is_the_lr_face_with_the_reference_under_the_mask() -> 
 
 def test_an_untrained_compact_network_blends_the_noisy_picture_and_its_base() -> None:
     """As E[clean | x] of pictures that are Gaussian around it."""
-    condition, sigma = face_condition(), torch.tensor([0.01, 0.28, 25.0])
+    condition, sigma = make_condition(), torch.tensor([0.01, 0.28, 25.0])
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(RESIDUAL))(x, sigma, condition)
@@ -260,9 +260,9 @@ def test_an_untrained_compact_network_blends_the_noisy_picture_and_its_base() ->
 
 
 def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
-    condition, sigma = face_condition(), torch.tensor([0.01, 0.5, 20.0])
+    condition, sigma = make_condition(), torch.tensor([0.01, 0.5, 20.0])
     clean, noise = (
-        pictures(3, seed=5),
+        make_pictures(3, seed=5),
         torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
     )
     heard: list[Tensor] = []
@@ -343,8 +343,8 @@ def test_weights_that_do_not_fit_a_new_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_output_depends_on_all_conditions_but_not_on_hidden_pixels(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.5)
     inside, outside = condition.mask, 1 - condition.mask
 
     def answer(**other: Tensor) -> Tensor:
@@ -354,7 +354,7 @@ def test_the_output_depends_on_all_conditions_but_not_on_hidden_pixels(size: Siz
         with torch.no_grad():
             return denoiser(x, sigma, FaceCondition(**changed))
 
-    base, noise = answer(), pictures(3, seed=9)
+    base, noise = answer(), make_pictures(3, seed=9)
     assert torch.equal(answer(lr=condition.lr * outside + noise * inside), base)
     for other in (
         {"lr": condition.lr * inside + noise * outside},
@@ -365,8 +365,8 @@ def test_the_output_depends_on_all_conditions_but_not_on_hidden_pixels(size: Siz
 
 
 def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
-    x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
+    x, sigma = make_pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
         together, alone = (
             denoiser(x, sigma, condition),
@@ -376,10 +376,10 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
 
 
 def test_samplers_encode_the_reference_once_with_equal_results(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
     encoded: list[int] = []
     denoiser.network.style.register_forward_hook(lambda *_: encoded.append(1))
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.5)
     with torch.no_grad():
         call = denoiser.conditioned(condition)
         first, _ = call(x, sigma), call(x, sigma)
@@ -388,8 +388,8 @@ def test_samplers_encode_the_reference_once_with_equal_results(size: Size) -> No
 
 
 def test_bfloat16_is_close_to_float32(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         exact = denoiser(x, sigma, condition)
         denoiser.precision = torch.bfloat16
@@ -398,9 +398,9 @@ def test_bfloat16_is_close_to_float32(size: Size) -> None:
 
 
 def test_a_missing_mask_and_reference_is_an_error() -> None:
-    condition = face_condition()
+    condition = make_condition()
     with pytest.raises(FasrError, match="no reference"):
-        identity_denoiser(speaking()).conditioned(Condition(condition.lr, condition.feature))
+        identity_denoiser(make_network()).conditioned(Condition(condition.lr, condition.feature))
 
 
 # ------------------------------------------------------------------------------ DDPM and our levels
@@ -459,8 +459,8 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
 
 def test_a_seed_draws_the_same_picture_in_any_batch(size: Size) -> None:
     denoiser, condition, how = (
-        identity_denoiser(speaking(size)),
-        face_condition(),
+        identity_denoiser(make_network(size)),
+        make_condition(),
         sampling.parse("ddim-4"),
     )
     together = sampling.draw(denoiser, condition, how, samplers.generators([5, 6, 7]))
@@ -473,13 +473,13 @@ def test_a_seed_draws_the_same_picture_in_any_batch(size: Size) -> None:
 
 def test_weights_survive_saving_and_loading(tmp_path: Path, size: Size) -> None:
     denoiser, condition = (
-        identity_denoiser(speaking(size).half().float()),
-        face_condition(),
+        identity_denoiser(make_network(size).half().float()),
+        make_condition(),
     )  # what a float16 file can hold
     denoiser.embedder, denoiser.band = "e" * 64, (4, 16)
     save_idfsr(denoiser, tmp_path / "idfsr.safetensors")
     back = load_idfsr(tmp_path / "idfsr.safetensors")
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         assert torch.equal(back(x, sigma, condition), denoiser(x, sigma, condition))
     assert back.network.size == size and back.embedder == "e" * 64 and back.band == (4, 16)
@@ -491,7 +491,7 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
         load_idfsr(file)
     with pytest.raises(FasrError, match="does not name an IDFSR network"):
         load_idfsr(bundled("sr.safetensors"))
-    save_idfsr(identity_denoiser(speaking()), file)
+    save_idfsr(identity_denoiser(make_network()), file)
     with pytest.raises(FasrError, match="fasr-video/idfsr/2"):
         checkpoints.load(file)
     for length in (5000, 200):
@@ -506,14 +506,14 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
 def person(n: int = 4, seed: int = 0) -> References:
     """Photographs that are alike, with features that are, too."""
     g = torch.Generator().manual_seed(seed)
-    base = pictures(1, seed=seed)
-    shots = (base + 0.05 * (pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
+    base = make_pictures(1, seed=seed)
+    shots = (base + 0.05 * (make_pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
     features = torch.nn.functional.normalize(
         torch.ones(n, 512) + torch.randn(n, 512, generator=g), dim=1
     )
     names = tuple(f"{i}.png" for i in range(n))
     return References(
-        names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features
+        names, tuple(f"{i:064x}" for i in range(n)), shots, make_landmarks(n, seed=seed), features
     )
 
 
@@ -521,7 +521,7 @@ def person(n: int = 4, seed: int = 0) -> References:
 def test_fitting_lowers_the_loss_and_does_not_change_the_network(
     size: Size,
 ) -> None:
-    denoiser, enrolment_defaults = identity_denoiser(speaking(size)), []
+    denoiser, enrolment_defaults = identity_denoiser(make_network(size)), []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     vector, first, last = fit(denoiser, person(), 8, 0, enrolment_defaults.append)
     assert last < first

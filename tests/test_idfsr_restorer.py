@@ -26,7 +26,7 @@ from fasr_video.sr.networks.idfsr import COMPACT
 from fasr_video.sr.restoration import FaceInput, as_image, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.weights.manifest import bundled
-from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
+from tests.idfsr_faces import ABOUT, FACE, make_network, make_pictures
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,13 +56,13 @@ class Embedder:
 
 
 def restorer(identity: Identity | None = None) -> Idfsr:
-    denoiser = identity_denoiser(speaking())
+    denoiser = identity_denoiser(make_network())
     models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
     return Idfsr(models, "ddim-3", torch.device("cpu"))
 
 
 def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
-    picture = light + 0.4 * light * (pictures(1, seed=seed, side=side)[0] - 0.5)
+    picture = light + 0.4 * light * (make_pictures(1, seed=seed, side=side)[0] - 0.5)
     return as_image(picture)
 
 
@@ -200,7 +200,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
-    save_idfsr(identity_denoiser(speaking()), file)
+    save_idfsr(identity_denoiser(make_network()), file)
     return file
 
 

@@ -25,7 +25,7 @@ from fasr_video.sr.restoration import as_image
 from fasr_video.sr.weights import load_idfsr
 from fasr_video.training import idfsr as training
 from fasr_video.training.loop import Plan
-from tests.idfsr_faces import RESIDUAL, SIDE, TINY, faces, pictures
+from tests.idfsr_faces import RESIDUAL, SIDE, TINY, make_landmarks, make_pictures
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,10 +44,10 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "single/0.png"
     ]
     for i, path in enumerate(paths):
-        picture = as_image(pictures(1, seed=i, side=144)[0])
+        picture = as_image(make_pictures(1, seed=i, side=144)[0])
         (root / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(root / "faces" / path)
-        lines.append([path, *map(str, (faces(1, seed=i)[0] + 8).flatten().tolist()), "1"])
+        lines.append([path, *map(str, (make_landmarks(1, seed=i)[0] + 8).flatten().tolist()), "1"])
     (root / "labels.csv").write_text("\n".join(map(",".join, lines)))
     vectors = np.random.default_rng(0).standard_normal((len(paths), 512)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -30,19 +30,19 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     for name, recipe in videos.GOOD.items():
         videos.encode(folder / name, recipe)
-    videos.rotated(folder / "h264.mp4", folder / "rotated.mp4")
-    videos.edit_list(folder / "h264.mp4", folder / "edit_list.mp4", Fraction(10, 25))
+    videos.rotate(folder / "h264.mp4", folder / "rotated.mp4")
+    videos.add_edit_list(folder / "h264.mp4", folder / "edit_list.mp4", Fraction(10, 25))
     for kind in videos.DAMAGEABLE:
-        videos.cut(videos.FIXTURES / kind, folder / f"cut_{kind}")
+        videos.truncate(videos.FIXTURES / kind, folder / f"cut_{kind}")
         for seed in SEEDS:
-            videos.flipped(videos.FIXTURES / kind, folder / f"flipped{seed}_{kind}", seed)
-    videos.audio_only(folder / "audio.mp4")
+            videos.flip_bits(videos.FIXTURES / kind, folder / f"flipped{seed}_{kind}", seed)
+    videos.write_audio(folder / "audio.mp4")
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("this is not a film\n" * 50)
     pictures = folder / "pictures"
     pictures.mkdir()
     for i in range(videos.FRAMES):
-        PilImage.fromarray(videos.picture(i)).save(pictures / f"frame{i}.png")
+        PilImage.fromarray(videos.draw_frame(i)).save(pictures / f"frame{i}.png")
     (pictures / "frame7.png").write_bytes(b"\x89PNG but not really")
     (pictures / "notes.txt").write_text("ignored")
     return folder
@@ -72,12 +72,12 @@ def assert_right(
         if frame.damaged:
             continue
         image = upright(frame.image)
-        shown = videos.number(image)
+        shown = videos.read_number(image)
         seconds = (frame.ref.pts - result.info.first_pts) * frame.ref.time_base
         assert abs(seconds - times[shown]) <= Fraction(1, 1000), (
             f"picture {shown} at {float(seconds):.3f} s"
         )
-        error = np.abs(image.astype(int) - videos.picture(shown).astype(int)).mean()
+        error = np.abs(image.astype(int) - videos.draw_frame(shown).astype(int)).mean()
         assert error < 12, f"picture {shown} is wrong by {error:.1f} levels"
 
 
@@ -92,7 +92,7 @@ def test_a_good_file_is_read_completely_or_refused(clips: Path, backend: str, na
     assert len(result.frames) == videos.FRAMES
     assert not result.losses
     assert [f.ref.index for f in result.frames] == list(range(videos.FRAMES))
-    assert [videos.number(f.image) for f in result.frames] == list(range(videos.FRAMES))
+    assert [videos.read_number(f.image) for f in result.frames] == list(range(videos.FRAMES))
     assert_right(result, videos.expected_times(name))
 
 
@@ -113,7 +113,7 @@ def test_decord_reads_well_formed_files(clips: Path, name: str) -> None:
 def test_colours_come_back_whatever_matrix_range_and_depth(clips: Path, name: str) -> None:
     result = read(clips / name, "pyav")
     assert isinstance(result, Read)
-    assert np.abs(videos.patches(result.frames[40].image) - videos.COLOURS).max() < 8
+    assert np.abs(videos.patch_colours(result.frames[40].image) - videos.COLOURS).max() < 8
     assert "declared" in result.info.colour
 
 
@@ -155,7 +155,7 @@ def test_edit_list_is_honoured_or_refused(clips: Path, backend: str) -> None:
     if isinstance(result, MediaError):
         assert backend == "decord"
         return
-    assert videos.number(result.frames[0].image) == 10
+    assert videos.read_number(result.frames[0].image) == 10
     times = [Fraction(i - 10, 25) for i in range(videos.FRAMES)]
     assert_right(result, times)
     assert not result.losses, "what an edit list hides is not lost"
@@ -276,7 +276,7 @@ def mid_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mid_group")
     for name, recipe in MID_GROUP.items():
         complete = videos.encode(folder / f"whole_{name}", recipe)
-        videos.beheaded(complete, folder / name, format=recipe.format)
+        videos.drop_first_packets(complete, folder / name, format=recipe.format)
     return folder
 
 
@@ -290,11 +290,13 @@ def test_frames_missing_at_the_beginning_are_counted(mid_group: Path, name: str)
     assert len(result.frames) + result.losses.missing_frames == there
     assert bool(result.losses)
     shown = [f for f in result.frames if not f.damaged]
-    assert [videos.number(f.image) for f in shown] == sorted(videos.number(f.image) for f in shown)
+    assert [videos.read_number(f.image) for f in shown] == sorted(
+        videos.read_number(f.image) for f in shown
+    )
     wrong = [
         f
         for f in shown
-        if np.abs(f.image.astype(int) - videos.picture(videos.number(f.image))).mean() > 12
+        if np.abs(f.image.astype(int) - videos.draw_frame(videos.read_number(f.image))).mean() > 12
     ]
     assert not wrong
 
@@ -343,7 +345,7 @@ def test_transport_stream_cut_at_the_edge_of_any_packet(clips: Path, tmp_path: P
     edge = len(data) // 12 // 188 * 188
     (tmp_path / "cut.ts").write_bytes(data[edge:])
     reader = open_video(tmp_path / "cut.ts")
-    shown = [videos.number(f.image) for f in reader.frames(ALL)]
+    shown = [videos.read_number(f.image) for f in reader.frames(ALL)]
     assert shown == list(range(25, 100))
     assert 0 < reader.losses.missing_frames < 25
 
@@ -396,7 +398,7 @@ def test_resuming_in_damaged_footage_gives_the_same_frames_and_losses(
 def test_folder_of_pictures(clips: Path) -> None:
     result = read(clips / "pictures", "pyav")
     assert isinstance(result, Read)
-    assert [videos.number(f.image) for f in result.frames] == [
+    assert [videos.read_number(f.image) for f in result.frames] == [
         i for i in range(videos.FRAMES) if i != 7
     ]
     assert result.losses == Losses(corrupt_packets=1, other_files=1)

@@ -28,7 +28,7 @@ from tests.reviewed import make_case
 
 @pytest.fixture(scope="module")
 def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cases.synthetic(tmp_path_factory.mktemp("whole") / "case")
+    return cases.make_synthetic_case(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from fasr_video.detection.photograph import (
 from fasr_video.types import Detections, Image
 from tests.conftest import PORTRAITS
 from tests.detectors import (
-    MARKS,
+    LANDMARKS,
     RED,
-    blank,
+    blank_picture,
     builtin_weights,
     centres,
     insightface_graph,
@@ -98,7 +98,7 @@ ONLY_WITH_MARGIN = (13, 19)
 
 
 def test_a_face_found_with_a_margin_is_in_pixels_of_the_picture(dots: Dots) -> None:
-    picture = blank(WIDTH, HEIGHT)
+    picture = blank_picture(WIDTH, HEIGHT)
     picture[ONLY_WITH_MARGIN] = RED
     assert len(dots.detector.detect([picture])[0]) == 0
     detections = find_faces(picture, dots.detector)
@@ -109,18 +109,18 @@ def test_a_face_found_with_a_margin_is_in_pixels_of_the_picture(dots: Dots) -> N
         detections.landmarks is not None
         and detections.landmarks.dtype == detections.boxes.dtype == np.float32
     )
-    assert detections.landmarks[0] == pytest.approx(centres(detections)[0] + MARKS, abs=1e-3)
+    assert detections.landmarks[0] == pytest.approx(centres(detections)[0] + LANDMARKS, abs=1e-3)
 
 
 def test_a_face_found_without_a_margin_is_returned_unchanged(dots: Dots) -> None:
-    picture = blank(WIDTH, HEIGHT)
+    picture = blank_picture(WIDTH, HEIGHT)
     picture[16, 16] = picture[ONLY_WITH_MARGIN] = RED
     plain, detections = dots.detector.detect([picture])[0], find_faces(picture, dots.detector)
     assert len(detections) == 1 and np.array_equal(detections.boxes, plain.boxes)
 
 
 def test_a_face_in_the_margin_does_not_count(dots: Dots) -> None:
-    picture = blank(WIDTH, HEIGHT)
+    picture = blank_picture(WIDTH, HEIGHT)
     picture[13, WIDTH - 1] = RED  # the margin continues it to the right, over multiples of 8
     framed = cv2.copyMakeBorder(picture, 19, 19, 13, 13, cv2.BORDER_REPLICATE)
     assert len(dots.detector.detect([np.asarray(framed, np.uint8)])[0]) > 0
@@ -129,7 +129,7 @@ def test_a_face_in_the_margin_does_not_count(dots: Dots) -> None:
 
 @pytest.mark.parametrize("size", [(300, 200), (7, 5), (1, 1), (1000, 1)])
 def test_a_picture_without_a_face_has_none(dots: Dots, size: tuple[int, int]) -> None:
-    detections = find_faces(blank(*size), dots.detector)
+    detections = find_faces(blank_picture(*size), dots.detector)
     assert len(detections) == 0 and detections.landmarks is not None
 
 
@@ -226,7 +226,7 @@ def test_the_error_about_no_face_says_what_to_do(detector: Detector) -> None:
 
 def test_positions_are_thirds_of_the_picture() -> None:
     faces = at((10, 10), (150, 150), (290, 150), (150, 290), (290, 290))
-    text = list_faces(faces, blank(300, 300))
+    text = list_faces(faces, blank_picture(300, 300))
     places = [part.split(",")[0] for part in text.removeprefix("5 faces: ").split("; ")]
     assert places == [
         "1 at the top left",
@@ -235,4 +235,7 @@ def test_positions_are_thirds_of_the_picture() -> None:
         "4 at the bottom",
         "5 at the bottom right",
     ]
-    assert list_faces(at((150, 10), side=12), blank(300, 300)) == "1 face: 1 at the top, 12×12 px"
+    assert (
+        list_faces(at((150, 10), side=12), blank_picture(300, 300))
+        == "1 face: 1 at the top, 12×12 px"
+    )

@@ -24,15 +24,15 @@ from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, hold_lock
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.errors import CaseError
-from tests.archives import files, run_batch
-from tests.cases import synthetic
+from tests.archives import run_batch, write_files
+from tests.cases import make_synthetic_case
 from tests.test_case import forge
 from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic(tmp_path_factory.mktemp("template") / "case")
+    return make_synthetic_case(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ NOW = ("--now", "--why", "its people asked", "--yes")
 
 
 def make_case(task: Task, on_progress: OnProgress) -> Outcome:
-    synthetic(task.case, tracks=1)
+    make_synthetic_case(task.case, tracks=1)
     return Outcome(Status.DONE, summary={"frames": 12, "tracks": 1, "with_candidates": 1})
 
 
@@ -94,7 +94,7 @@ def make_case(task: Task, on_progress: OnProgress) -> Outcome:
 def archive(tmp_path: Path) -> Path:
     """Return folder `cases` of a batch: cases a and b with a summary; the footage is in `in`."""
     run_batch(
-        files(tmp_path / "in", a="1", b="2"),
+        write_files(tmp_path / "in", a="1", b="2"),
         tmp_path / "cases",
         make_case,
         settings=configs.load("cpu"),

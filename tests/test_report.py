@@ -36,7 +36,7 @@ from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
 from fasr_video.types import AlignedFace
-from tests.cases import LEAD, LOOKED_THROUGH, decide, propose_link, synthetic
+from tests.cases import LEAD, LOOKED_THROUGH, decide, make_synthetic_case, propose_link
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -52,7 +52,7 @@ CLAIMS = ("match", "identified", "recovered", "enhanced likeness")
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = synthetic(tmp_path_factory.mktemp("report") / "case")
+    folder = make_synthetic_case(tmp_path_factory.mktemp("report") / "case")
     decide(folder, 1, "accepted", LEAD, "R. Viewer")
     decide(folder, 1, "rejected", LEAD, "S. Second", undone_by="S. Second")
     return folder
@@ -540,7 +540,7 @@ def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
     pytest.importorskip(
         "weasyprint", reason="the extra `report` is not installed", exc_type=ImportError
     )
-    small = synthetic(tmp_path / "case", tracks=1)
+    small = make_synthetic_case(tmp_path / "case", tracks=1)
     text = pdf_text((write_report(small, tmp_path / "pdf", ("pdf",)) / "report.pdf").read_bytes())
     for sentence in (
         "Track T1",
@@ -645,7 +645,7 @@ def test_a_folder_with_foreign_sha256sums_is_left_alone(case: Path, tmp_path: Pa
 
 
 def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) -> None:
-    folder = synthetic(tmp_path / "case")
+    folder = make_synthetic_case(tmp_path / "case")
     clock = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
     clock |= {"shown": "2026-03-01T13:58:30+01:00", "offset_seconds": -90, "drift_seconds_a_day": 0}
     with Case.open(folder) as case:
@@ -655,7 +655,7 @@ def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) 
 
 
 def test_a_report_with_a_missing_page_is_written_again(tmp_path: Path) -> None:
-    folder = synthetic(tmp_path / "case")
+    folder = make_synthetic_case(tmp_path / "case")
     refresh(folder)
     (folder / "report" / "T2.html").unlink()
     refresh(folder)

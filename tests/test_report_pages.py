@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fasr_video.report.write import write_report
-from tests.cases import LEAD, decide, synthetic
+from tests.cases import LEAD, decide, make_synthetic_case
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = pytest.mark.skipif(
@@ -41,7 +41,7 @@ FAINT_TEXT = """() => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = synthetic(tmp_path_factory.mktemp("pages") / "case")
+    folder = make_synthetic_case(tmp_path_factory.mktemp("pages") / "case")
     decide(folder, 1, "accepted", LEAD, "R. Viewer")
     return write_report(folder)
 

@@ -349,7 +349,7 @@ def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
 
 def test_damaged_frames_are_skipped_counted_and_used_on_demand(tmp_path: Path) -> None:
     complete = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
-    broken = videos.flipped(complete, tmp_path / "broken.mkv", seed=1)
+    broken = videos.flip_bits(complete, tmp_path / "broken.mkv", seed=1)
     run([broken], tmp_path / "case", configs.load("cpu"))
     source = case_contents(tmp_path / "case")["sources"][0]
     assert source["frames_skipped_as_damaged"] > 0

@@ -34,7 +34,7 @@ from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.trackers.linking import Tracklet
-from tests.archives import files, run_batch
+from tests.archives import run_batch, write_files
 from tests.test_cli import called
 from tests.test_faults import small_disk
 
@@ -122,7 +122,7 @@ def test_several_tracks_of_one_person_are_one_subject() -> None:
 @pytest.fixture(scope="module")
 def cases(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("summary")
-    archive = files(folder / "in", door_20240501_130000="no film")
+    archive = write_files(folder / "in", door_20240501_130000="no film")
     shutil.copy(entrance, archive / "yard_20240501_120000.mp4")
     (archive / "link").symlink_to(archive.parent)
     run_batch(archive, folder / "cases", run_task, cameras=read_cameras(NAMES, None, "UTC"))

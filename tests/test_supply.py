@@ -24,7 +24,7 @@ from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedders import EMBEDDERS
 from fasr_video.weights.manifest import bundled, read_manifest
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.conftest import PORTRAITS
 from tests.detectors import insightface_graph, retinaface_weights
 from tests.test_adaface import seeded_state
@@ -174,7 +174,7 @@ embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_format_of_a_report_looks_anything_up_or_writes_anywhere_else(tmp_path: Path) -> None:
-    case = synthetic(tmp_path / "case", tracks=2)
+    case = make_synthetic_case(tmp_path / "case", tracks=2)
     code = """
 from pathlib import Path
 from fasr_video.report.write import write_report
@@ -302,7 +302,7 @@ def test_setup_takes_everything_by_these_hashes() -> None:
 def test_the_lock_takes_wheels_of_that_version_that_run_here_and_one_source_distribution(
     file: str, expected: bool
 ) -> None:
-    assert lock.fits(file, Version("1.0")) is expected
+    assert lock.is_for_linux(file, Version("1.0")) is expected
 
 
 def report_of(digest: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from fasr_video.archive.scan import FoundFile
 from fasr_video.archive.watch import StableFiles
-from tests.archives import QUICK, files, query_ledger
+from tests.archives import QUICK, query_ledger, write_files
 
 
 def growing(size: int) -> FoundFile:
@@ -58,7 +58,7 @@ def test_watch_waits_for_a_folder_that_disappeared(tmp_path: Path) -> None:
     folder.rename(tmp_path / "away")
     assert process.stderr is not None
     assert "it is not there; waiting for it" in process.stderr.readline()
-    files(tmp_path / "away", b="no film")
+    write_files(tmp_path / "away", b="no film")
     (tmp_path / "away").rename(folder)
     assert "it is back" in process.stderr.readline()
     wait_for(cases, "failed", 1, process)
@@ -108,7 +108,7 @@ def test_watch_processes_new_files_stops_cleanly_and_goes_on(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "1 done" in out and "Traceback" not in err
-    files(folder, b="no film")
+    write_files(folder, b="no film")
     process = start(folder, cases)
     wait_for(cases, "failed", 1, process)
     process.send_signal(signal.SIGINT)

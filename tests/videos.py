@@ -24,7 +24,7 @@ _TEXTURE = cv2.GaussianBlur(
 )
 
 
-def picture(index: int) -> NDArray[np.uint8]:
+def draw_frame(index: int) -> NDArray[np.uint8]:
     """Frame `index`: moving texture, five colour patches at the top left, its number in blocks
     along the bottom.
     """
@@ -36,13 +36,13 @@ def picture(index: int) -> NDArray[np.uint8]:
     return image
 
 
-def number(image: NDArray[np.uint8]) -> int:
+def read_number(image: NDArray[np.uint8]) -> int:
     return sum(
         int(image[210:230, b * 40 + 10 : b * 40 + 30].mean() > 125) << b for b in range(BITS)
     )
 
 
-def patches(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def patch_colours(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean colours of the five patches."""
     return np.stack(
         [image[8:22, i * 40 + 10 : i * 40 + 30].reshape(-1, 3).mean(0) for i in range(len(COLOURS))]
@@ -74,7 +74,7 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
         stream.codec_context.color_range = int(target_range)
         stream.codec_context.colorspace = int(recipe.matrix)
         for i in range(frames):
-            rgb = av.VideoFrame.from_ndarray(picture(i), "rgb24")
+            rgb = av.VideoFrame.from_ndarray(draw_frame(i), "rgb24")
             frame = rgb.reformat(
                 format=recipe.pixels,
                 dst_colorspace=recipe.matrix,
@@ -130,7 +130,7 @@ def expected_times(name: str) -> list[Fraction]:
     return [Fraction(t - times[0], 1000) for t in times]
 
 
-def rotated(source: Path, path: Path) -> Path:
+def rotate(source: Path, path: Path) -> Path:
     """The same MP4, to be shown turned clockwise by 90 degrees."""
     data = bytearray(source.read_bytes())
     at = data.find(b"tkhd") + 44
@@ -139,26 +139,28 @@ def rotated(source: Path, path: Path) -> Path:
     return path
 
 
-def cut(source: Path, path: Path, share: float = 0.6) -> Path:
+def truncate(source: Path, path: Path, share: float = 0.6) -> Path:
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
 
 
-def beheaded(source: Path, path: Path, packets: int = 10, format: str | None = None) -> Path:
+def drop_first_packets(
+    source: Path, path: Path, packets: int = 10, format: str | None = None
+) -> Path:
     """Without its first packets, as a recorder's segment that begins between two keyframes; nothing
     is encoded anew.
     """
     with av.open(str(source)) as whole, av.open(str(path), "w", format=format) as container:
         stream = container.add_stream_from_template(whole.streams.video[0])
-        kept = [packet for packet in whole.demux(video=0) if packet.size][packets:]
-        for packet in kept:
+        packets_left = [packet for packet in whole.demux(video=0) if packet.size][packets:]
+        for packet in packets_left:
             packet.stream = stream
             container.mux(packet)
     return path
 
 
-def flipped(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
+def flip_bits(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
     """Single bits turned over in the middle of the file."""
     rng = np.random.default_rng(seed)
     data = bytearray(source.read_bytes())
@@ -168,7 +170,7 @@ def flipped(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
     return path
 
 
-def audio_only(path: Path) -> Path:
+def write_audio(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         for i in range(20):
@@ -180,7 +182,7 @@ def audio_only(path: Path) -> Path:
     return path
 
 
-def edit_list(source: Path, path: Path, skip_seconds: Fraction) -> Path:
+def add_edit_list(source: Path, path: Path, skip_seconds: Fraction) -> Path:
     """The same MP4 with an edit list that starts it later, as phones and cutters write it."""
     data = bytearray(source.read_bytes())
     at = data.find(b"elst")
