@@ -43,7 +43,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import restore
 from tests.reviewed import make_case
-from tests.test_foreign import journal_that_names
+from tests.test_foreign import write_hot_journal
 
 # Seconds that a command may take.
 TIME_LIMIT = 60.0
@@ -362,7 +362,7 @@ def reader_that_holds_what_was_removed(folder: Path) -> str:
 def journal_that_names_a_file(folder: Path) -> str:
     case, mine = make_case(folder / "case"), folder / "mine.txt"
     mine.write_text("mine")
-    journal_that_names(mine, case / "case.sqlite")
+    write_hot_journal(mine, case / "case.sqlite")
     decided, _ = run_command(
         "decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna"
     )

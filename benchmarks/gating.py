@@ -123,7 +123,7 @@ class Counts:
     found: int = 0
     false: int = 0
     people: int = 0
-    track_faces: int = 0
+    tracked: int = 0
     tracks: int = 0
     whole: int = 0
     skipped: int = 0

@@ -76,7 +76,7 @@ class Score:
     seconds: float = 0.0
     people: int = 0
     found: int = 0
-    enrol_mugshots: int = 0
+    enrolled: int = 0
     right: int = 0
     items: int = 0
     false: int = 0

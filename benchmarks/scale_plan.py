@@ -127,7 +127,9 @@ def plan_table(cameras: list[int], cores: int, days: float, people: int) -> str:
             ]
         )
     return format_markdown(columns, lines) + (
-        f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker, "
+        "\n"
+        "\n"
+        f"From {rate:g} s of footage a second and core and {mib:g} MiB a worker, "
         f"{frame_rate('archive')} frames a second analysed, two people always in view, "
         "reconstructions and the search of a small gallery included "
         f"([archive](results/archive.md)); {per_hour['case, MiB']:.3g} MiB and "
@@ -162,7 +164,9 @@ def core_table() -> str:
         *(f"cores at {rate:g} frames/s" for rate in RATES),
     ]
     return format_markdown(columns, lines) + (
-        "\n\nFrom [performance](results/performance.md): milliseconds a frame on all of its "
+        "\n"
+        "\n"
+        "From [performance](results/performance.md): milliseconds a frame on all of its "
         f"{cores[1]} cores, times these, times frames a second. Not in it: decoding frames that "
         "are not analysed, which sets the floor at few frames a second, super-resolution (a "
         "track, not a frame: column *after* there) and searching."

@@ -62,7 +62,7 @@ def make_synthetic_case(folder: Path, tracks: int = len(KINDS), auxiliaries: int
         _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
         clock = {"start": "2026-03-01T14:03:00+01:00", "uncertainty_seconds": 2.5, "from": "path"}
         set_recording(case, 1, Recording("Gate <1>", clock))
-        people = _gallery(folder / "gallery", random)
+        people = make_gallery(folder / "gallery", random)
         _answers(case, people, random)
         propose_all(case, settings.link)
     return folder
@@ -186,7 +186,7 @@ def _source(
     save_segment(case, source, segment, summary)
 
 
-def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
+def make_gallery(folder: Path, random: np.random.Generator) -> Gallery:
     gallery = Gallery.create(folder, "builtin", "e" * 64, 512)
     for subject in (LEAD, LOOKED_THROUGH):
         face = AlignedFace(face_like(random, 128, 128), None)

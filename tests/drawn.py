@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import pytest
 import torch
 from PIL import Image as Pictures
 
-from fasr_video import cli
 from fasr_video.evaluation.photos import Photo, digest_of
 from fasr_video.sr.degradation import enlarge
 from fasr_video.types import Image
+from tests.commands import run_command
 
 PEOPLE, EACH = 6, 4
 
@@ -45,13 +44,8 @@ def write_people(folder: Path) -> Path:
 
 
 def run_eval(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["fasr-video", "eval", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        cli.main()
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
+    """Run `fasr-video eval` in this process; return exit code, standard output and error."""
+    return run_command(capsys, "eval", *arguments)
 
 
 def make_photo(person: str, name: str, value: int, role: str = "") -> Photo:

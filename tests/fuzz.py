@@ -435,7 +435,7 @@ def _run(argv: Sequence[str]) -> int | None:
 
 def _gallery(folder: Path) -> list[str]:
     chance = np.random.default_rng(0)
-    with cases._gallery(folder / "g", chance) as gallery:
+    with cases.make_gallery(folder / "g", chance) as gallery:
         Index.open(gallery)
     for path in (folder / "g").iterdir():
         shutil.move(path, folder / path.name)

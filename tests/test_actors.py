@@ -20,16 +20,15 @@ from fasr_video.custody.keys import make_signing_keys
 from fasr_video.pipeline.run import run
 from fasr_video.report.write import write_report
 from tests.cases import make_synthetic_case
+from tests.commands import run_command
 from tests.conftest import CORRIDOR_QUICK
-from tests.test_cli import called
 from tests.test_review import Browser
 from tests.test_review import app as app
 from tests.test_review import browser as browser
 from tests.test_review import folder as folder
-from tests.test_review import template as template
 
 
-def logged(case: Path, event: str) -> dict[str, Any]:
+def last_log_details(case: Path, event: str) -> dict[str, Any]:
     """Details of the last line of that kind."""
     with Case.open(case, read_only=True) as opened:
         rows = opened.db.execute(
@@ -45,23 +44,28 @@ def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
 ) -> None:
     said = ("--by", "Anna Huber", "--role", "examiner")
     assert (
-        called(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0] == 0
+        run_command(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0]
+        == 0
     )
-    assert called(capsys, "link", folder, 1, "refuse", *said)[0] == 0
-    assert logged(folder, "decided")["role"] == logged(folder, "link decided")["role"] == "examiner"
-    shown = called(capsys, "show", folder)[1]
+    assert run_command(capsys, "link", folder, 1, "refuse", *said)[0] == 0
+    assert (
+        last_log_details(folder, "decided")["role"]
+        == last_log_details(folder, "link decided")["role"]
+        == "examiner"
+    )
+    shown = run_command(capsys, "show", folder)[1]
     assert shown.count("Anna") > 1 and shown.count("(examiner)") > 1
-    told = json.loads(called(capsys, "show", folder, "--json")[1])
+    told = json.loads(run_command(capsys, "show", folder, "--json")[1])
     assert told["tracks"][0]["decisions"][0]["role"] == told["links"][0]["decided_as"] == "examiner"
-    assert called(capsys, "undo", folder, 1, "--by", "Ben", "--role", "supervisor")[0] == 0
-    assert logged(folder, "decision undone")["role"] == "supervisor"
+    assert run_command(capsys, "undo", folder, 1, "--by", "Ben", "--role", "supervisor")[0] == 0
+    assert last_log_details(folder, "decision undone")["role"] == "supervisor"
 
 
 def test_a_reopened_link_was_decided_by_nobody(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for decision in ("refuse", "reopen"):
-        called(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
+        run_command(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
     with Case.open(folder, read_only=True) as case:
         assert export.links(case)[0]["decided_as"] == ""
 
@@ -70,19 +74,19 @@ def test_without_the_option_the_role_is_that_of_the_environment_or_none(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
-    called(capsys, *decide)
-    assert logged(folder, "decided")["role"] == ""
+    run_command(capsys, *decide)
+    assert last_log_details(folder, "decided")["role"] == ""
     monkeypatch.setenv(ROLE_VARIABLE, "reviewer")
-    called(capsys, *decide)
-    assert logged(folder, "decided")["role"] == "reviewer"
+    run_command(capsys, *decide)
+    assert last_log_details(folder, "decided")["role"] == "reviewer"
 
 
 def test_a_role_is_one_short_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna", "--role")
-    code, _, err = called(capsys, *decide, "x" * 101)
+    code, _, err = run_command(capsys, *decide, "x" * 101)
     assert code == 2 and "role: it has 101 characters; give at most 100" in err
-    assert called(capsys, *decide, " senior\n examiner ")[0] == 0
-    assert logged(folder, "decided")["role"] == "senior examiner"
+    assert run_command(capsys, *decide, " senior\n examiner ")[0] == 0
+    assert last_log_details(folder, "decided")["role"] == "senior examiner"
 
 
 def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path) -> None:
@@ -93,15 +97,15 @@ def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path)
         browser.post("/track/T1/decide", verdict="rejected", reason="other ear", **said).status_code
         == 303
     )
-    assert logged(folder, "decided")["role"] == "<examiner>"
+    assert last_log_details(folder, "decided")["role"] == "<examiner>"
     for path in ("/track/T1", "/log"):
         assert "Anna (&lt;examiner&gt;)" in browser.get(path).text
     browser.post("/track/T1/undo/1", by="Anna")
-    assert logged(folder, "decision undone")["role"] == "<examiner>", (
+    assert last_log_details(folder, "decision undone")["role"] == "<examiner>", (
         "the form to undo asks for no other"
     )
     browser.post("/sign-off", by="Ben", role="supervisor", although="on")
-    assert logged(folder, "signed off")["role"] == "supervisor"
+    assert last_log_details(folder, "signed off")["role"] == "supervisor"
     (written,) = (folder / SIGNED_OFF).glob("*.json")
     told = json.loads(written.read_text())
     assert (
@@ -152,7 +156,7 @@ def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -
 def test_tombstone_and_signature_name_the_role(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called(
+    run_command(
         capsys,
         "purge",
         folder,
@@ -170,6 +174,8 @@ def test_tombstone_and_signature_name_the_role(
     export = tmp_path / "report.txt"
     export.write_text("a lead")
     make_signing_keys(tmp_path / "key")
-    called(capsys, "sign", export, "--key", tmp_path / "key", "--by", "Anna", "--role", "examiner")
-    code, out, _ = called(capsys, "check-signature", export, "--key", tmp_path / "key.pub")
+    run_command(
+        capsys, "sign", export, "--key", tmp_path / "key", "--by", "Anna", "--role", "examiner"
+    )
+    code, out, _ = run_command(capsys, "check-signature", export, "--key", tmp_path / "key.pub")
     assert code == 0 and "by Anna (examiner) with key" in out

@@ -60,15 +60,15 @@ def test_the_file_names_the_mean_and_the_spread_around_it(weights: Path) -> None
 
 
 def test_an_untrained_network_draws_the_mean_picture(weights: Path) -> None:
-    def drawn(method: str, network: Path) -> torch.Tensor:
+    def draw_pictures(method: str, network: Path) -> torch.Tensor:
         files = ModelFiles(network=network)
         sampler = "dpmpp-1" if METHODS[method].supports.sampler else None
         restorer = open_restorer(METHODS[method], Options(CPU, files, sampler))
         picture = restorer.restore_all([FaceInput(FACE, (FACE,))], 1, [0])[0].picture
         return torch.from_numpy(picture).float()
 
-    mean = drawn("mean", weights.with_name("mean.safetensors"))
-    assert (drawn("fasr++", weights) - mean).abs().max() < 3
+    mean = draw_pictures("mean", weights.with_name("mean.safetensors"))
+    assert (draw_pictures("fasr++", weights) - mean).abs().max() < 3
     bicubic = torch.from_numpy(
         open_restorer(METHODS["bicubic"], Options(CPU))
         .restore_all([FaceInput(FACE)], 1, [0])[0]

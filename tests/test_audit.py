@@ -54,7 +54,7 @@ def index() -> Iterator[str]:
     server.server_close()
 
 
-def audited(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
+def run_audit(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
     file = folder / "pins.txt"
     file.write_text("\n".join(["# what it is made of", *pins, ""]))
     environment = os.environ | {"PIP_INDEX_URL": index, "no_proxy": "127.0.0.1"}
@@ -67,7 +67,7 @@ def audited(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
 def test_a_known_weakness_is_told_with_the_version_that_mends_it(
     index: str, tmp_path: Path
 ) -> None:
-    code, (line, total) = audited(tmp_path, index, "sound==1.0", "weak==2.0.9")
+    code, (line, total) = run_audit(tmp_path, index, "sound==1.0", "weak==2.0.9")
     assert code == 1
     assert line == (
         "audit: weak 2.0.9: PYSEC-2026-1, CVE-2026-1: A picture of doom.; raise the pin to 2.0.10, "
@@ -79,12 +79,12 @@ def test_a_known_weakness_is_told_with_the_version_that_mends_it(
 def test_one_that_nothing_mends_is_told_and_one_that_was_withdrawn_is_not(
     index: str, tmp_path: Path
 ) -> None:
-    code, lines = audited(tmp_path, index, "hopeless==1.0", "cleared==1.0  # judged")
+    code, lines = run_audit(tmp_path, index, "hopeless==1.0", "cleared==1.0  # judged")
     assert code == 1 and len(lines) == 2 and lines[0].endswith("no version mends it yet")
 
 
 def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> None:
-    code, lines = audited(tmp_path, index, "sound==1.0", "ours==1.0", "silent==1.0")
+    code, lines = run_audit(tmp_path, index, "sound==1.0", "ours==1.0", "silent==1.0")
     assert code == 0
     assert lines == [
         "audit: 1 of 3 pins asked for, 0 known weaknesses; the index does not know ours, silent"
@@ -103,7 +103,7 @@ def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> No
 def test_where_nothing_can_be_asked_one_line_says_so(
     index: str, tmp_path: Path, pin: str, address: str, why: str
 ) -> None:
-    code, (line,) = audited(tmp_path, address or index, pin)
+    code, (line,) = run_audit(tmp_path, address or index, pin)
     assert code == 0 and "could not ask" in line and why in line and "nothing was checked" in line
 
 

@@ -240,7 +240,7 @@ ODD = (
 
 def test_names_of_people_and_files_are_stored_as_plain_text(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
-    with cases._gallery(tmp_path / "g", chance) as gallery:
+    with cases.make_gallery(tmp_path / "g", chance) as gallery:
         for number, name in enumerate(ODD):
             gallery.add(name, _photo(name, number, chance))
     with Gallery.open(tmp_path / "g", read_only=True) as gallery:
@@ -287,7 +287,7 @@ def test_an_error_without_damage_is_raised_unchanged(copied_case: Path) -> None:
 
 
 def test_a_gallery_with_impossible_values_is_reported_as_damaged(tmp_path: Path) -> None:
-    with cases._gallery(tmp_path / "g", np.random.default_rng(0)) as gallery:
+    with cases.make_gallery(tmp_path / "g", np.random.default_rng(0)) as gallery:
         gallery._db.execute("UPDATE template SET vector = x'00'")
     with pytest.raises(IntegrityError), Gallery.open(tmp_path / "g", read_only=True) as gallery:
         gallery.features_of([cases.LEAD])

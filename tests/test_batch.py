@@ -44,6 +44,7 @@ from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.types import Image
 from fasr_video.weights import manifest
 from tests.archives import QUICK, SETTINGS, query_ledger, run_batch, write_files
+from tests.commands import start_command
 from tests.conftest import PORTRAITS
 from tests.quick_tasks import change_always, change_once, report_done
 
@@ -732,25 +733,11 @@ def test_camera_and_clock_are_stored_in_the_case_and_can_be_corrected(
     assert [n.text for n in events.notes] == ["camera and clock corrected"]
 
 
-def start(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
+def start_batch(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [
-        sys.executable,
-        "-m",
-        "fasr_video",
-        "batch",
-        str(archive),
-        "--out",
-        str(cases),
-        "--workers",
-        "1",
-    ]
-    return subprocess.Popen(
-        [*command, *overrides, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cases.parent,
+    return start_command(
+        "batch", archive, "--out", cases, "--workers", 1, *overrides, *more, cwd=cases.parent
     )
 
 
@@ -762,14 +749,14 @@ def test_a_killed_batch_goes_on_and_makes_the_same_cases(
     archive.mkdir()
     shutil.copy(entrance, archive / "a.mp4")
     (archive / "b.mp4").write_text("no film")
-    process = start(archive, cases)
+    process = start_batch(archive, cases)
     while not list(cases.glob("a-*/case.sqlite")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert ("running",) in query_ledger(cases, "SELECT state FROM job")
-    process = start(archive, cases, "--json")
+    process = start_batch(archive, cases, "--json")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 3, err
     assert '"failed": 1' in out.splitlines()[-1] and "Traceback" not in err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +43,7 @@ from fasr_video.sr.restoration import as_image
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -31,7 +31,7 @@ from tests.reviewed import make_case
 SIDE = 16_000
 
 
-def bomb(side: int = SIDE) -> bytes:
+def make_bomb(side: int = SIDE) -> bytes:
     """A whole RGB picture of side × side px, all black: some hundred kilobytes."""
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     packer = zlib.compressobj(9)
@@ -44,7 +44,7 @@ def bomb(side: int = SIDE) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-BOMB = bomb()
+BOMB = make_bomb()
 
 
 @pytest.fixture

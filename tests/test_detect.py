@@ -8,7 +8,6 @@ measured elsewhere.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +42,7 @@ from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.run import GATE_SETTINGS
 from fasr_video.types import Detections, Image
+from tests.bad_weights import FolderMaker, write_text_file
 from tests.detectors import (
     LANDMARKS,
     RED,
@@ -57,18 +57,11 @@ from tests.detectors import (
     zero_tensors,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LEARNED = ("builtin", "retinaface", "insightface")
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
 ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small are slower on several threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -332,11 +325,11 @@ def test_the_batch_size_is_that_of_the_setting(
     engine_of = type(detector._net)
     compute = engine_of.__call__
 
-    def counted(net: Engine, frames: Sequence[Image]) -> list[LevelOutput]:
+    def count_calls(net: Engine, frames: Sequence[Image]) -> list[LevelOutput]:
         batch_sizes.append(len(frames))
         return compute(net, frames)
 
-    monkeypatch.setattr(engine_of, "__call__", counted)
+    monkeypatch.setattr(engine_of, "__call__", count_calls)
     assert len(detector.detect([blank_picture(64, 64) for _ in range(5)])) == 5
     assert batch_sizes == taken
 
@@ -348,7 +341,7 @@ FACES = {
 }  # cx, cy, w, h
 
 
-def encode(stride: int, height: int, width: int) -> LevelOutput:
+def encode_level(stride: int, height: int, width: int) -> LevelOutput:
     """Return a level with the face of FACES with that stride, as `LevelOutput` describes it."""
     cx, cy, w, h = FACES[stride]
     shape = (height // stride, width // stride)
@@ -365,7 +358,7 @@ def encode(stride: int, height: int, width: int) -> LevelOutput:
 
 
 def test_builtin_decodes_one_face_of_each_stride_exactly() -> None:
-    detections = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
+    detections = decode_frames([encode_level(stride, 160, 192) for stride in STRIDES], 0.5)[0]
     expected = np.array([FACES[stride] for stride in (16, 8, 4)])  # the coarser, the surer
     half = expected[:, 2:] / 2
     assert detections.boxes == pytest.approx(
@@ -377,7 +370,7 @@ def test_builtin_decodes_one_face_of_each_stride_exactly() -> None:
 
 def test_builtin_merges_the_detections_of_two_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FACES, 8, FACES[16])
-    detections = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
+    detections = decode_frames([encode_level(stride, 160, 192) for stride in STRIDES], 0.5)[0]
     assert detections.scores == pytest.approx(1 / (1 + np.exp([-4.0, -1.0])), abs=1e-5)
 
 
@@ -430,16 +423,6 @@ def test_fusing_batch_norms_changes_nothing_but_the_number_of_steps() -> None:
 # --- weights files -----------------------------------------------------------------------------
 
 
-class Trap:
-    """Unpickling it would create a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Callable[[str, int], None], tuple[str, int]]:
-        return os.mkdir, (str(self.target), 0o700)
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_wrapped_and_prefixed_state_dicts_load(tmp_path: Path, prefix: str, wrapped: bool) -> None:
@@ -454,13 +437,13 @@ def test_wrapped_and_prefixed_state_dicts_load(tmp_path: Path, prefix: str, wrap
 
 
 def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
-    torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "w.pth")
+    torch.save({"weight": FolderMaker(tmp_path / "sprung")}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="which is refused; if you trust the file, convert"):
         read_state(tmp_path / "w.pth")
     assert not (tmp_path / "sprung").exists()
 
 
-def change(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
+def write_changed(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
     state = zero_tensors(DetectorNet())
     edit(state)
     save_file(state, path)
@@ -470,12 +453,6 @@ def change(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
 def drop_head_biases(state: dict[str, Tensor]) -> None:
     for level in range(len(STRIDES)):
         del state[f"head.{level}.bias"]
-
-
-def text_file(path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("no model\n" * 100)
-    return path
 
 
 def recognition_pack(folder: Path) -> Path:
@@ -500,32 +477,34 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "builtin, a text file": (
         "builtin",
-        lambda d: text_file(d / "a.safetensors"),
+        lambda d: write_text_file(d / "a.safetensors"),
         ModelError,
         "download it again",
     ),
     "builtin, lacking": (
         "builtin",
-        lambda d: change(d / "a.safetensors", drop_head_biases),
+        lambda d: write_changed(d / "a.safetensors", drop_head_biases),
         ModelError,
         "lacks 3 of .*head.0.bias, head.1.bias, head.2.bias; give weights made for DetectorNet",
     ),
     "builtin, unknown": (
         "builtin",
-        lambda d: change(d / "a.safetensors", lambda s: s.update(more=torch.zeros(1))),
+        lambda d: write_changed(d / "a.safetensors", lambda s: s.update(more=torch.zeros(1))),
         ModelError,
         "unknown 1 of .*more",
     ),
     "builtin, other shape": (
         "builtin",
-        lambda d: change(d / "a.safetensors", lambda s: s.update({"head.0.bias": torch.zeros(3)})),
+        lambda d: write_changed(
+            d / "a.safetensors", lambda s: s.update({"head.0.bias": torch.zeros(3)})
+        ),
         ModelError,
         "another shape of 1 of .*head.0.bias",
     ),
     "retinaface, none given": ("retinaface", lambda d: None, UsageError, "give the path"),
     "retinaface, a text file": (
         "retinaface",
-        lambda d: text_file(d / "a.pth"),
+        lambda d: write_text_file(d / "a.pth"),
         ModelError,
         "run code.*, convert it",
     ),
@@ -537,7 +516,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "retinaface, of another net": (
         "retinaface",
-        lambda d: change(d / "a.safetensors", lambda s: None),
+        lambda d: write_changed(d / "a.safetensors", lambda s: None),
         ModelError,
         "lacks .* body.conv1.weight, body.bn1.weight, body.bn1.bias, …; give weights made for "
         "RetinaFaceNet",
@@ -557,7 +536,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "insightface, a text file": (
         "insightface",
-        lambda d: text_file(d / "p" / "a.onnx").parent,
+        lambda d: write_text_file(d / "p" / "a.onnx").parent,
         ModelError,
         "not a readable ONNX file; copy",
     ),

@@ -59,7 +59,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninvolved_recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recogniser that conditioned nothing."""
     torch.manual_seed(5)
     file = tmp_path_factory.mktemp("scorer") / "other.safetensors"
@@ -72,7 +72,11 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_command_compares_systems_and_writes_tables(
-    faces: Path, network: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faces: Path,
+    network: Path,
+    uninvolved_recogniser: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
     common = (
@@ -143,7 +147,7 @@ def test_the_command_compares_systems_and_writes_tables(
     with sqlite3.connect(out / "eval.sqlite") as db:
         before = db.execute("SELECT count(*) FROM drawn").fetchone()[0]
     assert before == 3 * 5  # fusing draws nothing anew
-    code, _, err = run_eval(capsys, "celeba", *common, *tiny, "--scorer", stranger)
+    code, _, err = run_eval(capsys, "celeba", *common, *tiny, "--scorer", uninvolved_recogniser)
     assert code == 3 and "circular" not in err
     with sqlite3.connect(out / "eval.sqlite") as db:
         assert db.execute("SELECT count(*) FROM drawn").fetchone()[0] == before
@@ -226,9 +230,18 @@ def test_without_dlib_the_error_names_the_package_and_another_scorer(
 
 
 def test_a_combiner_is_not_used_on_another_recognisers_features(
-    faces: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faces: Path, uninvolved_recogniser: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ("--method", "pooled", "--scorer", stranger, "--people", 3, "--out", tmp_path / "run")
+    chosen = (
+        "--method",
+        "pooled",
+        "--scorer",
+        uninvolved_recogniser,
+        "--people",
+        3,
+        "--out",
+        tmp_path / "run",
+    )
     code, _, err = run_eval(capsys, "celeba", faces, *chosen)
     assert code == 3 and "with the mean: it was made with the embedder" in err
 
@@ -579,7 +592,7 @@ with Store(Path(sys.argv[2])) as store:
 
 @pytest.mark.slow
 def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Path) -> None:
-    def run(folder: str, *more: str) -> int:
+    def compare(folder: str, *more: str) -> int:
         command = [sys.executable, "-c", KILLED, faces, tmp_path / folder, *more]
         return subprocess.run(command, capture_output=True, timeout=100).returncode
 
@@ -587,13 +600,13 @@ def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Pa
         with sqlite3.connect(tmp_path / folder / "eval.sqlite") as db:
             return dict(db.execute("SELECT key, picture FROM drawn").fetchall())
 
-    assert run("broken", "kill") == -signal.SIGKILL
+    assert compare("broken", "kill") == -signal.SIGKILL
     before = rows("broken")
     assert len(before) == PEOPLE + 3 and not (tmp_path / "broken" / "report.md").exists()
     with sqlite3.connect(tmp_path / "broken" / "eval.sqlite") as db:
         # A mark: what is there already is not drawn again.
         db.execute("UPDATE drawn SET system = 'kept'")
-    assert run("broken") == 0 and run("whole") == 0
+    assert compare("broken") == 0 and compare("whole") == 0
     assert rows("broken") == rows("whole") and len(rows("whole")) == 2 * PEOPLE
     with sqlite3.connect(tmp_path / "broken" / "eval.sqlite") as db:
         assert db.execute("SELECT count(*) FROM drawn WHERE system = 'kept'").fetchone()[0] == len(

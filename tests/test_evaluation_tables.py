@@ -220,7 +220,7 @@ def test_systems_are_compared_at_the_same_degradation() -> None:
     assert [table.rank(k, 0) for k in range(4)] == [2, 1, 1, 2]
 
 
-def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
+def random_scores(trial: Trial, seed: int, right: float) -> Scored:
     """Random scores, those of the own subject higher by `right`."""
     scores = np.random.default_rng(seed).normal(size=(len(trial.items), len(trial.gallery)))
     own = np.array(trial.own)
@@ -245,9 +245,9 @@ def test_an_open_set_is_reported_by_group_and_against_a_baseline() -> None:
     ]
     trial = protocols.leave_some_out(protocols.celeba(photos), 0.5)
     found = {
-        "weak": scored_alike(trial, 0, 0.5),
-        "strong": scored_alike(trial, 1, 4.0),
-        "copy": scored_alike(trial, 1, 4),
+        "weak": random_scores(trial, 0, 0.5),
+        "strong": random_scores(trial, 1, 4.0),
+        "copy": random_scores(trial, 1, 4),
     }
     shows = {
         name: SystemInfo("16", True, [16 if name == "weak" else 8] * len(trial.items))

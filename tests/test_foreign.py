@@ -24,8 +24,7 @@ from fasr_video.errors import IntegrityError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
 from tests.archives import run_batch, write_files
-from tests.reviewed import make_case
-from tests.test_cli import called
+from tests.commands import run_command
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
 VIEW = (
@@ -38,14 +37,9 @@ TRIGGER = (
 )
 
 
-@pytest.fixture(scope="module")
-def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_case(tmp_path_factory.mktemp("whole") / "case")
-
-
 @pytest.fixture
-def case(prepared_case: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared_case, tmp_path / "cases" / "case"))
+def case(reviewed_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reviewed_case, tmp_path / "cases" / "case"))
 
 
 @pytest.fixture
@@ -54,16 +48,16 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path / "cases"
 
 
-def change(database: Path, *statements: str) -> None:
+def execute_sql(database: Path, *statements: str) -> None:
     with sqlite3.connect(database) as db:
         for statement in statements:
             db.execute(statement)
     db.close()
 
 
-def forge(case: Path, *statements: str) -> None:
+def recompute_hashes(case: Path, *statements: str) -> None:
     """Change it as who knows the program: all hashes of the log fit again."""
-    change(case / DATABASE, *statements)
+    execute_sql(case / DATABASE, *statements)
     with sqlite3.connect(case / DATABASE) as db:
         previous = ""
         for number, at, event, details in db.execute(
@@ -79,7 +73,7 @@ def forge(case: Path, *statements: str) -> None:
 
 
 def test_a_trigger_that_changes_decisions_never_runs(case: Path) -> None:
-    change(case / DATABASE, TRIGGER)
+    execute_sql(case / DATABASE, TRIGGER)
     for read_only in (True, False):
         with pytest.raises(IntegrityError, match="trigger kind was added to or changed in it"):
             Case.open(case, read_only)
@@ -89,8 +83,10 @@ def test_a_trigger_that_changes_decisions_never_runs(case: Path) -> None:
 def test_an_endless_view_does_not_block_any_command(
     command: str, case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(case / DATABASE, "PRAGMA foreign_keys = OFF", "ALTER TABLE track RENAME TO old", VIEW)
-    code, _, err = called(capsys, command, case)
+    execute_sql(
+        case / DATABASE, "PRAGMA foreign_keys = OFF", "ALTER TABLE track RENAME TO old", VIEW
+    )
+    code, _, err = run_command(capsys, command, case)
     assert code == (3 if command == "purge" else 4)
     assert err.count("\n") == 1 and "not a database that fasr-video made" in err
 
@@ -108,7 +104,7 @@ def test_an_endless_view_does_not_block_any_command(
     ],
 )
 def test_a_case_with_a_different_schema_is_refused(case: Path, statement: str, says: str) -> None:
-    change(case / DATABASE, statement)
+    execute_sql(case / DATABASE, statement)
     with pytest.raises(IntegrityError, match=says) as caught:
         Case.open(case, read_only=True)
     assert "\n" not in str(caught.value)
@@ -116,7 +112,7 @@ def test_a_case_with_a_different_schema_is_refused(case: Path, statement: str, s
 
 def test_a_meta_table_that_is_a_view_is_never_queried(case: Path) -> None:
     view = f"CREATE VIEW meta AS {ENDLESS} SELECT 'schema' AS key, x AS value FROM n WHERE x < 0"
-    change(case / DATABASE, "DROP TABLE meta", view)
+    execute_sql(case / DATABASE, "DROP TABLE meta", view)
     with pytest.raises(IntegrityError, match="meta"):
         Case.open(case, read_only=True)
 
@@ -127,8 +123,8 @@ def test_a_meta_table_that_is_a_view_is_never_queried(case: Path) -> None:
 def test_a_gallery_or_ledger_with_a_different_schema_is_refused(
     case: Path, archive: Path, statement: str
 ) -> None:
-    change(case / "gallery" / GALLERY, statement)
-    change(archive / LEDGER, statement)
+    execute_sql(case / "gallery" / GALLERY, statement)
+    execute_sql(archive / LEDGER, statement)
     opens: list[Callable[[], object]] = [
         lambda: Gallery.open(case / "gallery"),
         lambda: Gallery.open(case / "gallery", read_only=True),
@@ -141,13 +137,13 @@ def test_a_gallery_or_ledger_with_a_different_schema_is_refused(
 
 
 def test_a_ledger_of_another_version_is_refused_for_readers_too(archive: Path) -> None:
-    change(archive / LEDGER, "UPDATE meta SET value = '99'")
+    execute_sql(archive / LEDGER, "UPDATE meta SET value = '99'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="another version"):
             opened(archive)
 
 
-def journal_that_names(file: Path, database: Path) -> None:
+def write_hot_journal(file: Path, database: Path) -> None:
     """Lay a hot journal beside it; after rolling back, SQLite removes the file that it names."""
     name, magic = bytes(file), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
     with sqlite3.connect(database) as db:
@@ -177,7 +173,7 @@ def test_a_journal_that_names_another_file_does_not_delete_it(
         "gallery": case / "gallery/gallery.sqlite",
         "ledger": archive / LEDGER,
     }[whose]
-    journal_that_names(mine, database)
+    write_hot_journal(mine, database)
     with pytest.raises(IntegrityError, match="a journal that has SQLite remove another file"):
         if whose == "case":
             Case.open(case)
@@ -195,7 +191,7 @@ def test_a_case_in_a_folder_with_a_non_utf8_name_is_read(
     case.rename(folder)
     codes = {}
     for command in ("show", "verify", "report", "purge"):
-        codes[command], _, err = called(capsys, command, folder)
+        codes[command], _, err = run_command(capsys, command, folder)
         assert "Traceback" not in err, (command, err)
     assert codes == {"show": 0, "verify": 0, "report": 0, "purge": 0}
 
@@ -251,7 +247,7 @@ VALUES = {
 def test_an_invalid_value_is_a_one_line_error_for_every_reader(
     what: str, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(case, VALUES[what])
+    recompute_hashes(case, VALUES[what])
     commands: list[tuple[object, ...]] = [
         ("show", case),
         ("show", case, "--json"),
@@ -266,15 +262,15 @@ def test_an_invalid_value_is_a_one_line_error_for_every_reader(
         ("decide", case, "T1", "rejected", "--reason", "x", "--by", "Anna"),
     ]
     for command in commands:
-        code, _, err = called(capsys, *command)
+        code, _, err = run_command(capsys, *command)
         assert (code, err.count("\n")) == (4, 1) and "damaged" in err, (command, err)
 
 
 def test_values_of_galleries_and_ledgers_are_checked_too(case: Path, archive: Path) -> None:
-    change(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
+    execute_sql(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
-    change(archive / LEDGER, "UPDATE job SET summary = '[]'")
+    execute_sql(archive / LEDGER, "UPDATE job SET summary = '[]'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="damaged"):
             opened(archive)
@@ -291,7 +287,7 @@ def test_a_checked_database_is_checked_again_after_a_change(case: Path) -> None:
 def test_a_large_table_is_checked_when_a_value_in_it_cannot_be_read(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forge(case, "UPDATE face SET landmarks = '['")
+    recompute_hashes(case, "UPDATE face SET landmarks = '['")
     monkeypatch.setattr("fasr_video.schema.LARGE_DATABASE", 0)
     with pytest.raises(IntegrityError, match="damaged"), Case.open(case, read_only=True) as opened:
         json.loads(opened.db.execute("SELECT landmarks FROM face").fetchone()[0])

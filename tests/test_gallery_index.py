@@ -35,7 +35,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
         yield opened
 
 
-def unit(rng: np.random.Generator, count: int, length: int = LENGTH) -> np.ndarray:
+def unit_vectors(rng: np.random.Generator, count: int, length: int = LENGTH) -> np.ndarray:
     x = rng.standard_normal((count, length)).astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -46,7 +46,7 @@ def test_search_returns_the_nearest_vectors_by_cosine(count: int, k: int, seed: 
     import tempfile
 
     rng = np.random.default_rng(seed)
-    queries = unit(rng, count)
+    queries = unit_vectors(rng, count)
     with (
         tempfile.TemporaryDirectory() as name,
         Gallery.create(Path(name) / "g", "toy", "ab", LENGTH) as gallery,
@@ -130,7 +130,7 @@ def test_a_damaged_index_is_rebuilt_and_reported(gallery: Gallery, damage: str) 
     assert Index.open(gallery).rebuilt is None
 
 
-def forge(gallery: Gallery, forgery: str) -> None:
+def write_foreign_index(gallery: Gallery, forgery: str) -> None:
     """Lay an index of the kind beside the store, with a stamp that fits both."""
     import faiss
 
@@ -156,7 +156,7 @@ FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another mea
 def test_a_foreign_index_file_is_not_used(gallery: Gallery, forgery: str, known: bool) -> None:
     """Nor where they wrote it into the store, too, that it is ours."""
     Index.open(gallery)
-    forge(gallery, forgery)
+    write_foreign_index(gallery, forgery)
     if known:
         gallery.note_index_stamp(sha256_file(gallery.folder / INDEX_STAMP))
     index_ = Index.open(gallery)

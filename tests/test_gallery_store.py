@@ -36,8 +36,8 @@ from fasr_video.gallery.store import DATABASE
 from fasr_video.recognition.combiner import Source
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from tests import gallery_ops as ops
+from tests.commands import run_command
 from tests.gallery_ops import LENGTH
-from tests.test_cli import called
 
 ROOT = Path(__file__).parents[1]
 
@@ -498,12 +498,12 @@ class TestBadGalleries:
         assert any(secret in path.read_bytes() for path in folder.iterdir()), (
             "that is what is to be told"
         )
-        code, out, _ = called(capsys, "gallery", "check", folder)
+        code, out, _ = run_command(capsys, "gallery", "check", folder)
         assert code == 4 and "a removal was interrupted" in out and "gallery check --finish" in out
-        code, out, _ = called(capsys, "gallery", "check", folder, "--finish")
+        code, out, _ = run_command(capsys, "gallery", "check", folder, "--finish")
         assert code == 0 and "FAILED" not in out
         assert not any(secret in path.read_bytes() for path in folder.iterdir())
-        assert called(capsys, "gallery", "check", folder)[0] == 0
+        assert run_command(capsys, "gallery", "check", folder)[0] == 0
 
     def test_a_folder_without_a_gallery_is_refused(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(GalleryError, match="no gallery here"):

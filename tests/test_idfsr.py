@@ -198,14 +198,14 @@ def test_attention_to_the_identity_depends_on_the_cell() -> None:
         torch.randn(2, 1, 8, 64),
     )
 
-    def heard() -> Tensor:
+    def differences() -> Tensor:
         with torch.no_grad():
             one, other = (level(x, time, style, who) for who in tokens)
         return (one - other)[0, :, 4:-4, 4:-4].flatten(1)
 
-    assert float(heard().std(1).max()) < 1e-4
+    assert float(differences().std(1).max()) < 1e-4
     torch.nn.init.normal_(level.places.bias)
-    assert float(heard().std(1).min()) > 0.1
+    assert float(differences().std(1).min()) > 0.1
 
 
 def test_an_untrained_published_network_predicts_no_noise() -> None:
@@ -218,10 +218,10 @@ def test_an_untrained_published_network_predicts_no_noise() -> None:
 
 def base_of(condition: FaceCondition) -> Tensor:
     """What an untrained compact network says of pure noise."""
-    noise = torch.randn(condition.lr.shape, generator=torch.Generator().manual_seed(0))
+    random_noise = torch.randn(condition.lr.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return identity_denoiser(IdfsrNet(RESIDUAL))(
-            1e4 * noise, torch.full((len(noise),), 1e4), condition
+            1e4 * random_noise, torch.full((len(random_noise),), 1e4), condition
         )
 
 
@@ -261,31 +261,31 @@ def test_an_untrained_compact_network_blends_the_noisy_picture_and_its_base() ->
 
 def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
     condition, sigma = make_condition(), torch.tensor([0.01, 0.5, 20.0])
-    clean, noise = (
+    clean, random_noise = (
         make_pictures(3, seed=5),
         torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
     )
-    heard: list[Tensor] = []
+    differences: list[Tensor] = []
 
-    class Heard(IdfsrNet):
+    class RecordingNet(IdfsrNet):
         def forward(
             self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
         ) -> Tensor:
-            heard.append(super().forward(x, lr, time, style, identity))
-            return heard[-1]
+            differences.append(super().forward(x, lr, time, style, identity))
+            return differences[-1]
 
     torch.manual_seed(0)
-    denoiser = identity_denoiser(Heard(RESIDUAL))
+    denoiser = identity_denoiser(RecordingNet(RESIDUAL))
     torch.nn.init.normal_(denoiser.network.leave[2].weight, std=0.1)
     level, base = sigma[:, None, None, None], base_of(condition)
     total = (level**2 + SPREAD**2).sqrt()
-    residual = clean + level * noise - base
+    residual = clean + level * random_noise - base
     wanted = (
         (clean - base - (SPREAD / total) ** 2 * residual) * total / (level * SPREAD)
     )  # EDM's F, eq. 8
     with torch.no_grad():
-        out = denoiser(clean + level * noise, sigma, condition)
-    expected = (heard[0] - wanted).square().flatten(1).mean(1)
+        out = denoiser(clean + level * random_noise, sigma, condition)
+    expected = (differences[0] - wanted).square().flatten(1).mean(1)
     torch.testing.assert_close(
         denoiser.weighted(out, clean, sigma, condition), expected, rtol=1e-3, atol=1e-4
     )
@@ -326,11 +326,11 @@ def test_the_compact_size_can_start_from_an_sr_networks_weights(tmp_path: Path) 
         torch.randn(2, *shape, generator=g)
         for shape in ((3, SIDE, SIDE), (3, SIDE, SIDE), (512,), (512,))
     )
-    noise = torch.tensor([0.05, 5.0]).log() / 4
+    random_noise = torch.tensor([0.05, 5.0]).log() / 4
     with torch.no_grad():
-        known = sr.network(x, lr, noise, torch.zeros(2, 512))
+        known = sr.network(x, lr, random_noise, torch.zeros(2, 512))
         torch.testing.assert_close(
-            net.eval()(x, lr, noise, style, who), known, rtol=1e-3, atol=1e-3
+            net.eval()(x, lr, random_noise, style, who), known, rtol=1e-3, atol=1e-3
         )
 
 
@@ -347,21 +347,21 @@ def test_the_output_depends_on_all_conditions_but_not_on_hidden_pixels(size: Siz
     x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.5)
     inside, outside = condition.mask, 1 - condition.mask
 
-    def answer(**other: Tensor) -> Tensor:
+    def predict(**other: Tensor) -> Tensor:
         changed = {
             name: getattr(condition, name) for name in ("lr", "feature", "mask", "reference")
         } | other
         with torch.no_grad():
             return denoiser(x, sigma, FaceCondition(**changed))
 
-    base, noise = answer(), make_pictures(3, seed=9)
-    assert torch.equal(answer(lr=condition.lr * outside + noise * inside), base)
+    base, random_noise = predict(), make_pictures(3, seed=9)
+    assert torch.equal(predict(lr=condition.lr * outside + random_noise * inside), base)
     for other in (
-        {"lr": condition.lr * inside + noise * outside},
-        {"reference": noise},
+        {"lr": condition.lr * inside + random_noise * outside},
+        {"reference": random_noise},
         {"feature": condition.feature.flip(1)},
     ):
-        assert float((answer(**other) - base).abs().max()) > 1e-4, other.keys()
+        assert float((predict(**other) - base).abs().max()) > 1e-4, other.keys()
 
 
 def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
@@ -421,7 +421,7 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
     mean, spread = 0.3, 0.2  # of y = 2 · clean − 1
     t = torch.linspace(STEPS - 1, 0, 20).round().long()
 
-    def noise(x: Tensor, alpha_bar: Tensor) -> Tensor:
+    def random_noise(x: Tensor, alpha_bar: Tensor) -> Tensor:
         return (
             (1 - alpha_bar).sqrt()
             * (x - alpha_bar.sqrt() * mean)
@@ -434,7 +434,7 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
         def forward(
             self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
         ) -> Tensor:
-            return noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
+            return random_noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
 
     x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = (x_t / ALPHA_BAR[t[0]].sqrt() + 1) / 2
@@ -445,7 +445,7 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
             ALPHA_BAR[now],
             torch.ones(()) if after is None else ALPHA_BAR[after],
         )
-        predicted = noise(x_t, alpha_bar)
+        predicted = random_noise(x_t, alpha_bar)
         clean = (x_t - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
         x_t = alpha_bar_after.sqrt() * clean + (1 - alpha_bar_after).sqrt() * predicted
     denoiser = identity_denoiser(Gaussian(replace(TINY, side=16)))
@@ -503,7 +503,7 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ fitting
 
 
-def person(n: int = 4, seed: int = 0) -> References:
+def make_person(n: int = 4, seed: int = 0) -> References:
     """Photographs that are alike, with features that are, too."""
     g = torch.Generator().manual_seed(seed)
     base = make_pictures(1, seed=seed)
@@ -523,27 +523,27 @@ def test_fitting_lowers_the_loss_and_does_not_change_the_network(
 ) -> None:
     denoiser, enrolment_defaults = identity_denoiser(make_network(size)), []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    vector, first, last = fit(denoiser, person(), 8, 0, enrolment_defaults.append)
+    vector, first, last = fit(denoiser, make_person(), 8, 0, enrolment_defaults.append)
     assert last < first
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
     assert [p.step for p in enrolment_defaults] == list(range(1, 9)) and enrolment_defaults[
         0
     ].steps == 8
-    start = torch.nn.functional.normalize(person().features.sum(0), dim=0)
+    start = torch.nn.functional.normalize(make_person().features.sum(0), dim=0)
     assert vector.shape == (512,) and 0 < float((vector - start).norm()) < 2
     assert torch.equal(
-        fit(denoiser, person(), 8, 0, enrolment_defaults.append)[0], vector
+        fit(denoiser, make_person(), 8, 0, enrolment_defaults.append)[0], vector
     )  # the same seed, the same vector
 
 
 def test_a_fit_that_does_not_lower_the_loss_is_an_error() -> None:
     deaf = identity_denoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
     with pytest.raises(FasrError, match="did not fall"):
-        fit(deaf, person(), 1, 0, lambda progress: None)
+        fit(deaf, make_person(), 1, 0, lambda progress: None)
 
 
 def test_a_stranger_among_the_references_is_named() -> None:
-    references = person()
+    references = make_person()
     assert stranger(references) is None
     mixed = references.features.clone()
     mixed[2] = torch.nn.functional.normalize(
@@ -558,7 +558,7 @@ def test_a_stranger_among_the_references_is_named() -> None:
 @pytest.mark.parametrize("n", [0, 1, 11])
 def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
     with pytest.raises(FasrError, match=f"{n} usable, but 2 to 10"):
-        person(n) if n else References(
+        make_person(n) if n else References(
             (), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512)
         )
 

@@ -59,7 +59,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_net(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "compact", RESIDUAL)
     monkeypatch.setitem(SIZES, "published", TINY)
 
@@ -72,7 +72,7 @@ def data_of(people: Path) -> training.Material:
     )
 
 
-def no_feature(lr: Tensor) -> Tensor:
+def no_features(lr: Tensor) -> Tensor:
     return torch.zeros(len(lr), 512)
 
 
@@ -121,7 +121,7 @@ def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> No
     torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
     torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
     _, condition = training.make_batch(
-        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g
+        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_features, g
     )
     assert (
         float((condition.reference - condition.lr).abs().mean()) > 0.05
@@ -132,14 +132,14 @@ def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> No
 def test_lr_faces_have_the_detail_of_the_given_sizes(people: Path) -> None:
     data, g = data_of(people), torch.Generator().manual_seed(0)
     recipe = training.Recipe(sides=(4,), alone=0.0)
-    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_feature, g)
+    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_features, g)
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_the_trainer_learns_and_writes_weights_that_load(
-    people: Path, tmp_path: Path, tiny: None, name: str
+    people: Path, tmp_path: Path, tiny_net: None, name: str
 ) -> None:
     # What the larger network shows at first is no face: through the embedder it would learn of
     # nothing else.
@@ -189,7 +189,9 @@ def test_missing_landmarks_are_named(people: Path, tmp_path: Path) -> None:
         training.material(opened, training.read_landmarks(file, opened), torch.zeros(13, 512))
 
 
-def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, tiny: None) -> None:
+def test_features_of_another_embedder_are_refused(
+    people: Path, tmp_path: Path, tiny_net: None
+) -> None:
     with np.load(people / "features.npz") as content:
         np.savez(
             tmp_path / "f.npz",
@@ -214,8 +216,9 @@ def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, 
 def test_training_needs_no_codec_no_index_and_no_opencv() -> None:
     names = ("av", "cv2", "faiss", "decord", "matplotlib", "scipy")
     code = (
-        f"import sys\nfor name in {names}: sys.modules[name] = None\nimport "
-        "fasr_video.training.idfsr"
+        "import sys\n"
+        f"for name in {names}: sys.modules[name] = None\n"
+        "import fasr_video.training.idfsr"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

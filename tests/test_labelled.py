@@ -15,7 +15,7 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
-from tests.test_search import near, unit
+from tests.test_search import normalise, vector_near
 
 LENGTH = 64
 MODELS = json.dumps({"embedder": "e", "pooled_by": "mean", "restorer": None})
@@ -43,7 +43,7 @@ DETECTOR = {
 
 
 def centre(person: int) -> np.ndarray:
-    return unit(np.random.default_rng(1000 + person).standard_normal(LENGTH))
+    return normalise(np.random.default_rng(1000 + person).standard_normal(LENGTH))
 
 
 def make_case(folder: Path, people: range, models: str = MODELS) -> None:
@@ -69,7 +69,7 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
             )
             case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (i + 1, models, 16 + i))
             for k, kind in enumerate((Kind.BEST, Kind.POOLED)):
-                feature = near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
+                feature = vector_near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
                 case.db.execute(
                     "INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes())
                 )
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Gallery.create(folder / "gallery", "test", "e", LENGTH) as gallery, gallery.transaction():
         for i in range(0, 2 * PEOPLE, 2):
             for k in range(2):
-                photo = near(centre(i), 0.9, 7000 + 2 * i + k)
+                photo = vector_near(centre(i), 0.9, 7000 + 2 * i + k)
                 gallery.add(
                     f"p{i}",
                     EnrolledPhoto(

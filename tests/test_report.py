@@ -22,7 +22,6 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from fasr_video import cli
 from fasr_video.case.case import Case
 from fasr_video.case.document import certainty_note, picture_name
 from fasr_video.case.links import decide as decide_link
@@ -37,6 +36,7 @@ from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
 from fasr_video.types import AlignedFace
 from tests.cases import LEAD, LOOKED_THROUGH, decide, make_synthetic_case, propose_link
+from tests.commands import run_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -169,7 +169,7 @@ def test_each_page_says_how_to_check_its_log_head(
         assert (
             f"fasr-video verify CASE --head {head}" in Page(path.read_text(encoding="utf-8")).text
         )
-    assert called(capsys, "verify", case, "--head", head)[0] == 0
+    assert run_command(capsys, "verify", case, "--head", head)[0] == 0
 
 
 def test_no_word_claims_too_much(written: Path) -> None:
@@ -587,25 +587,18 @@ def test_missing_weasyprint_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
-        cli.main()
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out + err
-
-
 def test_command_writes_the_formats_asked_for(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert (
-        called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
+        run_command(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0]
+        == 0
     )
     assert {p.name for p in out.iterdir()} == {"report.json", "tracks.csv", "SHA256SUMS"}
-    code, output = called(capsys, "report", tmp_path)
-    assert code == 2 and "no case here" in output and len(output.splitlines()) == 1
+    code, printed, error = run_command(capsys, "report", tmp_path)
+    assert code == 2 and "no case here" in error
+    assert len((printed + error).splitlines()) == 1
 
 
 def test_run_ends_with_a_report(
@@ -613,14 +606,14 @@ def test_run_ends_with_a_report(
 ) -> None:
     quick = ["--fps", 2, "--set", "track.min_sightings=2", "--set", "restore.method=bicubic"]
     folder = tmp_path / "case"
-    assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
+    assert run_command(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
     assert not (folder / "report").exists()
-    code, output = called(capsys, "run", entrance, *quick, "--out", folder)
-    assert code == 0 and f"open it: {folder}/report/index.html" in output
+    code, printed, _ = run_command(capsys, "run", entrance, *quick, "--out", folder)
+    assert code == 0 and f"open it: {folder}/report/index.html" in printed
     assert "Track T1" in page(folder / "report", "T1").text
     written = (folder / "report" / "index.html").stat().st_mtime_ns
-    _, output = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
-    assert json.loads(output.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
+    _, printed, _ = run_command(capsys, "run", entrance, *quick, "--out", folder, "--json")
+    assert json.loads(printed.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
     assert (folder / "report" / "index.html").stat().st_mtime_ns == written
 
 

@@ -67,7 +67,7 @@ def task_for(folder: Path, content: str) -> Task:
     return Task(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Recording())
 
 
-def ends(scheduler: Processes, count: int) -> dict[str, str]:
+def task_results(scheduler: Processes, count: int) -> dict[str, str]:
     """Return how so many tasks ended: the message, or else the status, by the file's name."""
     ended: dict[str, str] = {}
     until = time.monotonic() + 60
@@ -88,7 +88,7 @@ def test_the_task_of_a_dead_worker_is_not_lost_when_another_task_is_submitted(
         (dying,) = multiprocessing.active_children()
         dying.join(60)  # as while the next large file is hashed
         scheduler.submit(task_for(tmp_path, "good"))
-        ended = ends(scheduler, 2)
+        ended = task_results(scheduler, 2)
     assert ended["good"] == "done" and ended["killer"].endswith("its worker died (signal 9)")
 
 
@@ -96,7 +96,7 @@ def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
     with closing(Processes(copy_content, ignore_progress, 1)) as scheduler:
         for content in ("1", "2"):
             scheduler.submit(task_for(tmp_path, content))
-            assert ends(scheduler, 1) == {content: "done"}
+            assert task_results(scheduler, 1) == {content: "done"}
             (idle,) = multiprocessing.active_children()
             idle.kill()
             idle.join(60)
@@ -107,7 +107,7 @@ def test_a_task_fails_when_its_worker_dies_just_as_it_is_submitted(
 ) -> None:
     with closing(Processes(copy_content, ignore_progress, 1)) as scheduler:
         scheduler.submit(task_for(tmp_path, "1"))
-        assert ends(scheduler, 1) == {"1": "done"}
+        assert task_results(scheduler, 1) == {"1": "done"}
         (idle,) = multiprocessing.active_children()
 
         def die_after_this_check() -> bool:
@@ -118,9 +118,9 @@ def test_a_task_fails_when_its_worker_dies_just_as_it_is_submitted(
 
         monkeypatch.setattr(idle, "is_alive", die_after_this_check)
         scheduler.submit(task_for(tmp_path, "2"))
-        assert ends(scheduler, 1)["2"].endswith("its worker died (signal 9)")
+        assert task_results(scheduler, 1)["2"].endswith("its worker died (signal 9)")
         scheduler.submit(task_for(tmp_path, "3"))
-        assert ends(scheduler, 1) == {"3": "done"}
+        assert task_results(scheduler, 1) == {"3": "done"}
 
 
 def test_a_worker_that_takes_too_much_memory_is_killed_with_that_reason(tmp_path: Path) -> None:

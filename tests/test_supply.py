@@ -25,10 +25,10 @@ from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedders import EMBEDDERS
 from fasr_video.weights.manifest import bundled, read_manifest
 from tests.cases import make_synthetic_case
+from tests.commands import run_command
 from tests.conftest import PORTRAITS
 from tests.detectors import insightface_graph, retinaface_weights
 from tests.test_adaface import seeded_state
-from tests.test_cli import called
 from tests.test_embedders import DLIB_FILE, pack
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ sys.addaudithook(watch)
 """
 
 
-def alone(code: str, *arguments: object, folder: Path) -> None:
+def run_isolated(code: str, *arguments: object, folder: Path) -> None:
     """Run it in a folder of its own, with a home and a place for temporary files there, and look at
     what is left.
     """
@@ -146,7 +146,7 @@ open_detector(backend, **given).detect([np.full((240, 320, 3), 90, np.uint8)])
 """
     for number, (backend, file, engine) in enumerate(chosen):
         (tmp_path / str(number)).mkdir()
-        alone(code, backend, file or "", engine, folder=tmp_path / str(number))
+        run_isolated(code, backend, file or "", engine, folder=tmp_path / str(number))
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
 """
     for backend, file in chosen.items():
         (tmp_path / backend).mkdir()
-        alone(code, backend, file, folder=tmp_path / backend)
+        run_isolated(code, backend, file, folder=tmp_path / backend)
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ from pathlib import Path
 from fasr_video.report.write import write_report
 write_report(Path("case"), None, ["html", "json", "csv", "folder", "pdf"])
 """
-    alone(code, folder=tmp_path)
+    run_isolated(code, folder=tmp_path)
     assert (case / "report" / "report.pdf").is_file()
 
 
@@ -195,7 +195,7 @@ write_report(Path("case"), None, ["html", "json", "csv", "folder", "pdf"])
 )
 def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        alone(call, folder=tmp_path)
+        run_isolated(call, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_the_guard_of_that_test_sees_calls(call: str, tmp_path: Path) -> None:
 
 
 def test_every_package_and_model_has_a_licence_line(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = called(capsys, "licences", "--json")
+    code, out, _ = run_command(capsys, "licences", "--json")
     told = json.loads(out)
     assert code == 0
     by_name = {row["name"].lower(): row for row in told["packages"]}
@@ -305,7 +305,7 @@ def test_the_lock_takes_wheels_of_that_version_that_run_here_and_one_source_dist
     assert lock.is_for_linux(file, Version("1.0")) is expected
 
 
-def report_of(digest: str, folder: Path) -> str:
+def write_pip_report(digest: str, folder: Path) -> str:
     """What pip says it would take."""
     where = {"url": "https://example.org/torch.whl", "archive_info": {"hashes": {"sha256": digest}}}
     taken = {"metadata": {"name": "Torch"}, "download_info": where}
@@ -326,7 +326,7 @@ def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(
         if known
         else pytest.raises(SystemExit, match=r"the file of torch is none that .* knows")
     ):
-        torch_file.main([report_of(digest, tmp_path)])
+        torch_file.main([write_pip_report(digest, tmp_path)])
     line = f"torch @ https://example.org/torch.whl --hash=sha256:{digest}\n"
     assert capsys.readouterr().out == (line if known else "")
 
@@ -334,7 +334,7 @@ def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(
 def test_of_an_index_that_was_chosen_the_file_is_pinned_to_what_it_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch_file.main(["--any", report_of("ab" * 32, tmp_path)])
+    torch_file.main(["--any", write_pip_report("ab" * 32, tmp_path)])
     assert capsys.readouterr().out.endswith(f"--hash=sha256:{'ab' * 32}\n")
 
 
