@@ -56,7 +56,7 @@ SHEET = """![LR, samples, mean, spread, truth](models.jpg)
 From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the
 photograph. Every gallery photograph that comes with the project, drawn with only the LR face's
 own feature: two in the public domain, and below them people who do not exist, whom this network
-drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of them, and the worst ones."""
+drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of them, and the worst."""
 # One call at the highest noise: the network's guess of the mean of all faces that fit.
 ESTIMATE = "dpmpp-1"
 

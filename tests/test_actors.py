@@ -42,12 +42,14 @@ def last_log_details(case: Path, event: str) -> dict[str, Any]:
 def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = ("--by", "Anna Huber", "--role", "examiner")
+    options = ("--by", "Anna Huber", "--role", "examiner")
     assert (
-        run_command(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0]
+        run_command(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *options)[
+            0
+        ]
         == 0
     )
-    assert run_command(capsys, "link", folder, 1, "refuse", *said)[0] == 0
+    assert run_command(capsys, "link", folder, 1, "refuse", *options)[0] == 0
     assert (
         last_log_details(folder, "decided")["role"]
         == last_log_details(folder, "link decided")["role"]
@@ -55,8 +57,12 @@ def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
     )
     shown = run_command(capsys, "show", folder)[1]
     assert shown.count("Anna") > 1 and shown.count("(examiner)") > 1
-    told = json.loads(run_command(capsys, "show", folder, "--json")[1])
-    assert told["tracks"][0]["decisions"][0]["role"] == told["links"][0]["decided_as"] == "examiner"
+    document = json.loads(run_command(capsys, "show", folder, "--json")[1])
+    assert (
+        document["tracks"][0]["decisions"][0]["role"]
+        == document["links"][0]["decided_as"]
+        == "examiner"
+    )
     assert run_command(capsys, "undo", folder, 1, "--by", "Ben", "--role", "supervisor")[0] == 0
     assert last_log_details(folder, "decision undone")["role"] == "supervisor"
 
@@ -92,9 +98,11 @@ def test_a_role_is_one_short_line(folder: Path, capsys: pytest.CaptureFixture[st
 def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path) -> None:
     page = browser.get("/track/T1")
     assert 'name="role"' in page.text and '<option value="supervisor">' in page.text
-    said = {"by": "Anna", "role": "<examiner>"}
+    fields = {"by": "Anna", "role": "<examiner>"}
     assert (
-        browser.post("/track/T1/decide", verdict="rejected", reason="other ear", **said).status_code
+        browser.post(
+            "/track/T1/decide", verdict="rejected", reason="other ear", **fields
+        ).status_code
         == 303
     )
     assert last_log_details(folder, "decided")["role"] == "<examiner>"
@@ -107,21 +115,21 @@ def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path)
     browser.post("/sign-off", by="Ben", role="supervisor", although="on")
     assert last_log_details(folder, "signed off")["role"] == "supervisor"
     (written,) = (folder / SIGNED_OFF).glob("*.json")
-    told = json.loads(written.read_text())
+    document = json.loads(written.read_text())
     assert (
-        told["signed_off_as"] == "supervisor"
-        and told["tracks"][0]["decisions"][0]["role"] == "<examiner>"
+        document["signed_off_as"] == "supervisor"
+        and document["tracks"][0]["decisions"][0]["role"] == "<examiner>"
     )
     assert "by Ben (supervisor)" in browser.get("/sign-off").text
 
 
 def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
-    made = make_synthetic_case(tmp_path / "case", 1)
-    with Case.open(made) as case:
+    folder = make_synthetic_case(tmp_path / "case", 1)
+    with Case.open(folder) as case:
         with case.logged_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
             case.log("resumed", {})
         decisions.decide(case, 1, "rejected", "other ear", "Anna", role="examiner")
-    page = (write_report(made, tmp_path / "report", ["html"]) / "index.html").read_text()
+    page = (write_report(folder, tmp_path / "report", ["html"]) / "index.html").read_text()
     assert "Olga (operator)" in page and "by Anna (examiner)" in page
 
 
@@ -149,8 +157,8 @@ def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -
             with case.transaction():
                 case.log("resumed", {})
             raise KeyboardInterrupt
-        (told,) = export.runs(case)
-        assert not told["finished"] and told["ended"] is None and dump(case) == before
+        (run_row,) = export.runs(case)
+        assert not run_row["finished"] and run_row["ended"] is None and dump(case) == before
 
 
 def test_tombstone_and_signature_name_the_role(
@@ -169,8 +177,8 @@ def test_tombstone_and_signature_name_the_role(
         "--role",
         "administrator",
     )
-    told = json.loads((folder / TOMBSTONE).read_text())
-    assert (told["by"], told["role"]) == ("Olga", "administrator")
+    tombstone = json.loads((folder / TOMBSTONE).read_text())
+    assert (tombstone["by"], tombstone["role"]) == ("Olga", "administrator")
     export = tmp_path / "report.txt"
     export.write_text("a lead")
     make_signing_keys(tmp_path / "key")

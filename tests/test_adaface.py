@@ -96,11 +96,11 @@ def temporary_classes(names: Mapping[str, type]) -> Iterator[list[type]]:
     modules: dict[str, types.ModuleType] = {}
     classes = []
     for full, base in names.items():
-        place, _, name = full.rpartition(".")
-        for outer in accumulate(place.split("."), lambda a, b: f"{a}.{b}"):
+        module, _, name = full.rpartition(".")
+        for outer in accumulate(module.split("."), lambda a, b: f"{a}.{b}"):
             modules.setdefault(outer, types.ModuleType(outer))
-        classes.append(type(name, (base,), {"__module__": place}))
-        setattr(modules[place], name, classes[-1])
+        classes.append(type(name, (base,), {"__module__": module}))
+        setattr(modules[module], name, classes[-1])
     assert not modules.keys() & sys.modules.keys()
     sys.modules.update(modules)
     try:
@@ -307,7 +307,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: write_changed(
             d, lambda s: s.update({"body.9.res_layer.0.weight": torch.zeros(512)})
         ),
-        r"has 10 residual units body.N, AdaFace's networks have 8 \(IR-18\), 16 \(IR-34\), 24 .*, 49 \(IR-101\); give",
+        r"has 10 residual units body.N, AdaFace's networks have 8 \(IR-18\), 16 \(IR-34\), "
+        r"24 .*, 49 \(IR-101\); give",
     ),
     "another network": (
         lambda d: save_with_torch({"conv.weight": torch.zeros(1)}, d / "a.pth"),

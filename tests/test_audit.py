@@ -59,9 +59,9 @@ def run_audit(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
     file.write_text("\n".join(["# what it is made of", *pins, ""]))
     environment = os.environ | {"PIP_INDEX_URL": index, "no_proxy": "127.0.0.1"}
     command = [sys.executable, ROOT / "scripts" / "audit.py", file]
-    told = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
-    assert not told.stderr, told.stderr
-    return told.returncode, told.stdout.splitlines()
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+    assert not finished.stderr, finished.stderr
+    return finished.returncode, finished.stdout.splitlines()
 
 
 def test_a_known_weakness_is_told_with_the_version_that_mends_it(

@@ -105,9 +105,9 @@ def test_malicious_texts_are_one_short_line(what: str, tmp_path: Path) -> None:
     text, read = TEXTS[what]
     path = tmp_path / ("a.yaml" if "settings" in what else "a.csv")
     path.write_text(text)
-    with pytest.raises(FasrError) as told:
+    with pytest.raises(FasrError) as error:
         read(path)
-    assert "\n" not in str(told.value) and len(str(told.value)) < 400
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_manifest_rows_that_are_not_paths_are_listed(tmp_path: Path) -> None:
@@ -268,7 +268,9 @@ def test_a_line_break_in_a_file_name_still_gives_a_one_line_error(
 CHANGES = {
     "a JSON that is none": "UPDATE source SET info = '{'",
     "another kind of value": "UPDATE restoration SET samples = '7'",
-    "a log without what it should tell": "UPDATE log SET details = '{}' WHERE event = 'source done'",
+    "a log without what it should tell": (
+        "UPDATE log SET details = '{}' WHERE event = 'source done'"
+    ),
     "a text where a number belongs": "UPDATE face SET pts = 'soon'",
 }
 

@@ -173,14 +173,14 @@ def test_each_face_lies_where_its_box_says_whatever_its_batch() -> None:
     black = np.zeros((300, 300, 3), np.uint8)
     faces = [np.full((24, 24, 3), 50 + n, np.uint8) for n in range(4)]
     whole = np.array([0.0, 0.0, 1.0, 1.0])
-    made = list(paste_on_scenes(faces, [black], whole, 0))
-    for number, (frame, box) in enumerate(made):
+    frames = list(paste_on_scenes(faces, [black], whole, 0))
+    for number, (frame, box) in enumerate(frames):
         left, top, right, bottom = (int(v) for v in box)
         assert (frame[top:bottom, left:right] == 50 + number).all()
         assert (frame > 0).sum() == 3 * 24 * 24
     _, alone = next(paste_on_scenes(faces[3:], [black], whole, 3))
-    assert alone.tolist() == made[3][1].tolist()
-    assert len({tuple(box) for _, box in made}) == 4
+    assert alone.tolist() == frames[3][1].tolist()
+    assert len({tuple(box) for _, box in frames}) == 4
 
 
 def test_a_face_is_found_and_a_picture_without_one_is_not() -> None:
@@ -191,8 +191,8 @@ def test_a_face_is_found_and_a_picture_without_one_is_not() -> None:
     assert 0 < box[0] < 0.335 and 0.65 < box[2] < 1, "around both eyes"
     assert 0 < box[1] < 0.48 and 0.815 < box[3] < 1.1, "from above the eyes to below the mouth"
     pictures = (torch.cat([face, torch.full_like(face, 0.5)]) * 255).byte()
-    ground = np.full((300, 300, 3), 90, np.uint8)
-    assert find_faces(detector, pictures, 48, [ground], box).tolist() == [True, False]
+    background = np.full((300, 300, 3), 90, np.uint8)
+    assert find_faces(detector, pictures, 48, [background], box).tolist() == [True, False]
 
 
 # ------------------------------------------------------------------------- rates that are asked for

@@ -58,7 +58,10 @@ def case(tmp_path: Path) -> Path:
         path.write_bytes(BOMB)
         opened.db.execute("UPDATE face SET aligned = ?, native = ? WHERE id = 100", (name, name))
         opened.db.execute(
-            """UPDATE encoding SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'"""
+            """
+            UPDATE encoding
+            SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'
+            """
         )
     return folder
 
@@ -85,8 +88,8 @@ def test_a_bomb_among_the_pictures_of_a_case_is_an_error_and_costs_nothing(
 
 def test_verify_names_a_bomb(case: Path) -> None:
     with Case.open(case, read_only=True) as opened:
-        told = {c.what: c.problems for c in verify(opened)}
-    assert [p for p in told["pictures"] if p.endswith(".png was changed")]
+        problems = {c.what: c.problems for c in verify(opened)}
+    assert [p for p in problems["pictures"] if p.endswith(".png was changed")]
 
 
 def test_a_bomb_in_a_gallery_is_an_error(case: Path) -> None:

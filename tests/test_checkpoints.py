@@ -404,7 +404,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "another network": (
         lambda d: save_with_torch({"conv.weight": torch.zeros(1)}, d / "a.pth"),
-        r"not PyTorch \(model → .*all_modules.0.W.*not Flax \(params_ema.*ResnetBlockBigGANpp_0\); it has conv.weight",
+        r"not PyTorch \(model → .*all_modules.0.W.*not Flax "
+        r"\(params_ema.*ResnetBlockBigGANpp_0\); it has conv.weight",
     ),
     "a classifier of SRDG": (
         lambda d: flax_file(
@@ -534,7 +535,8 @@ WRONG: dict[str, tuple[Callable[[], NCSNpp], tuple[Tensor, Tensor, Tensor | None
     "length, AdaFace's network": (
         lambda: twin(width=128, multipliers=(1, 1, 1)),
         (PICTURE, PICTURE, torch.zeros(1, 64)),
-        r"length 64, but the network takes 512 \(the builtin embedder, AdaFace and ArcFace give 512\); use",
+        r"length 64, but the network takes 512 "
+        r"\(the builtin embedder, AdaFace and ArcFace give 512\); use",
     ),
     "a feature for none": (
         lambda: twin(feature=False),

@@ -110,8 +110,12 @@ def test_an_incomplete_decision_is_refused_and_not_stored(
 
 # Behind the log's back, and what `verify` says of each.
 CHANGES = {
-    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 differs from the log (verdict)",
-    "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 differs from the log (reason)",
+    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": (
+        "decision 1 differs from the log (verdict)"
+    ),
+    "UPDATE decision SET reason = 'another' WHERE id = 1": (
+        "decision 1 differs from the log (reason)"
+    ),
     "UPDATE decision SET undone_by = 'Anna', undone_at = 'now' WHERE id = 1": (
         "decision 1 differs from the log (undone_by, undone_at)"
     ),
@@ -131,8 +135,12 @@ CHANGES = {
     "UPDATE candidate SET score = 9 WHERE track = 2 AND list = 'joined' AND rank = 1": (
         "the candidates of track 2 differ from the log"
     ),
-    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 differ from the log",
-    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs differs from the log",
+    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": (
+        "the candidates of track 1 differ from the log"
+    ),
+    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": (
+        "the list of photographs differs from the log"
+    ),
 }
 
 

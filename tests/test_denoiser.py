@@ -149,8 +149,8 @@ def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
     x, condition = make_faces(1)
     with torch.no_grad():
         before = denoiser(x, torch.tensor([1.0]), condition)
-        places = denoiser.network.places_up[0]  # type: ignore[index, union-attr]
-        places.bias.view(places.shape)[:, 0, 0] = 2.0  # type: ignore[operator, union-attr]
+        cell_biases = denoiser.network.places_up[0]  # type: ignore[index, union-attr]
+        cell_biases.bias.view(cell_biases.shape)[:, 0, 0] = 2.0  # type: ignore[operator, union-attr]
         moved = (denoiser(x, torch.tensor([1.0]), condition) - before).abs().mean(1)[0]
     assert moved[:4, :4].mean() > 3 * moved[12:, 12:].mean()
 

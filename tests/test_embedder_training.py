@@ -67,11 +67,11 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 
 @pytest.fixture(scope="module")
 def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Material:
-    made = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
+    gathered = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
     empty = torch.randint(0, 256, (3, 3, 144, 144), generator=torch.Generator().manual_seed(1)).to(
         torch.uint8
     )
-    return replace(made, empty=empty)
+    return replace(gathered, empty=empty)
 
 
 # -------------------------------------------------------------------------------------- the teacher
@@ -179,8 +179,8 @@ def test_mixed_faces_have_the_teachers_vectors_and_no_person(
     vectors, maps = teacher(batch.pictures[:12])
     assert torch.allclose(batch.targets[:6], merged(vectors[:6], vectors[6:]) @ lift().T, atol=1e-4)
     expected = material.scales.standard(maps, training.STAGE_ENDS)
-    for made, wanted in zip(batch.maps, expected, strict=True):
-        assert torch.allclose(made, wanted, atol=1e-3)
+    for actual, wanted in zip(batch.maps, expected, strict=True):
+        assert torch.allclose(actual, wanted, atol=1e-3)
 
 
 def test_maps_have_a_mean_of_zero_and_a_variance_of_one_where_a_stage_ends(

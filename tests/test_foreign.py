@@ -216,11 +216,17 @@ VALUES = {
     "a time base without end": "UPDATE source SET info = json_set(info, '$.time_base', '1e400')",
     "no time base": "UPDATE source SET info = json_remove(info, '$.time_base')",
     "half a list of landmarks": "UPDATE face SET landmarks = '['",
-    "landmarks of words": "UPDATE face SET landmarks = '[[1, 2], [1, 2], [1, 2], [1, 2], [1, \"x\"]]'",
+    "landmarks of words": (
+        "UPDATE face SET landmarks = '[[1, 2], [1, 2], [1, 2], [1, 2], [1, \"x\"]]'"
+    ),
     "a list of provenance": "UPDATE restoration SET provenance = '[]'",
-    "provenance without a method": "UPDATE restoration SET provenance = json_remove(provenance, '$.method')",
+    "provenance without a method": (
+        "UPDATE restoration SET provenance = json_remove(provenance, '$.method')"
+    ),
     "a number of a track that is a path": "UPDATE track SET number = '../../../tmp/x' WHERE id = 1",
-    "a picture that is a path": "UPDATE face SET native = '../../../etc/passwd' WHERE native IS NOT NULL",
+    "a picture that is a path": (
+        "UPDATE face SET native = '../../../etc/passwd' WHERE native IS NOT NULL"
+    ),
     "samples that are a path": "UPDATE restoration SET samples = '[\"/etc/passwd\"]'",
     "a spread that is a path": "UPDATE restoration SET spread = '/etc/passwd'",
     "support that is a number": "UPDATE candidate SET support = '7' WHERE list = 'joined'",
@@ -230,14 +236,20 @@ VALUES = {
     "two tracks of one name": "UPDATE track SET number = 1 WHERE source = 2",
     "a finished track without faces": "UPDATE face SET track = 1 WHERE track = 2",
     "a reason that nobody gave": "UPDATE track SET verdict_reason = 'odd' WHERE id = 5",
-    "a clock without a zone": "UPDATE source SET clock = json_set(clock, '$.start', '2026-03-01') WHERE id = 2",
+    "a clock without a zone": (
+        "UPDATE source SET clock = json_set(clock, '$.start', '2026-03-01') WHERE id = 2"
+    ),
     "losses that are no numbers": 'UPDATE source SET losses = \'{"corrupt_packets": "many"}\'',
     "an answer that is a list": "UPDATE meta SET value = '[]' WHERE key = 'searched'",
     "settings that are a list": "UPDATE meta SET value = '[]' WHERE key = 'settings'",
-    "features of two lengths": "UPDATE probe SET feature = x'00000000' WHERE track = 1 AND kind = 'best'",
+    "features of two lengths": (
+        "UPDATE probe SET feature = x'00000000' WHERE track = 1 AND kind = 'best'"
+    ),
     "a box without end": "UPDATE face SET x1 = 9e999",
     "a line of the log that is a list": "UPDATE log SET details = '[]' WHERE event = 'encoded'",
-    "a line of the log without what it tells": "UPDATE log SET details = '{}' WHERE event = 'searched'",
+    "a line of the log without what it tells": (
+        "UPDATE log SET details = '{}' WHERE event = 'searched'"
+    ),
     "a line of the log of no time": "UPDATE log SET at = 'yesterday' WHERE id = 1",
     "models that are text": "UPDATE encoding SET models = '\"all\"'",
 }

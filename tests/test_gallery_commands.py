@@ -241,8 +241,8 @@ def test_errors_are_one_line(
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / DATABASE).write_bytes(b"no database" * 1000)
-    places = {"gallery": gallery, "nowhere": tmp_path / "nowhere", "damaged": damaged}
-    ended, _, err = run_command(capsys, "gallery", *(a.format(**places) for a in arguments))
+    paths = {"gallery": gallery, "nowhere": tmp_path / "nowhere", "damaged": damaged}
+    ended, _, err = run_command(capsys, "gallery", *(a.format(**paths) for a in arguments))
     errors = [line for line in err.splitlines() if line.startswith("fasr-video: ")]
     assert ended == code and len(errors) == 1 and says in errors[0] and "Traceback" not in err
 

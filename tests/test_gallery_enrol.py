@@ -626,7 +626,9 @@ class TestListings:
             reasons
             == {
                 "eileen/again.jpg": "the same file as eileen/1.jpg: one of them is enough",
-                "other.jpg": "the same file as grace.jpg, which is listed for grace: remove one of the two",
+                "other.jpg": (
+                    "the same file as grace.jpg, which is listed for grace: remove one of the two"
+                ),
             }
             or reasons["eileen/1.jpg"] == "the same file as eileen/again.jpg: one of them is enough"
         )

@@ -259,7 +259,10 @@ def test_texts_in_exported_tables_are_no_formulas(tmp_path: Path) -> None:
     )
     with Case.open(case) as opened:
         opened.db.execute(
-            """UPDATE encoding SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'"""
+            """
+            UPDATE encoding
+            SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'
+            """
         )
         tables = [as_csv(opened, "tracks"), as_csv(opened, "faces")]
     tables.append((write_report(case, tmp_path / "report", ["csv"]) / "tracks.csv").read_text())
@@ -305,5 +308,5 @@ def test_a_key_that_others_can_read_is_a_warning(
     key.chmod(0o640)
     read(key)
     read(key)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and f"chmod 600 {key}" in told
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and f"chmod 600 {key}" in warning

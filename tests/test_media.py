@@ -366,8 +366,8 @@ def test_times_that_start_again_are_counted_and_resumed(tmp_path: Path) -> None:
     complete = list(reader.frames(ALL))
     assert len(complete) == 2 * videos.FRAMES and reader.losses.time_jumps >= 1
     for at in (30, 99, 100, 130):
-        again = open_video(twice)
-        rest = list(again.frames(ALL, after=complete[at].ref))
+        second_reader = open_video(twice)
+        rest = list(second_reader.frames(ALL, after=complete[at].ref))
         assert [(f.ref, f.damaged) for f in rest] == [
             (f.ref, f.damaged) for f in complete[at + 1 :]
         ]
@@ -385,16 +385,18 @@ def test_resuming_in_damaged_footage_gives_the_same_frames_and_losses(
             complete.append(frame)
             before.append(replace(reader.losses))
         for at in (len(complete) // 3, len(complete) // 2):
-            again = open_video(path)
-            rest = list(again.frames(ALL, after=complete[at].ref))
+            second_reader = open_video(path)
+            rest = list(second_reader.frames(ALL, after=complete[at].ref))
             assert [(f.ref, f.damaged) for f in rest] == [
                 (f.ref, f.damaged) for f in complete[at + 1 :]
             ]
             assert (
-                before[at].damaged_frames + again.losses.damaged_frames
+                before[at].damaged_frames + second_reader.losses.damaged_frames
                 == reader.losses.damaged_frames
             )
-            assert before[at].time_jumps + again.losses.time_jumps == reader.losses.time_jumps
+            assert (
+                before[at].time_jumps + second_reader.losses.time_jumps == reader.losses.time_jumps
+            )
 
 
 def test_folder_of_pictures(clips: Path) -> None:

@@ -226,8 +226,8 @@ def test_the_error_about_no_face_says_what_to_do(detector: Detector) -> None:
 def test_positions_are_thirds_of_the_picture() -> None:
     faces = detections_at((10, 10), (150, 150), (290, 150), (150, 290), (290, 290))
     text = list_faces(faces, blank_picture(300, 300))
-    places = [part.split(",")[0] for part in text.removeprefix("5 faces: ").split("; ")]
-    assert places == [
+    positions = [part.split(",")[0] for part in text.removeprefix("5 faces: ").split("; ")]
+    assert positions == [
         "1 at the top left",
         "2 in the middle",
         "3 at the right",

@@ -34,7 +34,7 @@ def test_ssim_agrees_with_scikit_image() -> None:
     """
     a, b = picture_pair()
     for x, y in zip(a, b, strict=True):
-        _, places = structural_similarity(
+        _, similarity_map = structural_similarity(
             x.numpy(),
             y.numpy(),
             channel_axis=0,
@@ -45,7 +45,7 @@ def test_ssim_agrees_with_scikit_image() -> None:
             full=True,
         )
         assert float(ssim(x[None], y[None])) == pytest.approx(
-            float(places[:, 5:-5, 5:-5].mean()), abs=1e-5
+            float(similarity_map[:, 5:-5, 5:-5].mean()), abs=1e-5
         )
 
 

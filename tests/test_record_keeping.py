@@ -92,16 +92,16 @@ def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: 
     (searched,) = lines(case, "searched")
     assert searched["leads"], "the settings of this test make it so"
     for track in searched["leads"]:
-        (told,) = document.tracks(case, track)
-        assert told["answer"]["verdict"] == "candidates"
+        (track_row,) = document.tracks(case, track)
+        assert track_row["answer"]["verdict"] == "candidates"
         assert (
-            told["source_sha256"]
+            track_row["source_sha256"]
             == sha256_file(entrance)
             == lines(case, "source added")[0]["sha256"]
         )
         assert (
-            told["shown"]["frame"] is not None
-            and len(case.picture_bytes(Path(told["shown"]["native"]).stem)) > 0
+            track_row["shown"]["frame"] is not None
+            and len(case.picture_bytes(Path(track_row["shown"]["native"]).stem)) > 0
         )
 
 

@@ -49,11 +49,11 @@ def checks(case: Path) -> dict[str, str]:
 def test_only_regular_files_are_opened(
     what: str, reader: Callable[[Path], object], tmp_path: Path
 ) -> None:
-    places = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero"), "a folder": tmp_path}
+    paths = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero"), "a folder": tmp_path}
     if what == "a pipe":
-        pipe(places[what])
+        pipe(paths[what])
     with pytest.raises(OSError, match="not a regular file"):
-        reader(places[what])
+        reader(paths[what])
 
 
 @pytest.mark.parametrize("device", [True, False])
@@ -82,8 +82,8 @@ def test_verify_does_not_wait_for_a_report_that_is_a_pipe(case: Path) -> None:
 def test_a_gallery_whose_stamp_is_a_pipe_is_searched_all_the_same(case: Path) -> None:
     pipe(case / "gallery" / index.INDEX_STAMP)
     with Gallery.open(case / "gallery", read_only=True) as gallery:
-        (told,) = check_gallery(gallery)[-1].notes
-        assert "stamp" in told
+        (note,) = check_gallery(gallery)[-1].notes
+        assert "stamp" in note
         assert len(index.Index.open(gallery)) == gallery.count()
 
 

@@ -36,8 +36,10 @@ ROOT = Path(__file__).parents[1]
 NO_NETWORK = """
 import socket, sys
 
+SENDING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+
 def refuse(event, args):
-    if event in {"socket.connect", "socket.sendto", "socket.sendmsg"} and args[0].family != socket.AF_UNIX:
+    if event in SENDING and args[0].family != socket.AF_UNIX:
         raise RuntimeError(f"{event} {args[1]}")
     if event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
         raise RuntimeError(f"{event} {args[0]}")
@@ -59,7 +61,7 @@ def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
     quick = ("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2")
     options = [part for o in quick for part in ("--set", o)]
     start = "from fasr_video.cli import main; main()"
-    told = without_network(
+    finished = without_network(
         start,
         "run",
         entrance,
@@ -71,8 +73,8 @@ def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
         "--json",
         cwd=tmp_path,
     )
-    assert told.returncode == 0, told.stderr
-    done = json.loads(told.stdout.splitlines()[-1])
+    assert finished.returncode == 0, finished.stderr
+    done = json.loads(finished.stdout.splitlines()[-1])
     assert done["event"] == "done" and done["tracks"] > 0
     checked = without_network(start, "verify", "case", "--rerun", 1, cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
@@ -87,12 +89,15 @@ def end(why):
     os.write(2, f"{why}\\n".encode())
     os._exit(97)
 
+SENDING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
 def watch(event, args):
-    if event in {"socket.connect", "socket.sendto", "socket.sendmsg"} and args[0].family != socket.AF_UNIX:
+    if event in SENDING and args[0].family != socket.AF_UNIX:
         end(f"{event} {args[1]}")
     if event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
         end(f"{event} {args[0]}")
-    if event == "open" and isinstance(args[0], (str, bytes)) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    if event == "open" and isinstance(args[0], (str, bytes)) and args[2] & WRITING:
         path = os.path.abspath(os.fsdecode(args[0]))
         if not path.startswith((HERE, "/dev/", "/proc/self/")):
             end(f"writes {path}")
@@ -106,13 +111,13 @@ def run_isolated(code: str, *arguments: object, folder: Path) -> None:
     """Run it in a folder of its own, with a home and a place for temporary files there, and look at
     what is left.
     """
-    places = {name: folder / name for name in ("home", "temporary")}
-    for place in places.values():
-        place.mkdir()
+    folders = {name: folder / name for name in ("home", "temporary")}
+    for new_folder in folders.values():
+        new_folder.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
     environment |= {
-        "HOME": str(places["home"]),
-        "TMPDIR": str(places["temporary"]),
+        "HOME": str(folders["home"]),
+        "TMPDIR": str(folders["temporary"]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     environment["PYTHONPATH"] = str(ROOT)
@@ -121,8 +126,8 @@ def run_isolated(code: str, *arguments: object, folder: Path) -> None:
         command, capture_output=True, text=True, cwd=folder, timeout=800, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [p for p in places["home"].rglob("*") if p.is_file()] == []
-    assert [p for p in places["temporary"].rglob("*") if p.is_file()] == []
+    assert [p for p in folders["home"].rglob("*") if p.is_file()] == []
+    assert [p for p in folders["temporary"].rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.slow
@@ -207,21 +212,21 @@ def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path
     ],
 )
 def test_the_guard_of_that_test_sees_calls(call: str, tmp_path: Path) -> None:
-    told = without_network(call, cwd=tmp_path)
-    assert told.returncode == 1 and "RuntimeError: socket." in told.stderr
+    finished = without_network(call, cwd=tmp_path)
+    assert finished.returncode == 1 and "RuntimeError: socket." in finished.stderr
 
 
 def test_every_package_and_model_has_a_licence_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_command(capsys, "licences", "--json")
-    told = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    by_name = {row["name"].lower(): row for row in told["packages"]}
+    by_name = {row["name"].lower(): row for row in document["packages"]}
     assert by_name["numpy"]["needed_for"] == "every run" and "BSD" in by_name["numpy"]["licence"]
     assert by_name["werkzeug"]["needed_for"] == "extra serve", (
         "what a package of an extra needs is of that extra"
     )
     assert by_name["fasr-video"]["licence"] == "Apache-2.0"
-    assert {row["name"] for row in told["weights"]} == set(read_manifest())
+    assert {row["name"] for row in document["weights"]} == set(read_manifest())
 
 
 def test_a_licence_that_is_not_stated_is_said_to_be_so(
@@ -233,8 +238,10 @@ def test_a_licence_that_is_not_stated_is_said_to_be_so(
     needs = importlib.metadata.requires
     monkeypatch.syspath_prepend(tmp_path)
     with monkeypatch.context() as patch:
-        asked = {"fasr-video": ["nothing-said>=1", "not-installed; extra == 'other'"]}
-        patch.setattr(importlib.metadata, "requires", lambda name: asked.get(name) or needs(name))
+        extra_needs = {"fasr-video": ["nothing-said>=1", "not-installed; extra == 'other'"]}
+        patch.setattr(
+            importlib.metadata, "requires", lambda name: extra_needs.get(name) or needs(name)
+        )
         rows = {row.name: row for row in packages()}
     assert rows["nothing-said"].licence == UNKNOWN and "not-installed" not in rows
 
@@ -273,10 +280,10 @@ def test_the_lock_has_every_pin_with_hashes_and_no_address() -> None:
 
 
 def test_setup_takes_everything_by_these_hashes() -> None:
-    made = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     assert (
-        "--require-hashes --no-deps --no-build-isolation -r constraints.lock" in made
-        and "--no-build-isolation -e" in made
+        "--require-hashes --no-deps --no-build-isolation -r constraints.lock" in makefile
+        and "--no-build-isolation -e" in makefile
     )
     built_with = re.search(r"requires = \[\"(\w+)", (ROOT / "pyproject.toml").read_text())
     assert built_with is not None and built_with[1] in pins("constraints.lock"), (

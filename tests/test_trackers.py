@@ -230,12 +230,12 @@ def recordings(draw: st.DrawFn) -> list[LabelledShot]:
         time += draw(st.sampled_from([0.04, 0.04, 0.1, 0.3, 1.2]))
         if draw(st.integers(0, 12)) == 0:
             time -= 2.0
-        places = draw(
+        positions = draw(
             st.lists(
                 st.tuples(st.integers(0, 3), st.integers(-8, 8), st.integers(-8, 8)), max_size=4
             )
         )
-        detections = [make_box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in places]
+        detections = [make_box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in positions]
         scores = draw(
             st.lists(
                 st.sampled_from([0.3, 0.5, 0.7, 0.9]),
@@ -735,16 +735,16 @@ def test_each_tracklet_is_proposed_with_its_best_continuation_only() -> None:
 def tracklets(draw: st.DrawFn) -> list[Tracklet]:
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
-    made = []
+    result = []
     for number in range(draw(st.integers(0, 8))):
         start = random.uniform(0, 30)
         feature = unit_vector(*random.uniform(0, 1, 8))
-        made.append(
+        result.append(
             tracklet(
                 number, start, start + random.uniform(0, 8), feature, int(random.integers(1, 3))
             )
         )
-    return made
+    return result
 
 
 @given(pieces=tracklets(), max_gap=st.floats(0, 20), min_score=st.floats(0, 1))
