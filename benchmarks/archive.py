@@ -54,9 +54,7 @@ class BatchCost:
 
 
 def copy_with_comment(source: Path, path: Path, number: int) -> Path:
-    """Copy the video's packets under another comment, so that the file's hash differs; return
-    the path.
-    """
+    """Copy the video's packets under another comment, so that its hash differs; return the path."""
     with av.open(str(source)) as original, av.open(str(path), "w") as copy:
         copy.metadata["comment"] = f"file {number}"
         stream = original.streams.video[0]
@@ -103,9 +101,7 @@ def batch_command(
 
 
 def run(command: list[str], other_pids: Sequence[int] = ()) -> BatchCost:
-    """Run a batch to its end and measure it; `other_pids` are further processes that work for
-    it.
-    """
+    """Run a batch to its end and measure it, with the processes `other_pids` that work for it."""
     start, peak = time.monotonic(), 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         output: list[str] = []
@@ -135,9 +131,7 @@ def case_hashes(cases: Path) -> dict[str, str]:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[tuple[str, list[int]]]:
-    """Yield the address of a Dask scheduler on the loopback, and the process ids of it and its
-    workers.
-    """
+    """Yield the address of a Dask scheduler on the loopback, and the ids of its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -192,9 +186,7 @@ def kill_at_random(command: list[str], longest: float, rng: random.Random) -> bo
 def run_with_kills(
     command: list[str], cases: Path, kills: int, longest: float
 ) -> tuple[int, list[dict[str, str]]]:
-    """Kill and restart batches until there were `kills` kills; return their number and each
-    batch's cases.
-    """
+    """Kill and restart batches; return the number of kills, and the cases of each batch."""
     rng, killed, results = random.Random(0), 0, []
     while killed < kills:
         shutil.rmtree(cases, ignore_errors=True)
@@ -272,9 +264,7 @@ def main() -> None:
 def measure_short_files(
     table: Table, folder: Path, gallery: Path, count: int, fps: float, schedulers: Sequence[str]
 ) -> float:
-    """Add a row for each scheduler; return the seconds of footage that one process handles a
-    second.
-    """
+    """Add a row for each scheduler; return the footage seconds a second of one process."""
     archive = make_archive(folder / "short", count)
     footage = count * seconds_of(SAMPLE)
     first_hashes: dict[str, str] | None = None

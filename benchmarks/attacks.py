@@ -201,9 +201,7 @@ def values_that_nobody_writes(folder: Path) -> str:
 
 
 def recompute_hashes(case: Path) -> None:
-    """Make all hashes of the log valid again, with those of faces, tracks and probes in its
-    lines.
-    """
+    """Make all hashes of the log valid again, also those of faces, tracks and probes."""
     database = sqlite3.connect(case / "case.sqlite", isolation_level=None)
     database.row_factory = sqlite3.Row
     with Case(case, database) as opened, opened.transaction():

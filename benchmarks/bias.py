@@ -54,9 +54,7 @@ Groups = dict[str, Flags]
 
 @dataclass(frozen=True)
 class Search:
-    """Everybody searched for in the gallery of all, and again with the own photograph taken out of
-    it.
-    """
+    """Everybody searched for in the gallery of all, with and without their own photograph."""
 
     scores: Scores
     """Searches × gallery; row i is of the person of column i."""
@@ -95,9 +93,7 @@ def read_groups(people: People, count: int) -> Groups:
 
 
 def bootstrap_weights(members: int, repeats: int) -> Scores:
-    """Return how often each member of a group is drawn, a row a redraw; the first row is the
-    group as it is.
-    """
+    """Return how often each member is drawn, a row a redraw; the first row is the group itself."""
     generator = np.random.default_rng(0)
     counts = generator.multinomial(members, np.full(members, 1 / members), repeats)
     return np.vstack([np.ones(members), counts]).astype(np.float64)
@@ -117,9 +113,7 @@ def weighted_shares(hits: Flags, weights: Scores) -> Scores:
 
 
 def weighted_pair_shares(hits: Flags, weights: Scores) -> Scores:
-    """Return the share of hits among pairs of two people, where each pair weighs as often as
-    both are drawn.
-    """
+    """Return the share of hits among pairs, each weighed by how often both people are drawn."""
     is_pair = ~np.eye(len(hits), dtype=np.bool_)
     matched_pairs = ((weights @ (hits & is_pair)) * weights).sum(1)
     pairs = ((weights @ is_pair) * weights).sum(1)
@@ -233,9 +227,7 @@ def growth_table(searches: dict[str, tuple[Search, Scores]], command: str) -> Ta
 
 
 def highest_scores(strangers: Scores, size: int) -> Scores:
-    """Return galleries × searches: the highest score of each search in random galleries of this
-    size.
-    """
+    """Return galleries × searches: the highest score of each search in random galleries."""
     generator = np.random.default_rng(size)
     people = strangers.shape[1]
     return np.array(

@@ -48,7 +48,7 @@ VIEWS = (FULL_SIZE, View("16 px", 16), View("32 px by a camera", 32, True))
 
 
 def show(pictures: Tensor, view: View, first: int) -> Tensor:
-    """Return the faces as this view shows them; `first`, the number of the first one, seeds its
+    """Return the faces as this view shows them; `first`, the first one's number, seeds its
     camera.
     """
     if view.by_camera:

@@ -112,9 +112,7 @@ def find_clips(folder: Path, only: str) -> list[Path]:
 
 
 def add_rows(table: Table, clips: Sequence[Path], limit: float | None) -> dict[str, ClipResult]:
-    """Add a row for each clip and detector; sum up the asl clips by detector, and return these
-    sums.
-    """
+    """Add a row for each clip and detector; return the sums of the asl clips by detector."""
     run_clip(clips[0], DETECTORS[0], 0.2)  # the first run of a process pays for imports
     signers = {detector: ClipResult() for detector in DETECTORS}
     for clip in clips:

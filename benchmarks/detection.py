@@ -149,9 +149,7 @@ def load_negatives(folder: Path, limit: int | None) -> Pictures:
 
 
 def cut_parts_without_faces(pictures: Pictures) -> Pictures:
-    """Return the largest part of each picture that touches no labelled face, unsure ones
-    included.
-    """
+    """Return each picture's largest part that touches no labelled face, sure or not."""
     parts = []
     for picture in pictures.all:
         height, width = picture.image.shape[:2]
@@ -254,9 +252,7 @@ def _buckets(edges: Sequence[int]) -> list[tuple[float, float, str]]:
 def measure_times(
     detectors: dict[str, Detector], frames: list[Image]
 ) -> dict[str, tuple[float, float]]:
-    """Return milliseconds a frame, of wall time and of processor time: medians of alternating
-    rounds.
-    """
+    """Return milliseconds a frame, of wall and of processor time: medians of several rounds."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in detectors}
     for _ in range(ROUNDS):
         for name, detector in detectors.items():
@@ -427,9 +423,7 @@ def missed_faces(pictures: Pictures, found: Sequence[Detections]) -> Iterator[Ra
 
 
 def false_alarms(pictures: Pictures, found: Sequence[Detections]) -> Iterator[Ranked]:
-    """Yield the detections of the default score that match no labelled face, each with its
-    score.
-    """
+    """Yield the detections of the default score that match no labelled face, with their scores."""
     for picture, detections in zip(pictures.all, found, strict=True):
         sure = detections.take(detections.scores >= ALARM_SCORES[0])
         face_heights = heights(picture.faces)

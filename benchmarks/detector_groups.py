@@ -81,9 +81,7 @@ def crop_at_random(scene: Image, side: int, rng: np.random.Generator) -> Image:
 def paste_on_scenes(
     faces: Sequence[Image], scenes: Sequence[Image], box: Box, first: int
 ) -> Iterator[tuple[Image, Box]]:
-    """Yield each face on a part of a scene, and its box; `first` is the number of the first
-    face.
-    """
+    """Yield each face on a part of a scene, and its box; `first` numbers the first face."""
     for number, face in enumerate(faces, first):
         side = len(face)
         rng = np.random.default_rng([side, number])

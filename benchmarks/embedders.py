@@ -39,9 +39,7 @@ Embed = Callable[[Tensor], Tensor]
 
 
 def degrade(pictures: Tensor, side: int, by_camera: bool) -> Tensor:
-    """Return the faces shrunk to this size and enlarged to 128 px; or each person's by its own
-    camera.
-    """
+    """Return the faces shrunk and enlarged again, or each degraded by a camera of its own."""
     if by_camera:
         return camera(side)(pictures, range(len(pictures)))
     return pictures if side == 128 else enlarge(shrink(pictures, side), 128)

@@ -117,9 +117,7 @@ def paper_table(folder: Path, command: str, count: int) -> Table:
 
 
 def read_tables(folder: Path) -> str:
-    """Return the run's report without its own title and without pictures: they show CelebA's
-    people.
-    """
+    """Return the run's report without its title and its pictures of CelebA's people."""
     text = (folder / "report.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith(("# ", "!["))]
     return re.sub(

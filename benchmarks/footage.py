@@ -45,9 +45,7 @@ def size_of(path: Path) -> str:
 
 
 def repeat(source: Path, path: Path, times: int) -> Path:
-    """Write the video's packets several times over, with shifted times; nothing is encoded
-    again.
-    """
+    """Write the video's packets several times over, with shifted times and without encoding."""
     with av.open(str(source)) as original:
         stream = original.streams.video[0]
         packets = [
@@ -103,9 +101,7 @@ def encode(
 
 
 def write_crowd(path: Path, width: int, height: int, faces: int, seconds: float) -> Path:
-    """Write heads that sway in front of a grey wall, each in its own cell; a face has two fifths
-    of its height.
-    """
+    """Write heads that sway in front of a grey wall; a face has two fifths of its cell's height."""
     return encode(
         _draw_crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25)
     )
@@ -141,9 +137,7 @@ def _draw_crowd(width: int, height: int, faces: int, frames: int) -> Iterator[ND
 
 
 def write_quiet_room(folder: Path, seconds: float) -> None:
-    """Write the entrance of the sample clips, with ground truth; a person comes in after three
-    quarters of the time.
-    """
+    """Write the sample entrance with its truth; a person comes in after three quarters."""
     sys.path.insert(0, str(REPO / "sample_videos"))
     from make import DARIA, clips, head
     from scene import Walk, between, write_all

@@ -109,9 +109,7 @@ def cross_validate(
     kinds: tuple[Kind, ...],
     seed: int,
 ) -> Outcome:
-    """Calibrate with each half of the people and search for the other; return both outcomes as
-    one.
-    """
+    """Calibrate with each half of the people, search for the other; return both outcomes."""
     people = divide(calibrated, gallery, seed)
     halves = (people.fit | people.choose, people.report)
     outcomes = []

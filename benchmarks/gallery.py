@@ -46,9 +46,7 @@ TARGET = 1.1  # times bare FAISS
 
 
 def write_photographs(faces: Path, count: int, folder: Path) -> str:
-    """Write `count` photographs of 480×600 px, a folder a person; return what they are made
-    from.
-    """
+    """Write photographs of 480×600 px, a folder a person; return what they are made from."""
     for name, picture in itertools.islice(_read_faces(faces), count):
         person = folder / name.split("/")[-2]
         person.mkdir(parents=True, exist_ok=True)

@@ -362,9 +362,7 @@ def canonical_correlations(a: Tensor, b: Tensor) -> Tensor:
 
 
 def whiten(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets along the principal components of the first, which then have unit
-    variance.
-    """
+    """Return both sets along the first one's principal components, scaled to unit variance."""
     middle = train.mean(0)
     _, spread, ways = torch.linalg.svd(train - middle, full_matrices=False)
     count = min(COMPONENTS, int((spread > 1e-9 * spread[0]).sum()))

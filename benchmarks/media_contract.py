@@ -163,9 +163,7 @@ def read_ours(path: Path, backend: str, losses: Losses) -> Iterator[ReadFrame]:
 
 
 def read_opencv(path: Path) -> Iterator[ReadFrame]:
-    """Yield the frames of cv2.VideoCapture, read as in most programs; a folder is given as a
-    pattern.
-    """
+    """Yield the frames of cv2.VideoCapture as most programs read it; a folder is a pattern."""
     capture = cv2.VideoCapture(str(path / "frame%d.png" if path.is_dir() else path))
     if not capture.isOpened():
         raise Refused("isOpened() is false")
@@ -188,9 +186,7 @@ def read_frames(path: Path, reader: str, losses: Losses) -> Iterator[ReadFrame]:
 
 @cache
 def _first_time(original: Path, reader: str) -> float | None:
-    """Return the time that a reader gives to the first frame of an undamaged file; None if it
-    refuses that.
-    """
+    """Return the time of the first frame of an undamaged file; None if the reader refuses it."""
     try:
         return next(at for at, _, _ in read_frames(original, reader, Losses()))
     except Refused:

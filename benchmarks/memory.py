@@ -80,9 +80,7 @@ def folder_mib(folder: Path) -> float:
 
 
 def video_minutes(samples: RunSamples, minutes: float) -> np.ndarray:
-    """Return the minutes of video done at each sample, interpolated between the run's progress
-    lines.
-    """
+    """Return the minutes of video done at each sample, interpolated from progress lines."""
     wall = [0.0, *(second for second, _ in samples.progress), samples.wall[-1]]
     done = [0.0, *(event["share"] * minutes for _, event in samples.progress), minutes]
     return np.interp(samples.wall, wall, done)

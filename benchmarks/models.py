@@ -113,9 +113,7 @@ def load_bundled_combiner() -> FeatureCombiner:
 
 
 def combiner_table(people: People, command: str) -> Table:
-    """Return the table of how near the merged feature of LR faces comes to that of the HR
-    photograph.
-    """
+    """Return the table of how near merged LR features come to that of the HR photograph."""
     table = Table(
         "models",
         "Feature Combiner",
@@ -342,9 +340,7 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
 
 
 def write_sheets(people: People, restored: Restored, folder: Path) -> None:
-    """Write LR, samples, mean, spread and truth of every n-th person, and of those with the
-    worst identity.
-    """
+    """Write LR, samples, mean, spread and truth of every n-th person, and of the worst ones."""
     folder.mkdir(parents=True, exist_ok=True)
     ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
     identity = restored.identity(ours, people)

@@ -70,9 +70,7 @@ class Shot:
     sure: NDArray[np.bool_]
 
     def shows_face(self, box: Boxes) -> bool | None:
-        """Return whether a detection (1×4) is a face; None where it only touches what is
-        labelled.
-        """
+        """Return whether a detection (1×4) is a face; None if it only touches a label."""
         if (iou_matrix(box, self.boxes[self.sure]) >= MATCH).any():
             return True
         return None if (intersection(box, self.boxes) > 0).any() else False
@@ -120,9 +118,7 @@ def label_detections(shot: Shot, found: Detections, models: Models) -> list[Labe
 def label_tracks(
     clip: Sequence[Shot], found: Sequence[Detections], models: Models, run_settings: Settings
 ) -> list[LabelledEvidence]:
-    """Return the evidence of the clip's tracks that would be searched for and that have a clear
-    label.
-    """
+    """Return the evidence of the clip's searchable tracks that have a clear label."""
     track = run_settings.track
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
     tracklets = Tracklets(tracker, run_settings.select, 1, models.encoder.embedder)
@@ -167,9 +163,7 @@ def label_scenes(
 
 
 def group_by_size(rows: Sequence[LabelledEvidence]) -> dict[int, list[LabelledEvidence]]:
-    """Return the rows of each band of sizes, by the lower end of the band; empty bands are left
-    out.
-    """
+    """Return the rows of each band of sizes that has any, by the band's lower end."""
     by_size = {}
     for low, high in zip(BANDS, (*BANDS[1:], np.inf), strict=True):
         band = [s for s in rows if low <= s.evidence.eye_px < high]
@@ -179,9 +173,7 @@ def group_by_size(rows: Sequence[LabelledEvidence]) -> dict[int, list[LabelledEv
 
 
 def measured_limits(tracks: Sequence[LabelledEvidence], sure_score: float) -> Limits:
-    """Return the largest limits of the norm, to a tenth, that lose no more than LOST of the
-    faces of any band.
-    """
+    """Return the largest limits of the norm, to a tenth, that lose no more faces than LOST."""
     by_band = group_by_size([t for t in tracks if t.is_face])
     small = [largest_limit(faces, sure_score) for low, faces in by_band.items() if low < LARGE]
     large = by_band.get(LARGE)

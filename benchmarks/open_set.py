@@ -1,10 +1,10 @@
-"""Open-set search: each kind of probe and their fusion, calibrated on one half of the people,
-measured on the other, for each band of face sizes by itself.
+"""Open-set search with each kind of probe and their fusion, for each band of face sizes.
 
-python benchmarks/open_set.py [--people N] [--no-sr] [--faces FILE.tar]
+    python benchmarks/open_set.py [--people N] [--no-sr] [--faces FILE.tar]
 
-Without --people it takes everyone who has two photographs. What was computed lies in runs/open_set:
-the same command goes on from there.
+It is calibrated on one half of the people and measured on the other. Without --people it takes
+everyone who has two photographs. What was computed lies in runs/open_set, and the same command
+continues from there.
 """
 
 from __future__ import annotations

@@ -114,9 +114,7 @@ def run_ours(clip: Path, end: float, engine: str) -> Answer:
 
 
 def search_each_face(clip: Path, end: float, backend: str, embed: bool) -> Answer:
-    """Search for every face of every frame on its own: no tracking, no choice, no
-    reconstruction.
-    """
+    """Search for every face of every frame on its own, without tracking."""
     start = time.perf_counter()
     detector = (
         HogDetector()
@@ -211,9 +209,7 @@ def pattern_histograms(face: Image) -> NDArray[np.float64]:
 
 
 def run_face_recognition(clip: Path, end: float) -> Answer:
-    """Run the `face_recognition` package as in its examples: HOG, 128 numbers a face, tolerance
-    0.6.
-    """
+    """Run `face_recognition` as in its examples: HOG, 128 numbers a face, tolerance 0.6."""
     importlib.import_module("face_recognition_models")  # without it the next one ends the process
     import face_recognition
 

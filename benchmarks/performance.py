@@ -74,9 +74,7 @@ def run_timed(call: Callable[[], T]) -> tuple[T, float]:
 def measure_stages(
     path: Path, run_settings: Settings, folder: Path
 ) -> tuple[dict[str, float], float]:
-    """Run each stage over all frames before the next one; return milliseconds a frame, and faces
-    a frame.
-    """
+    """Run the stages one after the other; return milliseconds a frame, and faces a frame."""
     reader = open_video(path)
     detector = open_detector(**run_settings.detect.model_dump(exclude=GATE_SETTINGS))
     frames, decoding = run_timed(lambda: list(reader.frames(Sampling())))
@@ -122,9 +120,7 @@ def measure_stages(
 def measure_run(
     path: Path, run_settings: Settings, folder: Path
 ) -> tuple[float, float, int, float]:
-    """Return milliseconds a frame of the footage, busy cores meanwhile, tracks, and seconds
-    afterwards.
-    """
+    """Return milliseconds a frame, busy cores meanwhile, tracks, and seconds afterwards."""
     events: list[tuple[float, float, Progress]] = []
     stage_times: list[float] = []
 

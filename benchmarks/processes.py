@@ -27,9 +27,7 @@ def read_status(pid: int) -> dict[str, str]:
 
 
 def resident_mib(pid: int) -> float:
-    """Return the resident memory of a process and those that it started, in MiB; 0 if it has
-    ended.
-    """
+    """Return the resident memory of a process and those that it started, in MiB."""
     return (
         sum(int(read_status(p).get("VmRSS", "0 kB").split()[0]) for p in process_tree(pid)) / 1024
     )

@@ -65,9 +65,7 @@ def format_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def format_share(hits: NDArray[np.bool_]) -> str:
-    """Return the share of hits among independent tries, with its 95 % band (Wilson): 0.912
-    (0.880–0.936).
-    """
+    """Return the share of hits with its 95 % band (Wilson): 0.912 (0.880–0.936)."""
     if not len(hits):
         return "too few"
     found = binomtest(int(hits.sum()), len(hits))

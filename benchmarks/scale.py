@@ -51,9 +51,7 @@ def unit_vectors(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def measure_footage(path: str, fps: str) -> dict[str, float]:
-    """Run without super-resolution; return the seconds, frames, faces, tracks and MiB of the
-    case.
-    """
+    """Run without super-resolution; return seconds, frames, faces, tracks and MiB."""
     measured: list[Progress] = []
     with tempfile.TemporaryDirectory() as name:
         overrides = ["restore.method=none", *([f"sampling.fps={fps}"] if float(fps) else [])]
@@ -77,9 +75,7 @@ def measure_footage(path: str, fps: str) -> dict[str, float]:
 
 
 def measure_tracks(count: str, people: str) -> dict[str, float]:
-    """Return the seconds to search for tracks among so many people, and to link them with each
-    other.
-    """
+    """Return the seconds to search for tracks among so many people, and to link them."""
     rng = np.random.default_rng(0)
     features = unit_vectors(rng, int(count))
     with (
@@ -104,9 +100,7 @@ def measure_tracks(count: str, people: str) -> dict[str, float]:
 
 
 def measure_gallery(people: str, track_count: str) -> dict[str, float]:
-    """Return the seconds to enrol people, to index them and to search for tracks, and MiB on the
-    disk.
-    """
+    """Return the seconds to enrol, to index and to search, and MiB on the disk."""
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as name:
         start = time.perf_counter()

@@ -79,9 +79,7 @@ def measure_seconds(denoiser: Denoiser, n: int, times: int) -> float:
 
 @torch.no_grad()
 def largest_error(denoiser: Denoiser, precision: torch.dtype) -> float:
-    """Return the largest relative difference from float64 over noise levels, of the network's
-    part D − x.
-    """
+    """Return the largest relative difference of D − x from float64 over noise levels."""
     x, condition = make_inputs(1, denoiser)
     worst = 0.0
     for level in SIGMAS:

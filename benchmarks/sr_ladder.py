@@ -84,9 +84,7 @@ class SamplerQuality:
 
 
 def choose_faces(count: int, models: Models, scorer: Embedder) -> Faces:
-    """Return the first photo of `count` people who have more, and the feature of the others at
-    16×16.
-    """
+    """Return a photo each of people who have more, and the feature of their others at 16×16."""
     faces, _ = read_faces([DATA])
     groups = [g for g in faces.people.values() if len(g) >= 3][:count]
     pictures = views(faces.pictures, 128, False, torch.Generator())

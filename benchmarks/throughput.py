@@ -175,9 +175,7 @@ def sample_frame() -> NDArray[np.uint8]:
 
 
 def measure_tracker(name: str, faces: int, frames: int) -> float:
-    """Return the frames a second for faces that wander in 1920×1080; one in ten detections is
-    missing.
-    """
+    """Return the frames a second for faces that wander; one in ten detections is missing."""
     rng = np.random.default_rng(3)
     centres = rng.uniform((50, 50), (1870, 1030), (faces, 2))
     speeds = rng.normal(0, 3, (faces, 2))

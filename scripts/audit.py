@@ -31,6 +31,8 @@ PINS = Path(__file__).parents[1] / "constraints.txt"
 
 @dataclass(frozen=True)
 class Weakness:
+    """A published weakness of a pinned package."""
+
     name: str
     version: str
     ids: str
@@ -47,6 +49,8 @@ class Weakness:
 
 
 class IndexUnavailableError(Exception):
+    """The index cannot be asked, or has no list of weaknesses."""
+
     pass
 
 
@@ -69,6 +73,7 @@ def main(arguments: list[str]) -> int:
 
 
 def read_pins(path: Path) -> list[tuple[str, str]]:
+    """Return the name and version of each pin in the file."""
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [
         (name, version) for name, _, version in (line.partition("==") for line in lines) if version
@@ -76,7 +81,7 @@ def read_pins(path: Path) -> list[tuple[str, str]]:
 
 
 def index_address() -> str:
-    """The one that pip would take packages from: of its settings and environment, or its own."""
+    """Return the index that pip would take packages from: of its settings, or its own."""
     result = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"],
         capture_output=True,
@@ -94,7 +99,7 @@ def index_address() -> str:
 
 
 def json_address(index_address: str) -> str:
-    """Beside `…/simple` lies `…/pypi`, which answers for NAME/VERSION/json."""
+    """Return the address that answers for NAME/VERSION/json: `…/pypi` beside `…/simple`."""
     parts = urlsplit(index_address)
     if parts.scheme not in {"http", "https"}:
         raise IndexUnavailableError("pip's index is no web address")
@@ -103,8 +108,9 @@ def json_address(index_address: str) -> str:
 
 
 def query_all(interface: str, pins: Iterable[tuple[str, str]]) -> tuple[list[Weakness], list[str]]:
-    """What is known, and the names that the index does not know; raises where it tells nothing of
-    any.
+    """Return what is known, and the names that the index does not know.
+
+    Raise if it knows nothing of any.
     """
     first, *others = pins
     answers = [query_index(interface, *first)]  # alone: without a network it is said after one wait
@@ -119,7 +125,7 @@ def query_all(interface: str, pins: Iterable[tuple[str, str]]) -> tuple[list[Wea
 
 
 def query_index(interface: str, name: str, version: str) -> list[Weakness] | None:
-    """None where the index does not know it."""
+    """Return what is known about a package; None if the index does not know it."""
     address = f"{interface}/{quote(name)}/{quote(version)}/json"
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as answer:
@@ -133,9 +139,7 @@ def query_index(interface: str, name: str, version: str) -> list[Weakness] | Non
 
 
 def weaknesses(name: str, version: str, answer: Any) -> list[Weakness] | None:
-    """Of one answer; None where it says nothing about weaknesses at all. Those that were withdrawn
-    are left out.
-    """
+    """Return the weaknesses in an answer, without withdrawn ones; None if it has no such list."""
     if not isinstance(answer, dict) or not isinstance(answer.get("vulnerabilities"), list):
         return None
     found = []
@@ -159,7 +163,7 @@ def weaknesses(name: str, version: str, answer: Any) -> list[Weakness] | None:
 
 
 def fixed_version(version: str, versions: list[str]) -> str:
-    """The lowest one above ours; older branches have their own."""
+    """Return the lowest fixed version above ours; older branches have their own."""
     return min(
         (v for v in versions if version_numbers(v) > version_numbers(version)),
         key=version_numbers,

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 
 
 def file_hashes(source: str, name: str, version: str) -> set[str]:
-    """Return the hashes of what the index has of it for Linux: wheels, or what BUILT allows."""
+    """Return the hashes of the package's files for Linux: wheels, or what BUILT allows."""
     accept = {"Accept": "application/vnd.pypi.simple.v1+json"}
     request = urllib.request.Request(f"{source}/{quote(canonicalize_name(name))}/", headers=accept)
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
@@ -86,6 +86,7 @@ def file_hashes(source: str, name: str, version: str) -> set[str]:
 
 
 def is_for_linux(file: str, version: Version) -> bool:
+    """Return whether a file is of this version and for Linux and Python 3.11 or newer."""
     try:
         _, file_version, _, tags = parse_wheel_filename(file)
     except InvalidWheelFilename:

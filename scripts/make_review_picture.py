@@ -27,7 +27,7 @@ CHROMIUM = "/usr/bin/chromium"
 
 @contextmanager
 def running_server(case: Path) -> Iterator[str]:
-    """The address that `fasr-video serve` prints."""
+    """Yield the address that `fasr-video serve` prints."""
     command = [sys.executable, "-m", "fasr_video", "serve", str(case)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
 
 
 def read_entries(reports: list[str]) -> list[dict[str, Any]]:
-    """Return what pip would take."""
+    """Return the entries of pip's reports: the files that it would take."""
     return [
         entry
         for path in reports
@@ -41,6 +41,7 @@ def read_entries(reports: list[str]) -> list[dict[str, Any]]:
 
 
 def entry_name(entry: dict[str, Any]) -> str:
+    """Return the normalised name of the package."""
     return re.sub(r"[-_.]+", "-", entry["metadata"]["name"]).lower()
 
 

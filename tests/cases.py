@@ -51,8 +51,9 @@ MODELS = {
 
 
 def make_synthetic_case(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
-    """Make a case with this many tracks in two sources, and its gallery; the first source has a
-    camera and a clock.
+    """Make a case with this many tracks in two sources, and its gallery.
+
+    The first source has a camera and a clock.
     """
     random = np.random.default_rng(0)
     settings = load("cpu")
@@ -76,6 +77,7 @@ def decide(
     by: str,
     undone_by: str | None = None,
 ) -> None:
+    """Store and log a decision, as the program does."""
     with Case.open(folder) as case, case.transaction():
         at = now()
         row = {
@@ -117,6 +119,7 @@ def face_like(random: np.random.Generator, height: int, width: int) -> Image:
 
 
 def unit_vector(random: np.random.Generator) -> Feature:
+    """Return a random unit vector."""
     vector = random.normal(size=512).astype(np.float32)
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
@@ -187,6 +190,7 @@ def _source(
 
 
 def make_gallery(folder: Path, random: np.random.Generator) -> Gallery:
+    """Make a gallery of two subjects."""
     gallery = Gallery.create(folder, "builtin", "e" * 64, 512)
     for subject in (LEAD, LOOKED_THROUGH):
         face = AlignedFace(face_like(random, 128, 128), None)

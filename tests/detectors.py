@@ -23,7 +23,7 @@ RED = (255, 0, 0)
 
 
 def zero_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """The net's tensors with every convolution at zero and batch norms that change nothing."""
+    """Return the net's tensors, with convolutions at zero and batch norms without effect."""
     return {
         k: torch.zeros_like(v) if v.ndim > 1 or k.endswith("bias") else v
         for k, v in net.state_dict().items()
@@ -31,7 +31,7 @@ def zero_tensors(net: nn.Module) -> dict[str, Tensor]:
 
 
 def builtin_weights(path: Path) -> Path:
-    """Red at (4j, 4i) → a face of 16 px at (4j + 2, 4i + 2), from the finest level."""
+    """Write weights for which red at (4j, 4i) is a face of 16 px at (4j + 2, 4i + 2)."""
     state = zero_tensors(DetectorNet())
     state["stem.0.weight"][0, 0, 1, 1] = 1
     for name in ("stage4.0", "stage4.1", "smooth.0.0", "tower.0.0"):
@@ -47,7 +47,7 @@ def builtin_weights(path: Path) -> Path:
 
 
 def retinaface_weights(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px at (8j + 4, 8i + 4), from the finest level."""
+    """Write weights for which red at (8j, 8i) is a face of 16 px at (8j + 4, 8i + 4)."""
     state = zero_tensors(retinaface.RetinaFaceNet())
     state["body.conv1.weight"][0, 0, 3, 3] = 1
     for name in ("body.layer1.0.downsample", "body.layer2.0.downsample", "fpn.output1"):
@@ -64,14 +64,17 @@ def retinaface_weights(path: Path) -> Path:
 
 
 def move_weights_to_file(path: Path) -> Path:
-    """The same network, whose weights another file holds."""
+    """Store the network's weights in another file beside it."""
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path
 
 
 def insightface_graph(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px there, from the first of two anchors of stride 8."""
+    """Write a graph for which red at (8j, 8i) is a face of 16 px there.
+
+    It comes from the first of two anchors of stride 8.
+    """
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     outputs: list[onnx.ValueInfoProto] = []

@@ -19,7 +19,7 @@ PEOPLE, EACH = 6, 4
 
 
 def draw_face(person: int, make_photo: int, side: int = 128) -> Image:
-    """Coarse random forms that are the person's, with a little of the photograph's own."""
+    """Draw coarse random forms that are the person's, with a little of the photograph's own."""
     forms = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(person))
     own = torch.rand(
         1, 3, 16, 16, generator=torch.Generator().manual_seed(1000 * person + make_photo)
@@ -34,7 +34,7 @@ def save_picture(picture: Image, path: Path) -> None:
 
 
 def write_people(folder: Path) -> Path:
-    """Six people with four photographs, one with a single one, and a file that is no picture."""
+    """Write six people with four photographs, one with a single one, and a broken file."""
     for person in range(PEOPLE):
         for make_photo in range(EACH):
             save_picture(draw_face(person, make_photo), folder / f"p{person}" / f"{make_photo}.png")
@@ -49,9 +49,11 @@ def run_eval(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
 
 
 def make_photo(person: str, name: str, value: int, role: str = "") -> Photo:
+    """Return a photograph of one grey value."""
     picture = np.full((128, 128, 3), value, np.uint8)
     return Photo(f"{person}/{name}", person, picture, digest_of(picture), {"size": "128"}, role)
 
 
 def make_photos(counts: Sequence[int]) -> list[Photo]:
+    """Return so many photographs of each person."""
     return [make_photo(f"p{i}", str(k), 10 * i + k) for i, n in enumerate(counts) for k in range(n)]

@@ -214,7 +214,7 @@ def prepare(job: str, folder: Path, models: Models) -> None:
 
 
 def write_short_clip(source: Path, to: Path, start: float = 3.0, end: float = 5.0) -> None:
-    """Write two seconds of a video, around the face: detection takes most of a try's time."""
+    """Write two seconds of a video around the face, because detection takes longest."""
     with av.open(str(source)) as footage, av.open(str(to), "w") as output:
         stream = output.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (

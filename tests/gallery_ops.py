@@ -1,8 +1,8 @@
-"""Random changes of a gallery, and what it has to hold after them: for the test and the benchmark
-of kills.
+"""Random changes of a gallery, and its expected contents, for the test and benchmark of kills.
 
-python tests/gallery_ops.py GALLERY SEED DONE: works on GALLERY for ever, and writes a line to DONE
-after each change.
+    python tests/gallery_ops.py GALLERY SEED DONE
+
+Changes GALLERY for ever, and writes a line to DONE after each change.
 """
 
 from __future__ import annotations
@@ -107,12 +107,14 @@ def random_changes(seed: int, largest: int = 60) -> Iterator[Change]:
 
 
 def remove_subject(gallery: Gallery, subject: str) -> Removal:
+    """Remove a subject with all photographs."""
     return gallery.remove(
         [i.sha256 for i in gallery.select_images((subject,), ())], "test", (subject,)
     )
 
 
 def stored_vectors(gallery: Gallery) -> set[tuple[str, str, bytes]]:
+    """Return (subject, kind or photograph, bytes of the vector) of each stored template."""
     vectors = gallery.vectors()
     known = gallery.templates(vectors.ids)
     assert len(known) == len(vectors.ids)

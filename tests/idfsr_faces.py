@@ -21,7 +21,7 @@ ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
 
 
 def make_landmarks(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
-    """Landmarks of n faces, each a little different."""
+    """Return the landmarks of n faces, each a little different."""
     return (
         FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))
     ).round()
@@ -34,7 +34,7 @@ def make_pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
 
 
 def make_network(size: Size = TINY, seed: int = 0) -> IdfsrNet:
-    """Last layers start at zero, in training: here every layer has something to say."""
+    """Return a network with random weights in all layers, also those that start at zero."""
     torch.manual_seed(seed)
     net = IdfsrNet(size)
     for parameter in net.parameters():

@@ -60,7 +60,7 @@ def report_environment(task: Task, on_progress: OnProgress) -> Outcome:
 
 
 def use_memory(task: Task, on_progress: OnProgress) -> Outcome:
-    """Take more and more memory, unless the file says `modest`."""
+    """Use more and more memory, unless the file's text is `modest`."""
     if task.path.read_text() == "modest":
         return Outcome(Status.DONE)
     held = []
