@@ -39,7 +39,7 @@ def last_log_details(case: Path, event: str) -> dict[str, Any]:
     return details
 
 
-def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
+def test_decisions_links_and_their_reversals_name_the_role(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--by", "Anna Huber", "--role", "examiner")
@@ -147,7 +147,7 @@ def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(
         assert case.meta("log_head") == head, "there was nothing to do"
 
 
-def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -> None:
+def test_an_interrupted_run_ends_with_its_last_log_line(folder: Path) -> None:
     with Case.open(folder) as case:
         before = dump(case)
         with (

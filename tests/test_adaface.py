@@ -191,7 +191,7 @@ def test_the_depth_follows_from_the_keys(depth: int, millions: float, tmp_path: 
 
 
 @torch.no_grad()
-def test_published_features_and_norms(tmp_path: Path) -> None:
+def test_features_and_norms_are_the_published_ones(tmp_path: Path) -> None:
     path = save_with_torch(lightning_checkpoint(seeded_state()), tmp_path / "a.ckpt")
     net = load(path)
     path.unlink()  # 96 MB: pytest keeps the folders of the last runs

@@ -64,7 +64,7 @@ def run_audit(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
     return finished.returncode, finished.stdout.splitlines()
 
 
-def test_a_known_weakness_is_told_with_the_version_that_mends_it(
+def test_a_known_weakness_is_printed_with_the_version_that_fixes_it(
     index: str, tmp_path: Path
 ) -> None:
     code, (line, total) = run_audit(tmp_path, index, "sound==1.0", "weak==2.0.9")
@@ -76,14 +76,14 @@ def test_a_known_weakness_is_told_with_the_version_that_mends_it(
     assert total == "audit: 2 of 2 pins asked for, 1 known weaknesses"
 
 
-def test_one_that_nothing_mends_is_told_and_one_that_was_withdrawn_is_not(
+def test_an_unfixed_weakness_is_printed_and_a_withdrawn_one_is_not(
     index: str, tmp_path: Path
 ) -> None:
     code, lines = run_audit(tmp_path, index, "hopeless==1.0", "cleared==1.0  # judged")
     assert code == 1 and len(lines) == 2 and lines[0].endswith("no version mends it yet")
 
 
-def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> None:
+def test_packages_that_the_index_does_not_know_are_named(index: str, tmp_path: Path) -> None:
     code, lines = run_audit(tmp_path, index, "sound==1.0", "ours==1.0", "silent==1.0")
     assert code == 0
     assert lines == [
@@ -100,7 +100,7 @@ def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> No
         ("sound==1.0", "file:///mirror/simple", "no web address"),
     ],
 )
-def test_where_nothing_can_be_asked_one_line_says_so(
+def test_without_an_index_one_line_says_so(
     index: str, tmp_path: Path, pin: str, address: str, why: str
 ) -> None:
     code, (line,) = run_audit(tmp_path, address or index, pin)

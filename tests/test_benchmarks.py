@@ -51,7 +51,7 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
-def test_a_share_stands_with_wilsons_band() -> None:
+def test_a_share_is_written_with_wilsons_interval() -> None:
     assert format_share(np.array([True] * 8 + [False] * 2)) == "0.800 (0.490–0.943)"
     assert format_share(np.zeros(4, np.bool_)) == "0.000 (0.000–0.490)"
     assert format_share(np.zeros(0, np.bool_)) == "too few"
@@ -93,7 +93,7 @@ def test_groups_are_of_one_label_or_of_two_and_ages_go_from_young_to_old() -> No
 # ---------------------------------------------------------------------------- who is taken for whom
 
 
-def test_no_more_pairs_than_the_rate_allows_are_alike_and_nobody_is_taken_for_themselves() -> None:
+def test_no_more_pairs_match_than_the_rate_allows_and_nobody_matches_themselves() -> None:
     probes, gallery = unit(100, 16), unit(100, 16, seed=1)
     taken = false_matches(probes, gallery)
     assert taken.sum() == 9, "of 9,900 pairs one in a thousand"
@@ -115,13 +115,13 @@ def test_a_group_has_its_own_rate_as_a_multiple_with_a_band_around_it() -> None:
     assert low < values[0] < high
 
 
-def test_of_a_group_without_a_pair_to_be_expected_there_is_no_rate() -> None:
+def test_a_group_without_an_expected_pair_has_no_rate() -> None:
     taken = np.zeros((100, 100), np.bool_)
     assert rate_multiples(taken, np.arange(100) < 45, 10) is None
     assert rate_multiples(taken, np.arange(100) < 46, 10) is not None
 
 
-def test_a_face_is_seen_the_same_by_its_camera_in_any_batch() -> None:
+def test_a_camera_degrades_a_face_equally_in_any_batch() -> None:
     pictures = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     view = View("camera", 32, True)
     assert torch.allclose(show(pictures, view, 0)[2:], show(pictures[2:], view, 2), atol=1e-6)
@@ -165,7 +165,7 @@ def noise(rows: int, columns: int, seed: int = 0) -> Image:
 
 
 @pytest.mark.parametrize("size", [(300, 400), (100, 300), (FRAME, FRAME)])
-def test_a_piece_has_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
+def test_a_random_crop_has_the_requested_size(size: tuple[int, int]) -> None:
     assert crop_at_random(noise(*size), FRAME, np.random.default_rng(0)).shape == (FRAME, FRAME, 3)
 
 
@@ -216,7 +216,7 @@ def test_rates_hold_for_people_whose_scores_have_nothing_in_common() -> None:
     assert came.missed.mean(0).min() > 0.95, "these searches are as far from their own photographs"
 
 
-def test_who_is_searched_for_with_the_enrolled_photograph_is_not_missed() -> None:
+def test_a_person_searched_for_with_the_enrolled_photograph_is_found() -> None:
     features = unit(120, 64).numpy()
     names = [f"p{n:03}" for n in range(len(features))]
     photographs = dict(zip(names, features, strict=True))

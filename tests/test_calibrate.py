@@ -257,7 +257,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_calibrate_from_the_command_line(
+def test_the_command_writes_a_calibration(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a restorer that needs no weights; every table and number is there, and nothing stays

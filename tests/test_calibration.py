@@ -136,7 +136,7 @@ def test_bounds_of_a_perfect_system_allow_for_one_more_misleading_sample() -> No
     assert low == pytest.approx(-math.log10(0.999 * 100))
 
 
-def test_cllr_of_hand_computed_ratios() -> None:
+def test_cllr_is_the_one_computed_by_hand() -> None:
     assert cllr(np.zeros(3), np.zeros(5)) == pytest.approx(1)
     assert cllr(np.array([1.0]), np.array([-1.0])) == pytest.approx(math.log2(1.1))
     assert cllr(np.array([300.0]), np.array([-300.0])) == pytest.approx(0, abs=1e-12)

@@ -348,7 +348,7 @@ def test_an_unreadable_reviewer_name_is_refused(case: Case, name: str) -> None:
     assert decisions_on(case, 1) == []
 
 
-def test_deciding_and_undoing_on_the_command_line(
+def test_the_command_line_decides_and_undoes(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("--subject", "anna", "--reason", "same ear", "--by", "Anna")

@@ -615,7 +615,7 @@ class TestListings:
         (warning,) = listing.warnings
         assert "Grace and grace" in warning
 
-    def test_the_same_photograph_twice(
+    def test_a_second_copy_of_a_photograph_is_listed_and_not_enrolled(
         self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         shutil.copy(EILEEN, folder / "eileen" / "again.jpg")

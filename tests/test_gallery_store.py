@@ -93,7 +93,9 @@ def test_several_photographs_make_a_pooled_template_weighted_by_norms(
     np.testing.assert_array_equal(gallery.vectors().features, a[None])
 
 
-def test_the_same_photograph_twice(gallery: Gallery, rng: np.random.Generator) -> None:
+def test_a_photograph_is_added_only_once_and_for_one_subject(
+    gallery: Gallery, rng: np.random.Generator
+) -> None:
     given = ops.random_photo("one", rng)
     assert gallery.add("a", given)
     generation = gallery.generation
@@ -357,7 +359,9 @@ def test_a_secret_is_found_at_any_offset(
 
 
 @pytest.mark.slow
-def test_ten_thousand_random_changes(gallery: Gallery) -> None:
+def test_the_gallery_agrees_with_its_model_after_ten_thousand_random_changes(
+    gallery: Gallery,
+) -> None:
     model = ops.Model()
     for change in ops.random_changes(seed=1):
         change.apply(gallery)

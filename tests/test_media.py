@@ -342,7 +342,9 @@ def test_a_missing_beginning_is_counted_once_in_a_resumed_run(mid_group: Path, n
     assert before + reader.losses == Losses(missing_frames=15)
 
 
-def test_transport_stream_cut_at_the_edge_of_any_packet(clips: Path, tmp_path: Path) -> None:
+def test_a_transport_stream_cut_at_a_packet_is_read_from_its_next_key_frame(
+    clips: Path, tmp_path: Path
+) -> None:
     data = (clips / "ts.ts").read_bytes()
     edge = len(data) // 12 // 188 * 188
     (tmp_path / "cut.ts").write_bytes(data[edge:])
@@ -399,7 +401,7 @@ def test_resuming_in_damaged_footage_gives_the_same_frames_and_losses(
             )
 
 
-def test_folder_of_pictures(clips: Path) -> None:
+def test_a_folder_of_pictures_is_read_in_the_order_of_its_names(clips: Path) -> None:
     result = read_all(clips / "pictures", "pyav")
     assert isinstance(result, ReadResult)
     assert [videos.read_number(f.image) for f in result.frames] == [
@@ -409,7 +411,7 @@ def test_folder_of_pictures(clips: Path) -> None:
     assert result.info.time_source == "assumed_fps"
 
 
-def test_folder_without_pictures(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     assert "no pictures in the folder" in str(read_all(tmp_path, "pyav"))
 
 

@@ -87,7 +87,7 @@ def test_names_shapes_order_and_training_are_the_published_ones(
     ] == published
 
 
-def test_size_of_the_published_network() -> None:
+def test_the_network_has_the_published_size() -> None:
     with torch.device("meta"):
         net = NCSNpp()
     assert sum(parameter.numel() for parameter in net.parameters()) == 71_122_435

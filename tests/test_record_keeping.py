@@ -60,7 +60,7 @@ def lines(case: Case, event: str) -> list[dict[str, Any]]:
     return [json.loads(row["details"]) for row in rows]
 
 
-def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
+def test_a_the_period_of_each_use_is_recorded(case: Case, whole: dict[str, Any]) -> None:
     (use,) = document.runs(case)
     times = [whole["begun"], use["begun"], use["ended"], whole["ended"]]
     assert (
@@ -71,7 +71,7 @@ def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
     assert (use["by"], use["role"]) == ("Olga Ost", "operator")
 
 
-def test_b_the_reference_database(case: Case) -> None:
+def test_b_the_reference_database_is_recorded(case: Case) -> None:
     (searched,) = lines(case, "searched")
     with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:
         assert (
@@ -88,7 +88,7 @@ def test_b_the_reference_database(case: Case) -> None:
     )
 
 
-def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: Path) -> None:
+def test_c_the_input_that_led_to_a_candidate_is_recorded(case: Case, entrance: Path) -> None:
     (searched,) = lines(case, "searched")
     assert searched["leads"], "the settings of this test make it so"
     for track in searched["leads"]:
@@ -117,7 +117,7 @@ def test_c_stays_in_the_log_when_the_case_is_searched_anew(
         assert not [problem for check in verify(case) for problem in check.problems]
 
 
-def test_d_the_persons_who_verified(case: Case) -> None:
+def test_d_the_people_who_verified_are_recorded(case: Case) -> None:
     assert [(d["by"], d["role"]) for d in lines(case, "decided")] == [
         ("Anna Amt", "examiner"),
         ("Ben Beck", "reviewer"),

@@ -59,7 +59,7 @@ def test_everybody_in_the_clip_has_a_track_and_nothing_else_has(
     assert tracks_by_person.keys() == set(TRUTH[clip]["people"])
 
 
-def test_who_is_enrolled_is_named_first_and_who_is_not_is_unknown(
+def test_enrolled_people_are_ranked_first_and_others_are_unknown(
     tracks_by_person: dict[str, list[dict[str, Any]]],
 ) -> None:
     leads = []
@@ -74,7 +74,7 @@ def test_who_is_enrolled_is_named_first_and_who_is_not_is_unknown(
     assert sum(leads) >= len(leads) - 1, "one of these faces is too small to be told from strangers"
 
 
-def test_some_walk_who_are_in_no_gallery_and_some_are_in_the_gallery_who_walk_nowhere() -> None:
+def test_some_people_are_not_enrolled_and_some_enrolled_people_do_not_appear() -> None:
     walking = {person for clip in CLIPS for person in TRUTH[clip]["people"]}
     assert len(walking | ENROLLED) >= 6 and walking - ENROLLED and ENROLLED - walking
 

@@ -198,7 +198,7 @@ write_report(Path("case"), None, ["html", "json", "csv", "folder", "pdf"])
         "open(os.path.expanduser('~/.cache'), 'w')",
     ],
 )
-def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path) -> None:
+def test_the_isolation_guard_notices_calls_and_files(call: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         run_isolated(call, folder=tmp_path)
 
@@ -211,7 +211,7 @@ def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path
         "import urllib.request; urllib.request.urlopen('http://a.invalid')",
     ],
 )
-def test_the_guard_of_that_test_sees_calls(call: str, tmp_path: Path) -> None:
+def test_the_network_guard_notices_calls(call: str, tmp_path: Path) -> None:
     finished = without_network(call, cwd=tmp_path)
     assert finished.returncode == 1 and "RuntimeError: socket." in finished.stderr
 
@@ -229,7 +229,7 @@ def test_every_package_and_model_has_a_licence_line(capsys: pytest.CaptureFixtur
     assert {row["name"] for row in document["weights"]} == set(read_manifest())
 
 
-def test_a_licence_that_is_not_stated_is_said_to_be_so(
+def test_a_package_without_a_stated_licence_is_listed_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "nothing_said-1.0.dist-info"
@@ -246,7 +246,7 @@ def test_a_licence_that_is_not_stated_is_said_to_be_so(
     assert rows["nothing-said"].licence == UNKNOWN and "not-installed" not in rows
 
 
-def test_weights_are_told_with_their_data() -> None:
+def test_weights_are_listed_with_their_training_data() -> None:
     assert all(row.licence and row.needed_for != "trained on: " for row in weights())
 
 
@@ -279,7 +279,7 @@ def test_the_lock_has_every_pin_with_hashes_and_no_address() -> None:
     assert "://" not in text
 
 
-def test_setup_takes_everything_by_these_hashes() -> None:
+def test_setup_installs_only_files_with_these_hashes() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert (
         "--require-hashes --no-deps --no-build-isolation -r constraints.lock" in makefile
@@ -306,7 +306,7 @@ def test_setup_takes_everything_by_these_hashes() -> None:
         ("face_recognition_models-1.1.tar.gz", False),
     ],
 )
-def test_the_lock_takes_wheels_of_that_version_that_run_here_and_one_source_distribution(
+def test_the_lock_accepts_wheels_that_run_here_and_one_source_distribution(
     file: str, expected: bool
 ) -> None:
     assert lock.is_for_linux(file, Version("1.0")) is expected
@@ -338,7 +338,7 @@ def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(
     assert capsys.readouterr().out == (line if known else "")
 
 
-def test_of_an_index_that_was_chosen_the_file_is_pinned_to_what_it_tells(
+def test_with_a_chosen_index_the_file_is_pinned_to_the_hash_that_it_gives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch_file.main(["--any", write_pip_report("ab" * 32, tmp_path)])

@@ -625,7 +625,7 @@ class TestMuon:
             optimizer.step()
             assert 0.1 < float(weight.detach().square().mean().sqrt()) / 0.01 < 0.3
 
-    def test_it_goes_on_from_what_was_saved(self) -> None:
+    def test_the_optimizer_resumes_from_its_saved_state(self) -> None:
         def move(optimizer: Muon, weight: Tensor) -> None:
             weight.grad = torch.arange(6.0).reshape(2, 3) - weight.detach()
             optimizer.step()
@@ -646,7 +646,7 @@ class TestMuon:
         move(three, resumed)
         assert torch.equal(unbroken, resumed)
 
-    def test_what_is_no_matrix_moves_by_adamw(self) -> None:
+    def test_parameters_that_are_no_matrix_are_updated_by_adamw(self) -> None:
         ours, theirs = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
         optimizers = (
             Muon([{"params": [ours], "weight_decay": 0.1, "matrices": False}], lr=0.01, fused=True),
