@@ -1,10 +1,11 @@
-"""Attacks on the program as it is installed: what somebody plants in what it reads, and what comes of it.
+"""Attacks on the installed program: what somebody plants in the files that it reads, and the
+result.
 
     python benchmarks/attacks.py [--only WORDS]
 
-Each attack gets an empty folder, makes what it needs there, and says in a line what the program did. `before` is what
-the same function said of commit 9badc4b. Each command runs in a process of its own with a limit of time, forked from
-one that has everything imported.
+Each attack gets an empty folder, prepares it, and returns a line about what the program did.
+`before` is the result of the same function on commit 9badc4b. Each command runs in a process of its
+own with a time limit, forked from one that has imported everything.
 """
 
 from __future__ import annotations
@@ -42,39 +43,42 @@ from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import restore
 from tests.reviewed import make_case
-from tests.test_foreign import journal_that_names
+from tests.test_foreign import write_hot_journal
 
 # Seconds that a command may take.
-PATIENCE = 60.0
+TIME_LIMIT = 60.0
 
 
-def program(
-    *arguments: object, patience: float = PATIENCE, at: datetime | None = None
+def run_command(
+    *arguments: object, time_limit: float = TIME_LIMIT, at: datetime | None = None
 ) -> tuple[str, str]:
-    """How `fasr-video` with these arguments ended, and all that it printed; with `at`, by a clock that says so."""
-    with tempfile.TemporaryFile("w+") as said:
+    """Run `fasr-video` in a forked process; return how it ended, and its output.
+
+    With `at`, its clock shows that time.
+    """
+    with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if child == 0:
-            _run(arguments, said.fileno(), at)
-        until = time.monotonic() + patience
+            _run_and_exit(arguments, output.fileno(), at)
+        until = time.monotonic() + time_limit
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
             if time.monotonic() > until:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return f"`{arguments[0]}` hangs ({patience:g} s)", ""
+                return f"`{arguments[0]}` hangs ({time_limit:g} s)", ""
             time.sleep(0.05)
-        said.seek(0)
-        text = said.read()
-    how = f"`{arguments[0]}` ends with {os.waitstatus_to_exitcode(ended[1])}"
-    return f"{how} and a traceback" if "Traceback" in text else how, text
+        output.seek(0)
+        text = output.read()
+    ending = f"`{arguments[0]}` ends with {os.waitstatus_to_exitcode(ended[1])}"
+    return f"{ending} and a traceback" if "Traceback" in text else ending, text
 
 
-def _run(arguments: Sequence[object], said: int, at: datetime | None) -> NoReturn:
-    """In the child: what the command line does, and nothing after it."""
+def _run_and_exit(arguments: Sequence[object], output: int, at: datetime | None) -> NoReturn:
+    """Run the command line in the child process and exit."""
     code: object = 1
     try:
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         sys.argv = ["fasr-video", *map(str, arguments)]
         if at is not None:
@@ -90,19 +94,19 @@ def _run(arguments: Sequence[object], said: int, at: datetime | None) -> NoRetur
         os._exit(code if isinstance(code, int) else 0)
 
 
-def change(database: Path, *statements: str) -> None:
-    """Run these on a database, as anybody can who may write it."""
-    opened = sqlite3.connect(database, isolation_level=None)
+def execute_sql(database: Path, *statements: str) -> None:
+    """Execute statements on a database, as anybody can who may write to it."""
+    connection = sqlite3.connect(database, isolation_level=None)
     for statement in statements:
-        opened.execute(statement)
-    opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    opened.close()
+        connection.execute(statement)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
 
 
 # Decisions.
 
 
-def verdict_covered_by_the_next_decision(folder: Path) -> str:
+def verdict_changed_before_the_next_decision(folder: Path) -> str:
     case = make_case(folder / "case")
     decide = (
         "decide",
@@ -116,10 +120,12 @@ def verdict_covered_by_the_next_decision(folder: Path) -> str:
         "--by",
         "Anna",
     )
-    program(*decide)
-    change(case / "case.sqlite", "UPDATE decision SET verdict = 'accepted'")
-    decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
-    verified, _ = program("verify", case)
+    run_command(*decide)
+    execute_sql(case / "case.sqlite", "UPDATE decision SET verdict = 'accepted'")
+    decided, _ = run_command(
+        "decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben"
+    )
+    verified, _ = run_command("verify", case)
     return f"{decided}, {verified}"
 
 
@@ -137,10 +143,14 @@ def decision_cut_off_with_its_line(folder: Path) -> str:
         "--by",
         "Anna",
     )
-    program(*decide)
-    change(case / "case.sqlite", "DELETE FROM decision", "DELETE FROM log WHERE event = 'decided'")
-    decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
-    verified, _ = program("verify", case)
+    run_command(*decide)
+    execute_sql(
+        case / "case.sqlite", "DELETE FROM decision", "DELETE FROM log WHERE event = 'decided'"
+    )
+    decided, _ = run_command(
+        "decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben"
+    )
+    verified, _ = run_command("verify", case)
     return f"{decided}, {verified}"
 
 
@@ -151,23 +161,26 @@ ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
 
 def trigger_in_a_case(folder: Path) -> str:
     case = make_case(folder / "case")
-    turned = "UPDATE decision SET verdict = 'accepted', subject = 'anna' WHERE id = new.id"
-    change(
-        case / "case.sqlite", f"CREATE TRIGGER kind AFTER INSERT ON decision BEGIN {turned}; END"
+    update = "UPDATE decision SET verdict = 'accepted', subject = 'anna' WHERE id = new.id"
+    execute_sql(
+        case / "case.sqlite", f"CREATE TRIGGER kind AFTER INSERT ON decision BEGIN {update}; END"
     )
-    given = ("T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
-    decided, _ = program("decide", case, *given)
-    _, shown = program("export", case, "--format", "json")
-    turned_into = '"verdict": "accepted"' in shown
-    return f"{decided}, the export says {'accepted' if turned_into else 'nothing of it'}"
+    arguments = ("T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
+    decided, _ = run_command("decide", case, *arguments)
+    _, shown = run_command("export", case, "--format", "json")
+    is_accepted = '"verdict": "accepted"' in shown
+    return f"{decided}, the export says {'accepted' if is_accepted else 'nothing of it'}"
 
 
 def endless_view(folder: Path) -> str:
     case = make_case(folder / "case")
-    view = f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state FROM n"
-    change(case / "case.sqlite", "ALTER TABLE track RENAME TO old", view)
+    view = (
+        f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state "
+        "FROM n"
+    )
+    execute_sql(case / "case.sqlite", "ALTER TABLE track RENAME TO old", view)
     return ", ".join(
-        program(command, case, patience=30)[0] for command in ("show", "verify", "purge")
+        run_command(command, case, time_limit=30)[0] for command in ("show", "verify", "purge")
     )
 
 
@@ -178,17 +191,17 @@ def values_that_nobody_writes(folder: Path) -> str:
         "facts []": "UPDATE restoration SET facts = '[]'",
         "a path for a track's number": "UPDATE track SET number = '../x' WHERE id = 1",
     }
-    said = []
-    for place, (what, statement) in enumerate(changes.items()):
-        case = make_case(folder / str(place))
-        change(case / "case.sqlite", statement)
-        forge(case)
-        said.append(f"{what}: {program('export', case, '--format', 'json')[0]}")
-    return "; ".join(said)
+    results = []
+    for number, (what, statement) in enumerate(changes.items()):
+        case = make_case(folder / str(number))
+        execute_sql(case / "case.sqlite", statement)
+        recompute_hashes(case)
+        results.append(f"{what}: {run_command('export', case, '--format', 'json')[0]}")
+    return "; ".join(results)
 
 
-def forge(case: Path) -> None:
-    """Make all hashes of the log fit again, those of faces, tracks and probes in its lines too."""
+def recompute_hashes(case: Path) -> None:
+    """Make all hashes of the log valid again, also those of faces, tracks and probes."""
     database = sqlite3.connect(case / "case.sqlite", isolation_level=None)
     database.row_factory = sqlite3.Row
     with Case(case, database) as opened, opened.transaction():
@@ -205,10 +218,10 @@ def forge(case: Path) -> None:
             if row["event"] == "encoded":
                 details["digests"] = {t: restore.digest(opened, int(t)) for t in details["digests"]}
             text = json.dumps(details, sort_keys=True)
-            hashed = chain_hash(previous, row["at"], row["event"], text)
-            made = "UPDATE log SET details = ?, previous = ?, hash = ? WHERE id = ?"
-            opened.db.execute(made, (text, previous, hashed, row["id"]))
-            previous = hashed
+            new_hash = chain_hash(previous, row["at"], row["event"], text)
+            update = "UPDATE log SET details = ?, previous = ?, hash = ? WHERE id = ?"
+            opened.db.execute(update, (text, previous, new_hash, row["id"]))
+            previous = new_hash
         opened.set_meta("log_head", previous)
 
 
@@ -218,56 +231,64 @@ def forge(case: Path) -> None:
 def planted_tombstone(folder: Path) -> str:
     case = make_case(folder / "cases" / "case")
     (case / "notes.txt").write_text("of an examiner")
-    told = {
+    tombstone = {
         "state": "removing",
         "made_at": "2020",
         "begun_at": "2020",
         "why": "its time is over",
         "log_head": "0",
     }
-    (case / "purged.json").write_text(json.dumps(told | {"copies": {"found": []}, "removed": {}}))
-    purged, _ = program("purge", case, "--yes")
-    return f"{purged}, {there(case)}"
+    (case / "purged.json").write_text(
+        json.dumps(tombstone | {"copies": {"found": []}, "removed": {}})
+    )
+    purged, _ = run_command("purge", case, "--yes")
+    return f"{purged}, {describe_case(case)}"
 
 
 def footage_under_a_planted_tombstone(folder: Path) -> str:
     evidence = folder / "evidence"
     evidence.mkdir()
     (evidence / "film.mp4").write_text("footage")
-    told = {"state": "removing", "made_at": "2020", "begun_at": "2020", "why": "its time is over"}
+    tombstone = {
+        "state": "removing",
+        "made_at": "2020",
+        "begun_at": "2020",
+        "why": "its time is over",
+    }
     (evidence / "purged.json").write_text(
-        json.dumps(told | {"copies": {"found": []}, "removed": {}})
+        json.dumps(tombstone | {"copies": {"found": []}, "removed": {}})
     )
-    purged, _ = program("purge", folder, "--yes")
+    purged, _ = run_command("purge", folder, "--yes")
     return f"{purged}, the footage is {'there' if (evidence / 'film.mp4').exists() else 'gone'}"
 
 
 def nested_case(folder: Path) -> str:
     case = make_case(folder / "cases" / "case", overrides=("case.retention_days=1",))
-    age(case)
+    make_ten_days_older(case)
     inner = make_case(case / "inner")
     (case / "film.mp4").write_text("footage")
-    purged, _ = program("purge", case, "--yes")
+    purged, _ = run_command("purge", case, "--yes")
     found = {"the inner case": inner / "case.sqlite", "the footage": case / "film.mp4"}
     return f"{purged}, " + ", ".join(
         f"{what} is {'there' if p.exists() else 'gone'}" for what, p in found.items()
     )
 
 
-def age(case: Path) -> None:
-    """As if it had been made ten days ago."""
+def make_ten_days_older(case: Path) -> None:
+    """Date the whole log ten days back."""
     ago = (datetime.now(UTC) - timedelta(days=10)).isoformat(timespec="milliseconds")
-    change(case / "case.sqlite", f"UPDATE log SET at = '{ago}'")
-    forge(case)
+    execute_sql(case / "case.sqlite", f"UPDATE log SET at = '{ago}'")
+    recompute_hashes(case)
 
 
 def clock_of_2037(folder: Path) -> str:
     case = make_case(folder / "case", overrides=("case.retention_days=90",))
-    purged, _ = program("purge", case, "--yes", at=datetime(2037, 1, 1, tzinfo=UTC))
-    return f"{purged}, {there(case)}"
+    purged, _ = run_command("purge", case, "--yes", at=datetime(2037, 1, 1, tzinfo=UTC))
+    return f"{purged}, {describe_case(case)}"
 
 
-def there(case: Path) -> str:
+def describe_case(case: Path) -> str:
+    """Return in words whether the case still exists."""
     return f"the case is {'there' if (case / 'case.sqlite').exists() else 'gone'}"
 
 
@@ -286,23 +307,23 @@ def changed_footage(folder: Path) -> str:
     film, case = folder / "film.mp4", decided_case(folder)
     task = task_for(film, case)
     film.write_bytes(b"another film")
-    said = run_task(task, lambda share: None).message
-    return f"{cases_left(folder)}; said: {said.partition('; ')[2]}"
+    message = run_task(task, lambda share: None).message
+    return f"{cases_left(folder)}; said: {message.partition('; ')[2]}"
 
 
 def decided_case(folder: Path) -> Path:
-    """A case of a batch with a reviewer's decision in it."""
+    """Make a case of a batch with a reviewer's decision in it."""
     case = make_case(folder / "cases" / "film")
-    program("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
+    run_command("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
     return case
 
 
 def task_for(film: Path, case: Path) -> Task:
-    """To make that case of a film that is none: what matters is what becomes of the case."""
+    """Return the task of making this case of a file that is no film: only the case matters."""
     film.write_bytes(b"film")
     facts, settings = film.stat(), configs.load("cpu").model_dump_json()
-    known = (1, film, sha256_file(film), facts.st_size, facts.st_mtime_ns)
-    return Task(*known, case, settings, None, Recording())
+    identity = (1, film, sha256_file(film), facts.st_size, facts.st_mtime_ns)
+    return Task(*identity, case, settings, None, Recording())
 
 
 def cases_left(folder: Path) -> str:
@@ -315,49 +336,53 @@ def cases_left(folder: Path) -> str:
 
 def reader_that_holds_what_was_removed(folder: Path) -> str:
     gallery = make_case(folder / "case") / "gallery"
-    opened = sqlite3.connect(gallery / "gallery.sqlite")
-    (vector,) = opened.execute("SELECT vector FROM template WHERE subject = 'anna'").fetchone()
-    opened.close()
-    hold = (
-        "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('BEGIN');"
-        "db.execute('SELECT * FROM template').fetchone(); print('held', flush=True); time.sleep(600)"
+    connection = sqlite3.connect(gallery / "gallery.sqlite")
+    (vector,) = connection.execute("SELECT vector FROM template WHERE subject = 'anna'").fetchone()
+    connection.close()
+    script = (
+        "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "db.execute('BEGIN');db.execute('SELECT * FROM template').fetchone(); print('held', "
+        "flush=True); time.sleep(600)"
     )
-    command = [sys.executable, "-c", hold, str(gallery / "gallery.sqlite")]
+    command = [sys.executable, "-c", script, str(gallery / "gallery.sqlite")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout is not None
         reader.stdout.readline()
-        removed, _ = program("gallery", "remove", gallery, "anna", "--why", "order")
+        removed, _ = run_command("gallery", "remove", gallery, "anna", "--why", "order")
         reader.kill()
-    checked, _ = program("gallery", "check", gallery)
-    finished, _ = program("gallery", "check", gallery, "--finish")
-    held = any(vector[:64] in path.read_bytes() for path in gallery.iterdir())
-    said = f"remove: {removed}, check: {checked}, then with --finish: {finished}"
-    return f"{said}; the vector is {'there' if held else 'gone'}"
+    checked, _ = run_command("gallery", "check", gallery)
+    finished, _ = run_command("gallery", "check", gallery, "--finish")
+    is_left = any(vector[:64] in path.read_bytes() for path in gallery.iterdir())
+    endings = f"remove: {removed}, check: {checked}, then with --finish: {finished}"
+    return f"{endings}; the vector is {'there' if is_left else 'gone'}"
 
 
 def journal_that_names_a_file(folder: Path) -> str:
     case, mine = make_case(folder / "case"), folder / "mine.txt"
     mine.write_text("mine")
-    journal_that_names(mine, case / "case.sqlite")
-    decided, _ = program("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
+    write_hot_journal(mine, case / "case.sqlite")
+    decided, _ = run_command(
+        "decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna"
+    )
     return f"{decided}, a file of the user is {'there' if mine.exists() else 'gone'}"
 
 
 def pipe_beside_a_database(folder: Path) -> str:
     case = make_case(folder / "case")
     os.mkfifo(case / "case.sqlite-journal")
-    return program("show", case, patience=30)[0]
+    return run_command("show", case, time_limit=30)[0]
 
 
 ATTACKS = [
     Attack(
         "a decision's verdict is changed by SQL, then somebody decides on another track",
         "`decide` ends with 4, `verify` ends with 4",
-        verdict_covered_by_the_next_decision,
+        verdict_changed_before_the_next_decision,
         "`decide` ends with 0, `verify` ends with 0",
     ),
     Attack(
-        "a decision and its line are cut off the end of the log, then somebody decides on another track",
+        "a decision and its line are cut off the end of the log, then somebody decides on another "
+        "track",
         "`decide` ends with 4, `verify` ends with 4",
         decision_cut_off_with_its_line,
         "`decide` ends with 0, `verify` ends with 0",
@@ -390,9 +415,9 @@ ATTACKS = [
         "values that no version writes, with all hashes recomputed",
         "each `export` ends with 4",
         values_that_nobody_writes,
-        "time base 1/0: `export` ends with 1 and a traceback; landmarks [: `export` ends with 1 and a "
-        "traceback; facts []: `export` ends with 1 and a traceback; a path for a track's number: `export` "
-        "ends with 0",
+        "time base 1/0: `export` ends with 1 and a traceback; landmarks [: `export` ends with 1 "
+        "and a traceback; facts []: `export` ends with 1 and a traceback; a path for a track's "
+        "number: `export` ends with 0",
     ),
     Attack(
         "a tombstone that was planted in a case whose time is not over",
@@ -432,11 +457,11 @@ ATTACKS = [
     ),
     Attack(
         "a reader holds the gallery while somebody is removed, and is killed",
-        "remove: `gallery` ends with 1, check: `gallery` ends with 4, then with --finish: `gallery` ends with 0; "
-        "the vector is gone",
+        "remove: `gallery` ends with 1, check: `gallery` ends with 4, then with --finish: "
+        "`gallery` ends with 0; the vector is gone",
         reader_that_holds_what_was_removed,
-        "remove: `gallery` ends with 1, check: `gallery` ends with 0, then with --finish (there was none): "
-        "`gallery` ends with 2; the vector is there",
+        "remove: `gallery` ends with 1, check: `gallery` ends with 0, then with --finish (there "
+        "was none): `gallery` ends with 2; the vector is there",
     ),
 ]
 
@@ -449,25 +474,26 @@ def main() -> None:
         "--only", default="", help="attacks with these words in their names; writes no page"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print what each said, and write no page"
+        "--json", action="store_true", help="print the result of each, and write no page"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     columns = ("attack", "expected", "before", "after")
     table = Table("reliability_attacks", "Attacks on what is read", command_line(), columns)
-    for attack in (a for a in (*ATTACKS, *BY_FILES) if given.only in a.name):
-        with tempfile.TemporaryDirectory() as place:
-            after = attack.attempt(Path(place))
-        if given.json:
+    for attack in (a for a in (*ATTACKS, *BY_FILES) if args.only in a.name):
+        with tempfile.TemporaryDirectory() as folder:
+            result = attack.attempt(Path(folder))
+        if args.json:
             print(
-                json.dumps({"name": attack.name, "expected": attack.expected, "said": after}),
+                json.dumps({"name": attack.name, "expected": attack.expected, "result": result}),
                 flush=True,
             )
         else:
-            table.row((attack.name, attack.expected, attack.before, after))
-    table.note(
-        "Before: the same functions on commit 9badc4b. Exit codes: 0 done, 3 something had to stay, 4 damage."
+            table.add_row((attack.name, attack.expected, attack.before, result))
+    table.add_note(
+        "Before: the same functions on commit 9badc4b. Exit codes: 0 done, 3 something had to "
+        "stay, 4 damage."
     )
-    if not (given.json or given.only):
+    if not (args.json or args.only):
         table.write()
 
 

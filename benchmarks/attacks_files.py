@@ -2,7 +2,7 @@
 
     python benchmarks/attacks_files.py [--only WORDS]
 
-prints what each attack comes to, a line each. Commands run in this process, each with a limit of time.
+Prints the result of each attack in a line. Commands run in this process, each with a time limit.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from fasr_video.gallery.enrol import enrol
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import Sampling, open_video
 from fasr_video.recognition.embedders import open_embedder
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.conftest import PORTRAITS
 from tests.reviewed import make_case
 
 # Seconds that a command may take.
-PATIENCE = 30
+TIME_LIMIT = 30
 MIB = 1 << 20
 GRACE = PORTRAITS / "mugshots" / "grace_hopper.jpg"
 
@@ -63,41 +63,41 @@ class Attack:
     name: str
     expected: str
     attempt: Callable[[Path], str]
-    """Makes the attack in an empty folder, and says what happened."""
+    """Attacks in an empty folder, and returns what happened."""
     before: str = "not tried"
-    """What it said of commit 9badc4b."""
+    """Its result on commit 9badc4b."""
 
 
-class TooLongError(BaseException):
-    """Nothing that an attacked program catches."""
+class TimeLimitError(BaseException):
+    """A command took too long; no attacked code catches this."""
 
 
-def program(*arguments: object, patience: int = PATIENCE) -> tuple[str, str]:
-    """How the command line with these arguments ended, and all that it printed."""
+def run_command(*arguments: object, time_limit: int = TIME_LIMIT) -> tuple[str, str]:
+    """Run the command line in this process; return how it ended, and its output."""
 
-    def too_long(_: int, __: FrameType | None) -> None:
-        raise TooLongError
+    def stop(_: int, __: FrameType | None) -> None:
+        raise TimeLimitError
 
-    said, before = io.StringIO(), sys.argv
-    signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(patience)
+    output, argv = io.StringIO(), sys.argv
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(time_limit)
     try:
         sys.argv = ["fasr-video", *map(str, arguments)]
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             cli.main()
     except SystemExit as ended:
-        return f"`{arguments[0]}` ends with {ended.code}", said.getvalue()
-    except TooLongError:
-        return f"`{arguments[0]}` hangs ({patience} s)", said.getvalue()
+        return f"`{arguments[0]}` ends with {ended.code}", output.getvalue()
+    except TimeLimitError:
+        return f"`{arguments[0]}` hangs ({time_limit} s)", output.getvalue()
     except Exception as error:
-        return f"`{arguments[0]}` ends with a traceback ({type(error).__name__})", said.getvalue()
+        return f"`{arguments[0]}` ends with a traceback ({type(error).__name__})", output.getvalue()
     finally:
         signal.alarm(0)
-        sys.argv = before
-    return f"`{arguments[0]}` ends with 0", said.getvalue()
+        sys.argv = argv
+    return f"`{arguments[0]}` ends with 0", output.getvalue()
 
 
-def change(case: Path, statement: str, *values: object) -> None:
+def execute_sql(case: Path, statement: str, *values: object) -> None:
     with Case.open(case) as opened:
         opened.db.execute("PRAGMA foreign_keys = OFF")
         opened.db.execute(statement, values)
@@ -106,7 +106,7 @@ def change(case: Path, statement: str, *values: object) -> None:
 # Pipes and devices.
 
 
-def pipe(path: Path) -> Path:
+def make_pipe(path: Path) -> Path:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     return path
@@ -114,43 +114,48 @@ def pipe(path: Path) -> Path:
 
 def pipe_as_footage(folder: Path) -> str:
     case = make_case(folder / "case")
-    change(case, "UPDATE source SET path = ? WHERE id = 1", str(pipe(folder / "door.mp4")))
-    return program("verify", case)[0]
+    execute_sql(
+        case, "UPDATE source SET path = ? WHERE id = 1", str(make_pipe(folder / "door.mp4"))
+    )
+    return run_command("verify", case)[0]
 
 
 def device_as_footage(folder: Path) -> str:
     case = make_case(folder / "case")
-    change(case, "UPDATE source SET path = '/dev/zero' WHERE id = 1")
-    return program("verify", case)[0]
+    execute_sql(case, "UPDATE source SET path = '/dev/zero' WHERE id = 1")
+    return run_command("verify", case)[0]
 
 
 def pipe_as_settings(folder: Path) -> str:
     case = make_case(folder / "case")
-    pipe(case / "settings.yaml")
-    return program("verify", case)[0]
+    make_pipe(case / "settings.yaml")
+    return run_command("verify", case)[0]
 
 
 def pipe_as_stamp(folder: Path) -> str:
     case = make_case(folder / "case")
-    pipe(case / "gallery" / "vectors.json")
-    return program("verify", case)[0]
+    make_pipe(case / "gallery" / "vectors.json")
+    return run_command("verify", case)[0]
 
 
 # Names and paths.
 
 
 def path_as_number(folder: Path) -> str:
-    case, mine = synthetic(folder / "case", tracks=2), folder / "mine.html"
+    case, mine = make_synthetic_case(folder / "case", tracks=2), folder / "mine.html"
     mine.write_text("mine")
     (case / "report" / "T").mkdir(parents=True)
     (case / "report" / "SHA256SUMS").touch()
-    change(case, "UPDATE track SET number = '/../../../mine' WHERE id = 1")
-    how, _ = program("report", case)
-    return f"{how}, a file of the user is {'as it was' if mine.read_text() == 'mine' else 'overwritten'}"
+    execute_sql(case, "UPDATE track SET number = '/../../../mine' WHERE id = 1")
+    ending, _ = run_command("report", case)
+    return (
+        f"{ending}, a file of the user is "
+        f"{'as it was' if mine.read_text() == 'mine' else 'overwritten'}"
+    )
 
 
-class Toy:
-    """An embedder of no use, that costs nothing."""
+class ConstantEmbedder:
+    """An embedder that gives every face the same feature, at no cost."""
 
     name, sha256, length, device = "toy", "ab", 4, torch.device("cpu")
 
@@ -164,21 +169,27 @@ def name_of_other_bytes(folder: Path) -> str:
     (folder / "photos").mkdir()
     shutil.copy(GRACE, folder / "photos" / "grace.jpg")
     shutil.copy(GRACE, os.fsencode(folder) + b"/photos/h\xf6lder.jpg")
-    return enrolled(folder)
+    return enrol_photos(folder)
 
 
 def long_id(folder: Path) -> str:
     (folder / "photos").mkdir()
     shutil.copy(GRACE, folder / "photos" / "grace.jpg")
     (folder / "photos" / "list.csv").write_text(f"path,subject\ngrace.jpg,{'g' * 5000}\n")
-    return enrolled(folder, "list.csv")
+    return enrol_photos(folder, "list.csv")
 
 
-def enrolled(folder: Path, given: str = "") -> str:
-    toy, detector = Toy(), open_detector("haar", weights=None, device="cpu", min_score=0.5)
-    with Gallery.create(folder / "gallery", toy.name, toy.sha256, toy.length) as gallery:
+def enrol_photos(folder: Path, listing: str = "") -> str:
+    embedder, detector = (
+        ConstantEmbedder(),
+        open_detector("haar", weights=None, device="cpu", min_score=0.5),
+    )
+    with Gallery.create(
+        folder / "gallery", embedder.name, embedder.sha256, embedder.length
+    ) as gallery:
         try:
-            report = enrol(gallery, folder / "photos" / given, detector, toy)  # type: ignore[arg-type]
+            photos = folder / "photos" / listing
+            report = enrol(gallery, photos, detector, embedder)  # type: ignore[arg-type]
         except Exception as error:
             return f"nobody is enrolled ({type(error).__name__})"
     return f"{report.added} enrolled, {len(report.problems)} listed as problems"
@@ -190,7 +201,7 @@ def files_to_train_on(folder: Path) -> str:
     PilImage.fromarray(face).save(folder / "anna" / "1.png")
     (folder / "anna" / "1.raw").write_bytes(b"of a camera")
     (folder / "elsewhere").symlink_to(folder.parent)
-    pipe(folder / "anna" / "2.png")
+    make_pipe(folder / "anna" / "2.png")
     faces, left_out = read_faces([folder])
     return f"of 4 {len(faces)} is read, {len(left_out)} are left out with a reason"
 
@@ -220,15 +231,15 @@ def bomb_as_a_crop(folder: Path) -> str:
         struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
     )
     png = b"\x89PNG\r\n\x1a\n" + body
-    name, case = hashlib.sha256(png).hexdigest(), synthetic(folder / "case", tracks=2)
+    name, case = hashlib.sha256(png).hexdigest(), make_synthetic_case(folder / "case", tracks=2)
     with Case.open(case) as opened:
         opened.picture_path(name).parent.mkdir(exist_ok=True)
         opened.picture_path(name).write_bytes(png)
-    change(case, "UPDATE face SET aligned = ?, native = ? WHERE id = 1", name, name)
+    execute_sql(case, "UPDATE face SET aligned = ?, native = ? WHERE id = 1", name, name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    how, _ = program("report", case, patience=600)
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return f"{how}; {more:.0f} MiB for a file of {len(png) / 1024:.0f} KiB"
+    ending, _ = run_command("report", case, time_limit=600)
+    mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return f"{ending}; {mib:.0f} MiB for a file of {len(png) / 1024:.0f} KiB"
 
 
 # Models.
@@ -259,36 +270,36 @@ def weights_in_another_file(folder: Path) -> str:
 
 
 @contextmanager
-def served(case: Path) -> Iterator[tuple[int, str]]:
-    """Port and token of a server that runs until this process ends."""
+def running_server(case: Path) -> Iterator[tuple[int, str]]:
+    """Yield port and token of a server that runs until this process ends."""
     from fasr_video.review import serve
 
-    told: list[str] = []
-    threading.Thread(target=serve, args=([case], 0, told.append), daemon=True).start()
-    while not told:
+    lines: list[str] = []
+    threading.Thread(target=serve, args=([case], 0, lines.append), daemon=True).start()
+    while not lines:
         time.sleep(0.05)
-    address, _, token = told[0].partition("/?token=")
+    address, _, token = lines[0].partition("/?token=")
     yield int(address.rpartition(":")[2]), token
 
 
 def large_body(folder: Path) -> str:
     with (
-        served(make_case(folder / "case")) as (port, _),
-        socket.create_connection(("127.0.0.1", port), 60) as taken,
+        running_server(make_case(folder / "case")) as (port, _),
+        socket.create_connection(("127.0.0.1", port), 60) as connection,
     ):
-        taken.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 314572800\r\n\r\n")
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 314572800\r\n\r\n")
         sent = 0
         with suppress(OSError):
             while sent < 64 * MIB:
-                taken.sendall(bytes(65536))
+                connection.sendall(bytes(65536))
                 sent += 65536
         time.sleep(1)
-        kept = [f.stat().st_size for f in Path("/proc/self/fd").iterdir() if is_removed(f)]
-    said = f"the first {sent >> 20} MiB were taken" if sent >= 64 * MIB else "refused"
-    return f"{said}, {sum(kept) >> 20} MiB lie in a temporary file"
+        sizes = [f.stat().st_size for f in Path("/proc/self/fd").iterdir() if is_removed_file(f)]
+    answer = f"the first {sent >> 20} MiB were taken" if sent >= 64 * MIB else "refused"
+    return f"{answer}, {sum(sizes) >> 20} MiB lie in a temporary file"
 
 
-def is_removed(handle: Path) -> bool:
+def is_removed_file(handle: Path) -> bool:
     try:
         return handle.readlink().name.endswith("(deleted)") and handle.stat().st_size > 0
     except OSError:
@@ -296,28 +307,32 @@ def is_removed(handle: Path) -> bool:
 
 
 def idle_connections(folder: Path) -> str:
-    with served(make_case(folder / "case")) as (port, token):
+    with running_server(make_case(folder / "case")) as (port, token):
         idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(300)]
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=TIME_LIMIT)
         try:
             client.request("GET", f"/?token={token}")
             return f"a reviewer is answered with {client.getresponse().status}"
         except OSError:
-            return f"a reviewer is not answered ({PATIENCE} s)"
+            return f"a reviewer is not answered ({TIME_LIMIT} s)"
         finally:
-            for each in (*idle, client):
-                each.close()
+            for connection in (*idle, client):
+                connection.close()
 
 
-_TEMPORARY: list[str] = []
+_TEMPORARY_FILES: list[str] = []
 
 
-def _note_temporary(event: str, given: Any) -> None:
-    if event == "open" and isinstance(given[2], int) and given[2] & os.O_TMPFILE == os.O_TMPFILE:
-        _TEMPORARY.append(str(given[0]))
+def _record_temporary_file(event: str, arguments: Any) -> None:
+    if (
+        event == "open"
+        and isinstance(arguments[2], int)
+        and arguments[2] & os.O_TMPFILE == os.O_TMPFILE
+    ):
+        _TEMPORARY_FILES.append(str(arguments[0]))
 
 
-sys.addaudithook(_note_temporary)
+sys.addaudithook(_record_temporary_file)
 
 
 def large_picture(folder: Path) -> str:
@@ -327,17 +342,17 @@ def large_picture(folder: Path) -> str:
             np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
         )
         number = opened.meta("case_id")
-    with served(case) as (port, token):
+    with running_server(case) as (port, token):
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         client.request("GET", f"/?token={token}")
-        let_in = client.getresponse()
-        let_in.read()
-        cookie = (let_in.getheader("Set-Cookie") or "").partition(";")[0]
-        _TEMPORARY.clear()
+        first_answer = client.getresponse()
+        first_answer.read()
+        cookie = (first_answer.getheader("Set-Cookie") or "").partition(";")[0]
+        _TEMPORARY_FILES.clear()
         client.request("GET", f"/case/{number}/picture/{name}.png", headers={"Cookie": cookie})
         answer = client.getresponse()
         answer.read()
-    return f"answered with {answer.status}, through {len(_TEMPORARY)} temporary files"
+    return f"answered with {answer.status}, through {len(_TEMPORARY_FILES)} temporary files"
 
 
 def one_of_many_photographs(folder: Path) -> str:
@@ -349,9 +364,12 @@ def one_of_many_photographs(folder: Path) -> str:
         gallery._db.executemany(row, [(f"{n:064x}",) for n in range(10, count)])
     with Case.open(case, read_only=True) as opened:
         photograph_png(opened, f"{0:064x}")  # the first call checks all values of the gallery
-        began = time.process_time()
+        start = time.process_time()
         photograph_png(opened, f"{1:064x}")
-        return f"{1000 * (time.process_time() - began):.0f} ms of the processor, of {count} photographs"
+        return (
+            f"{1000 * (time.process_time() - start):.0f} ms of the processor, of {count} "
+            "photographs"
+        )
 
 
 # The index.
@@ -363,9 +381,9 @@ def index_without_a_person(folder: Path) -> str:
     with Gallery.open(make_case(folder / "case") / "gallery") as gallery:
         index.Index.open(gallery)
         stored = gallery.vectors()
-        made = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
-        made.add_with_ids(np.ascontiguousarray(stored.features[1:]), stored.ids[1:])
-        faiss.write_index(made, str(gallery.folder / index.INDEX_FILE))
+        smaller = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
+        smaller.add_with_ids(np.ascontiguousarray(stored.features[1:]), stored.ids[1:])
+        faiss.write_index(smaller, str(gallery.folder / index.INDEX_FILE))
         digest = hashlib.sha256((gallery.folder / index.INDEX_FILE).read_bytes()).hexdigest()
         stamp = asdict(index.index_facts(gallery)) | {
             "kind": index.FLAT,
@@ -391,8 +409,8 @@ def line_of_long_ago(folder: Path) -> str:
             "INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row
         )
         opened.set_meta("log_head", digest)
-    how, said = program("verify", case)
-    return f"{how}, and {'names the line' if at in said else 'says nothing of it'}"
+    ending, output = run_command("verify", case)
+    return f"{ending}, and {'names the line' if at in output else 'says nothing of it'}"
 
 
 ATTACKS = [
@@ -506,12 +524,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="attacks with these words in their names")
-    given = parser.parse_args()
-    for attack in (a for a in ATTACKS if given.only in a.name):
-        with tempfile.TemporaryDirectory() as place:
-            said = attack.attempt(Path(place))
+    args = parser.parse_args()
+    for attack in (a for a in ATTACKS if args.only in a.name):
+        with tempfile.TemporaryDirectory() as folder:
+            result = attack.attempt(Path(folder))
         print(
-            json.dumps({"name": attack.name, "expected": attack.expected, "said": said}), flush=True
+            json.dumps({"name": attack.name, "expected": attack.expected, "result": result}),
+            flush=True,
         )
 
 

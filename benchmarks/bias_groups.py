@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bias import FMR, Scores, band, drawn_anew, pair_shares
-from embedders import Embed, degraded, embedders
+from bias import FMR, Scores, bootstrap_weights, format_band, weighted_pair_shares
+from embedders import Embed, degrade, open_embedders
 from fairface import AGE, GENDER, RACE, RACE_AND_GENDER, Flags, Groups, groups_of, read_unseen
 from footage import DATA, find_data
 from results import Table, command_line
@@ -47,108 +47,122 @@ FULL_SIZE = View("full size", 128)
 VIEWS = (FULL_SIZE, View("16 px", 16), View("32 px by a camera", 32, True))
 
 
-def seen(pictures: Tensor, view: View, first: int) -> Tensor:
-    """Return the faces as they are seen; `first`, the number of the first, seeds its camera."""
+def show(pictures: Tensor, view: View, first: int) -> Tensor:
+    """Return the faces as this view shows them; `first`, the first one's number, seeds its
+    camera.
+    """
     if view.by_camera:
         return camera(view.side)(pictures, range(first, first + len(pictures)))
-    return degraded(pictures, view.side, False)
+    return degrade(pictures, view.side, False)
 
 
-def vectors(embed: Embed, pictures: Tensor, view: View) -> Tensor:
-    """N×3×128×128 uint8 → N unit vectors."""
-    found = []
+def embed_view(embed: Embed, pictures: Tensor, view: View) -> Tensor:
+    """Return the unit vectors (N×D) of N×3×128×128 uint8 faces in this view."""
+    features = []
     for first in range(0, len(pictures), BATCH):
-        part = pictures[first : first + BATCH].float() / 255
-        found.append(embed(seen(part, view, first)))
-    return torch.cat(found)
+        faces = pictures[first : first + BATCH].float() / 255
+        features.append(embed(show(faces, view, first)))
+    return torch.cat(features)
 
 
-def alike(probes: Tensor, gallery: Tensor) -> Flags:
-    """Return who is taken for whom at the threshold that FMR of all pairs of people reach."""
+def false_matches(probes: Tensor, gallery: Tensor) -> Flags:
+    """Return which people match which others at the threshold that FMR of all pairs reach."""
     scores = (probes @ gallery.T).numpy().astype(np.float64)
-    apart = ~np.eye(len(scores), dtype=np.bool_)
-    return np.asarray((scores >= lowest_threshold(scores[apart], FMR)) & apart)
+    is_pair = ~np.eye(len(scores), dtype=np.bool_)
+    return np.asarray((scores >= lowest_threshold(scores[is_pair], FMR)) & is_pair)
 
 
-def multiples(taken: Flags, which: Flags, repeats: int) -> Scores | None:
+def rate_multiples(matches: Flags, flags: Flags, repeats: int) -> Scores | None:
     """Return the group's multiple of FMR, then those of random redraws of the group.
 
     None where less than one pair is to be expected.
     """
-    rows = np.flatnonzero(which)
+    rows = np.flatnonzero(flags)
     if len(rows) * (len(rows) - 1) / 2 * FMR < 1:
         return None
-    weights = drawn_anew(len(rows), repeats)
-    return pair_shares(taken[np.ix_(rows, rows)], weights) / FMR
+    weights = bootstrap_weights(len(rows), repeats)
+    return weighted_pair_shares(matches[np.ix_(rows, rows)], weights) / FMR
 
 
-def worst(name: str, kind: str, of: Multiples) -> str:
-    """Return in words which group of a kind is taken for somebody else most often."""
-    most, least = max(of, key=lambda g: of[g]), min(of, key=lambda g: of[g])
-    beside = (
-        f"{of[most] / of[least]:.1f} times that of {least}"
-        if of[least]
-        else f"that of {least} is 0"
+def describe_worst_group(name: str, kind: str, multiples: Multiples) -> str:
+    """Return in words which group of a kind is matched with others most often."""
+    worst, best = (
+        max(multiples, key=lambda g: multiples[g]),
+        min(multiples, key=lambda g: multiples[g]),
     )
-    return f"{name}, by {kind}: **{most}**, {of[most]:.1f} times {FMR:g} ({beside})"
+    comparison = (
+        f"{multiples[worst] / multiples[best]:.1f} times that of {best}"
+        if multiples[best]
+        else f"that of {best} is 0"
+    )
+    return f"{name}, by {kind}: **{worst}**, {multiples[worst]:.1f} times {FMR:g} ({comparison})"
 
 
-def inherited(of: Mapping[str, Multiples], kind: str) -> list[str]:
-    """Return in words how far each two embedders put the groups of a kind in the same order."""
-    lines = []
-    for one, other in combinations(of, 2):
-        shared = [group for group in of[one] if group in of[other]]
+def describe_rank_correlations(multiples: Mapping[str, Multiples], kind: str) -> list[str]:
+    """Return in words how similarly each two embedders order the groups of a kind."""
+    correlations = []
+    for first, second in combinations(multiples, 2):
+        shared = [group for group in multiples[first] if group in multiples[second]]
         if len(shared) > 2:
-            columns = [[of[name][group] for group in shared] for name in (one, other)]
-            lines.append(
-                f"{one} and {other} {spearmanr(*columns).statistic:.2f} ({len(shared)} groups)"
+            columns = [[multiples[name][group] for group in shared] for name in (first, second)]
+            correlations.append(
+                f"{first} and {second} {spearmanr(*columns).statistic:.2f} ({len(shared)} groups)"
             )
-    return [f"Rank correlation of the multiples by {kind}: {', '.join(lines)}."] if lines else []
+    return (
+        [f"Rank correlation of the multiples by {kind}: {', '.join(correlations)}."]
+        if correlations
+        else []
+    )
 
 
 def view_table(
-    taken: Mapping[str, Flags], view: View, groups: Groups, repeats: int, command: str
+    matches: Mapping[str, Flags], view: View, groups: Groups, repeats: int, command: str
 ) -> Table:
-    """Return the table of one view: `taken` is of each embedder."""
-    people = len(next(iter(taken.values())))
+    """Return the table of one view: `matches` has those of each embedder."""
+    people = len(next(iter(matches.values())))
     title = f"False match rate within groups, ×{FMR:g}: {people} people, {view.name}"
-    table = Table("bias_groups", title, command, ("group", "people", *taken))
+    table = Table("bias_groups", title, command, ("group", "people", *matches))
     everybody = {"": {"all": np.ones(people, np.bool_)}}
-    found: dict[str, dict[str, Multiples]] = {
-        kind: {name: {} for name in taken} for kind in {**everybody, **groups}
+    multiples: dict[str, dict[str, Multiples]] = {
+        kind: {name: {} for name in matches} for kind in {**everybody, **groups}
     }
     for kind, members in {**everybody, **groups}.items():
-        for group, which in members.items():
+        for group, flags in members.items():
             cells = []
-            for name, flags in taken.items():
-                values = multiples(flags, which, repeats)
-                cells.append("too few" if values is None else band(values))
+            for name, matched in matches.items():
+                values = rate_multiples(matched, flags, repeats)
+                cells.append("too few" if values is None else format_band(values))
                 if values is not None:
-                    found[kind][name][group] = float(values[0])
-            table.row([group, int(which.sum()), *cells])
+                    multiples[kind][name][group] = float(values[0])
+            table.add_row([group, int(flags.sum()), *cells])
     lines = [
-        worst(n, kind, found[kind][n]) for kind in groups for n in taken if len(found[kind][n]) > 1
+        describe_worst_group(name, kind, multiples[kind][name])
+        for kind in groups
+        for name in matches
+        if len(multiples[kind][name]) > 1
     ]
     if lines:
-        table.note("Taken for somebody else of their group most often. " + "; ".join(lines) + ".")
-    for line in inherited(
-        found.get(" and ".join(RACE_AND_GENDER), {}), " and ".join(RACE_AND_GENDER)
+        table.add_note(
+            "Matched with somebody else of their group most often. " + "; ".join(lines) + "."
+        )
+    for line in describe_rank_correlations(
+        multiples.get(" and ".join(RACE_AND_GENDER), {}), " and ".join(RACE_AND_GENDER)
     ):
-        table.note(line)
+        table.add_note(line)
     return table
 
 
 NOTE = f"""One threshold for all, of each embedder and view: the one that {FMR:g} of all pairs of
-two people reach. 3 means that two people of this group are taken for one three times as often as
-any two. Any two people are mostly of two races, two genders or two ages, so nearly every group is
-above 1: compare the groups with each other. In brackets: 95 % bands by drawing the group's people
-anew, the threshold as it is. *Too few*: less than one pair would be expected. Of several uncertain
-numbers the highest is likely to be somewhat too high.
+two people reach. 3 means that two people of this group match three times as often as any two. Any
+two people are mostly of two races, two genders or two ages, so nearly every group is above 1:
+compare the groups with each other. In brackets: 95 % bands by resampling the group's people, with
+the same threshold. *Too few*: less than one pair would be expected. The highest of several
+uncertain numbers is probably somewhat too high.
 
-People are FairFace's with even numbers. The builtin embedder was trained on those with odd ones and
-distilled from the teacher; what the teacher and dlib were trained on is not known in full. Race,
-gender and age are what FairFace's annotators saw. There is one photograph of each person, so this
-does not say how often people of a group are *not* found."""
+People are FairFace's with even numbers. The builtin embedder was trained on those with odd ones
+and distilled from the teacher; what the teacher and dlib were trained on is not known in full.
+Race, gender and age are as FairFace's annotators judged them. There is one photograph of each
+person, so this does not say how often people of a group are *not* found."""
 
 
 def main() -> None:
@@ -162,25 +176,27 @@ def main() -> None:
     args = parser.parse_args()
     faces = read_unseen(find_data(args.data / "fairface"), args.people)
     groups = groups_of(faces.labels, KINDS)
-    taken = searched(embedders(args.data, args.without), faces.pictures)
-    tables = [view_table(taken[v.name], v, groups, args.repeats, command_line()) for v in VIEWS]
-    tables[0].note(NOTE)
+    matches = search_views(open_embedders(args.data, args.without), faces.pictures)
+    tables = [
+        view_table(matches[view.name], view, groups, args.repeats, command_line()) for view in VIEWS
+    ]
+    tables[0].add_note(NOTE)
     first, *rest = tables
     first.write(*rest)
 
 
-def searched(
-    by: Mapping[str, Embed], pictures: Tensor, views: Sequence[View] = VIEWS
+def search_views(
+    embedders_by_name: Mapping[str, Embed], pictures: Tensor, views: Sequence[View] = VIEWS
 ) -> dict[str, dict[str, Flags]]:
-    """Return, of each view and embedder, which people are taken for which."""
-    taken: dict[str, dict[str, Flags]] = {view.name: {} for view in views}
-    for name, embed in by.items():
-        gallery = vectors(embed, pictures, FULL_SIZE)
+    """Return, for each view and embedder, which people match which others."""
+    matches: dict[str, dict[str, Flags]] = {view.name: {} for view in views}
+    for name, embed in embedders_by_name.items():
+        gallery = embed_view(embed, pictures, FULL_SIZE)
         for view in views:
-            probes = gallery if view is FULL_SIZE else vectors(embed, pictures, view)
-            taken[view.name][name] = alike(probes, gallery)
+            probes = gallery if view is FULL_SIZE else embed_view(embed, pictures, view)
+            matches[view.name][name] = false_matches(probes, gallery)
             print(f"{name}, {view.name}: done", flush=True)
-    return taken
+    return matches
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Whole runs on real clips: how long they take and what they find, with the builtin detector and with Haar.
+"""Whole runs on real clips: how long they take and what they find, with the builtin detector and
+with Haar.
 
 python benchmarks/clips.py [--data ../shared/data/clips] [--seconds 1] [--only asl_]
 """
@@ -27,7 +28,9 @@ COVERED = 0.8  # share of the frames that the signer's track is to cover
 
 
 @dataclass(frozen=True)
-class Found:
+class ClipResult:
+    """What a run, or the sum of several runs, found."""
+
     wall: float = 0.0
     seconds: float = 0.0
     """Of video."""
@@ -43,23 +46,24 @@ class Found:
     middle: int = 0
     """Clips with any usable track in the middle."""
 
-    def __add__(self, other: Found) -> Found:
-        return Found(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: ClipResult) -> ClipResult:
+        return ClipResult(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-def process(clip: Path, detector: str, limit: float | None) -> Found:
+def run_clip(clip: Path, detector: str, limit: float | None) -> ClipResult:
+    """Run a clip into a new case and return what was found."""
     overrides = [f"detect.backend={detector}", *([f"sampling.end={limit}"] if limit else [])]
     length = min(limit or float("inf"), seconds_of(clip))
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        start = time.perf_counter()
         out, _ = run([clip], Path(folder) / "case", settings.load("cpu", overrides))
-        wall = time.perf_counter() - began
+        wall = time.perf_counter() - start
         with Case.open(out) as case:
             document = as_document(case)
             middle = middle_tracks(case, document.sources[0].info["width"])
     source = document.sources[0]
     frames, reasons = source.frames_looked_at, source.faces_by_reason
-    return Found(
+    return ClipResult(
         wall=wall,
         seconds=length,
         frames=frames,
@@ -69,22 +73,23 @@ def process(clip: Path, detector: str, limit: float | None) -> Found:
         auxiliaries=reasons.get("aux", 0),
         losses=sum(source.losses.values()) + source.frames_skipped_as_damaged,
         clips=1,
-        signer=int(any(seen >= COVERED * frames for seen in middle)),
+        signer=int(any(count >= COVERED * frames for count in middle)),
         middle=int(bool(middle)),
     )
 
 
 def middle_tracks(case: Case, width: int) -> list[int]:
-    """Frames seen of each usable track whose mean box centre lies in the middle third of the picture."""
+    """Return the number of faces of each usable track in the middle third of the picture."""
     query = """
         SELECT avg((x1 + x2) / 2) AS centre, count(DISTINCT frame_index) AS seen
-        FROM face JOIN track ON track.id = face.track WHERE track.verdict = 'usable' GROUP BY track.id"""
+        FROM face JOIN track ON track.id = face.track
+        WHERE track.verdict = 'usable' GROUP BY track.id"""
     return [
         row["seen"] for row in case.db.execute(query) if width / 3 <= row["centre"] <= 2 * width / 3
     ]
 
 
-def line(name: str, detector: str, found: Found) -> list[str]:
+def table_row(name: str, detector: str, found: ClipResult) -> list[str]:
     counts = [
         found.frames,
         found.faces,
@@ -106,20 +111,20 @@ def find_clips(folder: Path, only: str) -> list[Path]:
     return clips
 
 
-def fill(table: Table, clips: Sequence[Path], limit: float | None) -> dict[str, Found]:
-    """Write a row a clip and detector; the asl clips become one row each detector, and are returned."""
-    process(clips[0], DETECTORS[0], 0.2)  # the first run of a process pays for imports
-    signers = {detector: Found() for detector in DETECTORS}
+def add_rows(table: Table, clips: Sequence[Path], limit: float | None) -> dict[str, ClipResult]:
+    """Add a row for each clip and detector; return the sums of the asl clips by detector."""
+    run_clip(clips[0], DETECTORS[0], 0.2)  # the first run of a process pays for imports
+    signers = {detector: ClipResult() for detector in DETECTORS}
     for clip in clips:
         for detector in DETECTORS:
-            found = process(clip, detector, limit)
+            result = run_clip(clip, detector, limit)
             if clip.name.startswith("asl_"):
-                signers[detector] += found
+                signers[detector] += result
             else:
-                table.row(line(clip.stem, detector, found))
-    for detector, found in signers.items():
-        if found.clips:
-            table.row(line(f"asl, {found.clips} clips", detector, found))
+                table.add_row(table_row(clip.stem, detector, result))
+    for detector, result in signers.items():
+        if result.clips:
+            table.add_row(table_row(f"asl, {result.clips} clips", detector, result))
     return signers
 
 
@@ -150,22 +155,25 @@ def main() -> None:
         "`python benchmarks/clips.py`",
         [*columns, "auxiliaries", "lost"],
     )
-    signers = fill(table, clips, args.seconds)
+    signers = add_rows(table, clips, args.seconds)
     if args.seconds:
-        table.note(f"Only the first {args.seconds:g} s of each clip.")
-    for detector, found in signers.items():
-        if found.clips:
-            table.note(
-                f"{detector}: clips in which the signer has a usable track covering at least {COVERED:.0%} of the "
-                f"frames: **{found.signer} of {found.clips}**; with any usable track in the middle: {found.middle}."
+        table.add_note(f"Only the first {args.seconds:g} s of each clip.")
+    for detector, result in signers.items():
+        if result.clips:
+            table.add_note(
+                f"{detector}: clips in which the signer has a usable track covering at least "
+                f"{COVERED:.0%} of the frames: **{result.signer} of {result.clips}**; with any "
+                f"usable track in the middle: {result.middle}."
             )
-    table.note(
-        "Each line is `run` into a fresh case with the `cpu` preset, every frame looked at; haar (OpenCV's cascade) is "
-        "the peer, with the same settings. Wall time includes loading the detector, hashing, decoding, tracking, "
-        "choosing and writing; × real time is seconds of video a second of work. *Faces seen* counts every detection, "
-        "also those that became no track, and false ones: these clips have no ground truth. *Lost* sums all counted "
-        "losses. The asl clips each hold one signing person in the middle, the face about 40 px high, and perhaps "
-        "others at the edge; the signer's track is one whose mean box centre lies in the middle third of the width."
+    table.add_note(
+        "Each line is `run` into a new case with the `cpu` preset, every frame analysed; haar "
+        "(OpenCV's cascade) is the peer, with the same settings. Wall time includes loading the "
+        "detector, hashing, decoding, tracking, choosing and writing; × real time is seconds of "
+        "video a second of work. *Faces seen* counts every detection, also those that became no "
+        "track, and false ones: these clips have no ground truth. *Lost* sums all counted losses. "
+        "The asl clips each hold one signing person in the middle, the face about 40 px high, and "
+        "perhaps others at the edge; the signer's track is one whose mean box centre lies in the "
+        "middle third of the width."
     )
     table.write()
 

@@ -31,8 +31,8 @@ class Part:
     caption: str
 
 
-def refuse_inside(path: Path) -> None:
-    """Stop when a sheet would lie in the project: the pictures are others'."""
+def refuse_path_in_project(path: Path) -> None:
+    """Stop if a sheet would lie in the project: the pictures belong to others."""
     if path.resolve().is_relative_to(REPO):
         raise SystemExit(
             f"{path}: within the project, where others' pictures must not be; choose another folder"
@@ -43,8 +43,8 @@ def write_sheet(path: Path, sections: dict[str, Sequence[Part]]) -> None:
     """Write a JPEG with the parts of each section in rows under its title."""
     rows: list[Image] = []
     for title, parts in sections.items():
-        rows.append(_line(title, COLUMNS * SIDE, 255))
-        cells = [np.concatenate((_drawn(p), _line(p.caption, SIDE, 230))) for p in parts]
+        rows.append(_draw_text(title, COLUMNS * SIDE, 255))
+        cells = [np.concatenate((_draw_part(p), _draw_text(p.caption, SIDE, 230))) for p in parts]
         cells += [np.zeros((SIDE + LINE, SIDE, 3), np.uint8)] * (-len(cells) % COLUMNS)
         for i in range(0, len(cells), COLUMNS):
             rows.append(np.concatenate(cells[i : i + COLUMNS], 1))
@@ -53,14 +53,14 @@ def write_sheet(path: Path, sections: dict[str, Sequence[Part]]) -> None:
     print(f"written: {path}")
 
 
-def _drawn(part: Part) -> Image:
+def _draw_part(part: Part) -> Image:
     width = max(LEAST, AROUND * float((part.box[2:] - part.box[:2]).max()))
     corner = (part.box[:2] + part.box[2:]) / 2 - width / 2
     scale = SIDE / width
-    move = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]])
+    transform = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]])
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     canvas = cv2.warpAffine(
-        part.image, move, (SIDE, SIDE), flags=method, borderValue=(128, 128, 128)
+        part.image, transform, (SIDE, SIDE), flags=method, borderValue=(128, 128, 128)
     )
     for boxes, colour in ((part.labelled, LABELLED), (part.found, DETECTED)):
         for box in (boxes - np.tile(corner, 2)) * scale:
@@ -69,7 +69,7 @@ def _drawn(part: Part) -> Image:
     return np.asarray(canvas, np.uint8)
 
 
-def _line(text: str, width: int, grey: int) -> Image:
-    line = np.full((LINE, width, 3), grey, np.uint8)
-    cv2.putText(line, text, (3, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-    return line
+def _draw_text(text: str, width: int, grey: int) -> Image:
+    strip = np.full((LINE, width, 3), grey, np.uint8)
+    cv2.putText(strip, text, (3, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip

@@ -2,8 +2,9 @@
 
 python benchmarks/detection.py [--data ../shared/data] [--old FILE] [--sheet FILE.jpg] [--threads 2]
 
-FILE has the weights of version 0.1: `git show 9990302:fasr_video/weights/detector.safetensors > FILE`.
---sheet also draws the largest faces that the builtin detector misses and its surest false alarms.
+FILE has the weights of version 0.1: `git show 9990302:fasr_video/weights/detector.safetensors >
+FILE`. --sheet also draws the largest faces that the builtin detector misses and its surest false
+alarms.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import av
 import cv2
 import numpy as np
 import torch
-from contact_sheet import Part, refuse_inside, write_sheet
+from contact_sheet import Part, refuse_path_in_project, write_sheet
 from footage import DATA, find_data
 from numpy.typing import NDArray
 from results import Table
@@ -60,7 +61,7 @@ MIN_SCORE = 0.01  # low, for the whole curve
 DEFAULTS = settings.load("cpu").detect
 ALARM_SCORES = (DEFAULTS.min_score, 0.5)  # fasr-video's default, InsightFace's
 WINDOW = 96  # px: the least side of a part without a face
-FRAME = (1280, 720)
+FRAME_SIZE = (1280, 720)
 FRAME_NUMBER = 50
 ROUNDS = 9
 ON_SHEET, OF_ONE_PICTURE = 30, 3
@@ -102,8 +103,8 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one detector found: a Detections a picture, and milliseconds a WIDER picture."""
+class DetectorResults:
+    """What one detector found: Detections of each picture, and milliseconds a WIDER picture."""
 
     wider: list[Detections]
     scenes: list[Detections]
@@ -112,9 +113,9 @@ class Seen:
 
 
 def load_wider(folder: Path, long_side: int, limit: int | None) -> Pictures:
-    """Return the WIDER pictures in their proportions."""
+    """Return the WIDER pictures in their original proportions."""
     labels = json.loads((folder / "wider_dev.json").read_text())
-    found = []
+    pictures = []
     for name, label in list(labels.items())[:limit]:
         size = np.array(label["orig_size"], np.float64)
         size = np.round(size * min(1.0, long_side / size.max())).astype(int)
@@ -126,10 +127,10 @@ def load_wider(folder: Path, long_side: int, limit: int | None) -> Pictures:
         boxes = np.array(label["boxes416"], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes *= np.tile(size / STORED, 2).astype(np.float32)
-        found.append(
+        pictures.append(
             Labelled(image, boxes, np.zeros(len(boxes), np.bool_), name != UNLABELLED_CROWD)
         )
-    return Pictures("WIDER", EDGES[0], found)
+    return Pictures("WIDER", EDGES[0], pictures)
 
 
 def load_scenes(folder: Path, limit: int | None) -> Pictures:
@@ -147,8 +148,8 @@ def load_negatives(folder: Path, limit: int | None) -> Pictures:
     )
 
 
-def between(pictures: Pictures) -> Pictures:
-    """Return of each picture the largest part that touches no labelled face, unsure ones included."""
+def cut_parts_without_faces(pictures: Pictures) -> Pictures:
+    """Return each picture's largest part that touches no labelled face, sure or not."""
     parts = []
     for picture in pictures.all:
         height, width = picture.image.shape[:2]
@@ -164,17 +165,17 @@ def _without_faces(image: Image) -> Labelled:
 
 def load_frames(folder: Path) -> list[Image]:
     """Return one frame of each film at 720p."""
-    return [_frame(path) for path in sorted(folder.glob("*.mp4"))]
+    return [_read_frame(path) for path in sorted(folder.glob("*.mp4"))]
 
 
-def _frame(path: Path) -> Image:
+def _read_frame(path: Path) -> Image:
     with av.open(str(path)) as container:
         frame = next(itertools.islice(container.decode(video=0), FRAME_NUMBER, None))
         rgb = frame.to_ndarray(format="rgb24")
-    return np.asarray(cv2.resize(rgb, FRAME, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(rgb, FRAME_SIZE, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def open_all(scrfd: Path, old: Path | None, min_score: float) -> dict[str, Detector]:
+def open_detectors(scrfd: Path, old: Path | None, min_score: float) -> dict[str, Detector]:
     """Return the detectors to compare, by their names in the tables."""
     common = {"device": "cpu", "min_score": min_score, "max_side": DEFAULTS.max_side}
     found = {
@@ -188,48 +189,57 @@ def open_all(scrfd: Path, old: Path | None, min_score: float) -> dict[str, Detec
     return found
 
 
-def see(detector: Detector, sets: Sets) -> Seen:
+def run_detector(detector: Detector, sets: Sets) -> DetectorResults:
     """Return what the detector finds in all sets."""
     detector.detect([sets.wider.all[0].image])  # warm up
-    began = time.perf_counter()
-    wider = _find(detector, sets.wider)
-    seconds = time.perf_counter() - began
+    start = time.perf_counter()
+    wider = _detect_all(detector, sets.wider)
+    seconds = time.perf_counter() - start
     empty = (sets.negatives, sets.between_scenes, sets.between_wider)
-    return Seen(
+    return DetectorResults(
         wider,
-        _find(detector, sets.scenes),
-        tuple(_find(detector, pictures) for pictures in empty),
+        _detect_all(detector, sets.scenes),
+        tuple(_detect_all(detector, pictures) for pictures in empty),
         1000 * seconds / len(sets.wider.all),
     )
 
 
-def _find(detector: Detector, pictures: Pictures) -> list[Detections]:
+def _detect_all(detector: Detector, pictures: Pictures) -> list[Detections]:
     return [detector.detect([p.image])[0] for p in pictures.all]
 
 
-def judge(pictures: Pictures, seen: Sequence[Detections]) -> JudgedDetections:
+def judge(pictures: Pictures, found: Sequence[Detections]) -> JudgedDetections:
     """Return all detections that count in a set, and all its faces."""
     rows: list[ScoredDetection] = []
-    tall: list[Scores] = []
-    for picture, found in zip(pictures.all, seen, strict=True):
+    face_heights: list[Scores] = []
+    for picture, detections in zip(pictures.all, found, strict=True):
         smallest, unsure = pictures.smallest, picture.unsure
-        rows += assign(found.boxes, found.scores, picture.faces, MATCH, smallest, unsure)
-        tall.append(heights(picture.faces[~unsure]))
-    faces = np.concatenate(tall)
+        rows += assign(detections.boxes, detections.scores, picture.faces, MATCH, smallest, unsure)
+        face_heights.append(heights(picture.faces[~unsure]))
+    faces = np.concatenate(face_heights)
     return rank_detections(rows, faces[faces >= pictures.smallest])
 
 
-def fill(
+def add_rows(
     table: Table, name: str, found: JudgedDetections, edges: Sequence[int], last: Sequence[str] = ()
 ) -> None:
     """Add a detector's rows; `last` are further values of its first one."""
     limit = threshold(found, PRECISION)
     for low, high, text in [(float(edges[0]), np.inf, "all"), *_buckets(edges)]:
-        some = found.within(low, high)
-        reached = "–" if limit is None else f"{recall(some, limit):.3f}"
+        in_range = found.within(low, high)
+        reached = "–" if limit is None else f"{recall(in_range, limit):.3f}"
         common = ["–" if limit is None else f"{limit:.2f}", *last]
         common = common if text == "all" else [""] * len(common)
-        table.row([name, text, len(some.faces), f"{average_precision(some):.3f}", reached, *common])
+        table.add_row(
+            [
+                name,
+                text,
+                len(in_range.faces),
+                f"{average_precision(in_range):.3f}",
+                reached,
+                *common,
+            ]
+        )
 
 
 def _buckets(edges: Sequence[int]) -> list[tuple[float, float, str]]:
@@ -239,17 +249,19 @@ def _buckets(edges: Sequence[int]) -> list[tuple[float, float, str]]:
     ]
 
 
-def measure(detectors: dict[str, Detector], frames: list[Image]) -> dict[str, tuple[float, float]]:
-    """Return milliseconds a frame by the clock and of the processor, medians of rounds in turns."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in detectors}
+def measure_times(
+    detectors: dict[str, Detector], frames: list[Image]
+) -> dict[str, tuple[float, float]]:
+    """Return milliseconds a frame, of wall and of processor time: medians of several rounds."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in detectors}
     for _ in range(ROUNDS):
         for name, detector in detectors.items():
-            began, computed = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for frame in frames:
                 detector.detect([frame])
-            spent = (time.perf_counter() - began, time.process_time() - computed)
-            taken[name].append((1000 * spent[0] / len(frames), 1000 * spent[1] / len(frames)))
-    return {name: _medians(rounds) for name, rounds in taken.items()}
+            spent = (time.perf_counter() - start, time.process_time() - cpu_start)
+            times[name].append((1000 * spent[0] / len(frames), 1000 * spent[1] / len(frames)))
+    return {name: _medians(rounds) for name, rounds in times.items()}
 
 
 def _medians(rounds: list[tuple[float, float]]) -> tuple[float, float]:
@@ -257,10 +269,12 @@ def _medians(rounds: list[tuple[float, float]]) -> tuple[float, float]:
     return statistics.median(clock), statistics.median(processor)
 
 
-# --------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
-def wider_table(sets: Sets, seen: dict[str, Seen], long_side: int, command: str) -> Table:
+def wider_table(
+    sets: Sets, results: dict[str, DetectorResults], long_side: int, command: str
+) -> Table:
     columns = [
         "detector",
         "face height, px",
@@ -271,31 +285,36 @@ def wider_table(sets: Sets, seen: dict[str, Seen], long_side: int, command: str)
     ]
     title = f"Detectors on {len(sets.wider.all)} WIDER FACE pictures"
     table = Table("detection", title, command, [*columns, "ms a picture"])
-    for name, found in seen.items():
-        fill(table, name, judge(sets.wider, found.wider), EDGES, [f"{found.milliseconds:.0f}"])
-    table.note(
-        f"Pictures of the validation set, stored stretched to {STORED}×{STORED} and brought back to their proportions "
-        f"with the long side at most {long_side} px, so they are softer than the originals: figures compare "
-        "detectors here, not with published ones. Heights are those that the detector sees."
+    for name, result in results.items():
+        add_rows(
+            table, name, judge(sets.wider, result.wider), EDGES, [f"{result.milliseconds:.0f}"]
+        )
+    table.add_note(
+        f"Pictures of the validation set, stored stretched to {STORED}×{STORED} and resized to "
+        f"their original proportions, with the long side at most {long_side} px, so they are "
+        "softer than the originals: figures compare detectors here, not with published ones. "
+        "Heights are those in the resized picture."
     )
-    table.note(
-        f"The same rule for all: detections are taken best score first, each to the free face that it overlaps most, "
-        f"from IoU {MATCH} on; faces and false alarms under {EDGES[0]} px are ignored. A false alarm counts in the "
-        "bucket of its own height. AP is the area under the curve of precision over recall, over all detections with "
-        f"a score of {MIN_SCORE} or more. The recall is that at the lowest score from which on {PRECISION:.0%} of all "
-        "detections (of every height) are faces; – where no score reaches it. The milliseconds are those of so low a "
-        "score, with many candidates to sort; as a run takes a frame is in the last table."
+    table.add_note(
+        "The same rule for all: detections are matched in the order of their scores, each with "
+        f"the unmatched face that it overlaps most, if the IoU is {MATCH} or more; faces and "
+        f"false alarms under {EDGES[0]} px are ignored. A false alarm counts in the bucket of its "
+        "own height. AP is the area under the curve of precision over recall, over all detections "
+        f"with a score of {MIN_SCORE} or more. The recall is that at the lowest score from which "
+        f"on {PRECISION:.0%} of all detections (of every height) are faces; – where no score "
+        "reaches it. The milliseconds are those of so low a score, with many candidates to sort; "
+        "the last table has the time of a frame in a run."
     )
-    table.note(
-        "builtin, version 0.1: the same network with the weights of that version. SCRFD-2.5G: the published network "
-        "that labelled the scenes which builtin learnt from, by the backend `insightface`; its file has a fixed input "
-        "of 640×640, to which larger pictures are shrunk. It was trained on WIDER's training part. haar: OpenCV's "
-        "cascade."
+    table.add_note(
+        "builtin, version 0.1: the same network with the weights of that version. SCRFD-2.5G: the "
+        "published network that labelled the scenes on which builtin was trained, by the backend "
+        "`insightface`; its file has a fixed input of 640×640, to which larger pictures are "
+        "shrunk. It was trained on WIDER's training part. haar: OpenCV's cascade."
     )
     return table
 
 
-def scenes_table(sets: Sets, seen: dict[str, Seen]) -> Table:
+def scenes_table(sets: Sets, results: dict[str, DetectorResults]) -> Table:
     columns = [
         "detector",
         "face height, px",
@@ -310,45 +329,56 @@ def scenes_table(sets: Sets, seen: dict[str, Seen]) -> Table:
         "",
         columns,
     )
-    for name, found in seen.items():
-        fill(table, name, judge(sets.scenes, found.scenes), SCENE_EDGES)
-    table.note(
-        "Crowds, streets, press pictures with masks, offices, surveillance videos: the part `check` of the scenes. "
-        "No human drew these boxes: they are SCRFD-2.5G's own, found at two larger scales and joined, so its rows show "
-        "how well it agrees with itself, not how good it is. Faces that it scores 0.5 or more count; those of 0.3–0.5 "
-        f"and those under {SCENE_EDGES[0]} px are ignored both ways."
+    for name, result in results.items():
+        add_rows(table, name, judge(sets.scenes, result.scenes), SCENE_EDGES)
+    table.add_note(
+        "Crowds, streets, press pictures with masks, offices, surveillance videos: the part "
+        "`check` of the scenes. No human drew these boxes: they are SCRFD-2.5G's own, found at two "
+        "larger scales and joined, so its rows show how well it agrees with itself, not how good "
+        "it is. Faces that it scores 0.5 or more count; those of 0.3–0.5 and those under "
+        f"{SCENE_EDGES[0]} px are ignored both ways."
     )
     return table
 
 
-def alarms_table(sets: Sets, seen: dict[str, Seen]) -> Table:
+def alarms_table(sets: Sets, results: dict[str, DetectorResults]) -> Table:
     columns = ["detector", "score from", "recall, WIDER", "recall, scenes"]
     empty = (sets.negatives, sets.between_scenes, sets.between_wider)
     names = ("negatives", "parts of scenes", "parts of WIDER")
     columns.append(f"false alarms on the {len(sets.negatives.all)} negatives")
     columns += [f"a megapixel, {name}" for name in names]
     table = Table("detection", "False alarms where there is no face", "", columns)
-    for name, found in seen.items():
-        wider, scenes = judge(sets.wider, found.wider), judge(sets.scenes, found.scenes)
+    for name, result in results.items():
+        wider, scenes = judge(sets.wider, result.wider), judge(sets.scenes, result.scenes)
         for score in ALARM_SCORES:
-            counts = [sum(int((d.scores >= score).sum()) for d in one) for one in found.empty]
-            shares = [f"{n / p.megapixels:.2f}" for n, p in zip(counts, empty, strict=True)]
+            counts = [
+                sum(int((detections.scores >= score).sum()) for detections in set_detections)
+                for set_detections in result.empty
+            ]
+            shares = [
+                f"{count / pictures.megapixels:.2f}"
+                for count, pictures in zip(counts, empty, strict=True)
+            ]
             row = [name, score, f"{recall(wider, score):.3f}", f"{recall(scenes, score):.3f}"]
-            table.row([*row, counts[0], *shares])
-    sizes = [f"{len(p.all)} pictures, {p.megapixels:.1f} megapixels" for p in empty]
-    table.note(
-        f"**builtin was trained on these negatives** ({sizes[0]}: animals, things, rooms, signs) as pictures without "
-        "a face, version 0.1 was not; and all but 30 of them were chosen because SCRFD finds nothing surer than 0.45 "
-        "in them. So this set flatters both. No detector here was trained on the other two, which are parts of the "
-        f"pictures above: of each the largest rectangle of {WINDOW} px or more that touches no labelled face, seen "
-        f"alone. Of the scenes ({sizes[1]}): the labels are SCRFD's own, which favours it, and faces that it misses "
-        f"count as false alarms of others. Of WIDER ({sizes[2]}): the labels are people's; `{UNLABELLED_CROWD}`, a "
-        "crowd without labels, is left out here."
+            table.add_row([*row, counts[0], *shares])
+    sizes = [
+        f"{len(pictures.all)} pictures, {pictures.megapixels:.1f} megapixels" for pictures in empty
+    ]
+    table.add_note(
+        f"**builtin was trained on these negatives** ({sizes[0]}: animals, things, rooms, signs) "
+        "as pictures without a face, version 0.1 was not; and all but 30 of them were chosen "
+        "because SCRFD finds nothing surer than 0.45 in them. So this set favours both. No "
+        "detector here was trained on the other two, which are parts of the pictures above: of "
+        f"each the largest rectangle of {WINDOW} px or more that touches no labelled face, as a "
+        f"picture of its own. Of the scenes ({sizes[1]}): the labels are SCRFD's own, which "
+        "favours it, and faces that it misses count as false alarms of others. Of WIDER "
+        f"({sizes[2]}): the labels are people's; `{UNLABELLED_CROWD}`, a crowd without labels, is "
+        "left out here."
     )
-    table.note(
-        f"{ALARM_SCORES[0]} is the default of `detect.min_score`, for every backend; {ALARM_SCORES[1]} that of "
-        "InsightFace's own package. The score of one detector is not that of another: read false alarms beside the "
-        "recall at the same score."
+    table.add_note(
+        f"{ALARM_SCORES[0]} is the default of `detect.min_score`, for every backend; "
+        f"{ALARM_SCORES[1]} that of InsightFace's own package. The score of one detector is not "
+        "that of another: read false alarms beside the recall at the same score."
     )
     return table
 
@@ -359,67 +389,72 @@ def time_table(times: dict[str, tuple[float, float]], frames: int, threads: int)
     old = times.get(OLD)
     for name, (clock, processor) in times.items():
         ratio = "–" if old is None else f"{processor / old[1]:.2f}"
-        table.row([name, f"{clock:.0f}", f"{processor:.0f}", ratio])
-    table.note(
-        f"{frames} frames of real films, scaled to {FRAME[0]}×{FRAME[1]}, one at a time; threads for torch, OpenVINO "
-        f"and OpenCV: {threads}; medians of {ROUNDS} rounds, in each of which every detector takes its turn. The "
-        "ratio is of the processor's time, which other work on the machine changes less than the clock's. SCRFD sees "
-        f"the frame shrunk to 640×360. Scores from {DEFAULTS.min_score} on, as in a run."
+        table.add_row([name, f"{clock:.0f}", f"{processor:.0f}", ratio])
+    table.add_note(
+        f"{frames} frames of real films, scaled to {FRAME_SIZE[0]}×{FRAME_SIZE[1]}, one at a "
+        f"time; threads for torch, OpenVINO and OpenCV: {threads}; medians of {ROUNDS} rounds, "
+        "each with every detector in turn. The ratio is of the processor's time, which other work "
+        "on the machine changes less than the clock's. SCRFD sees the frame shrunk to 640×360. "
+        f"Scores from {DEFAULTS.min_score} on, as in a run."
     )
     return table
 
 
-# ---------------------------------------------------------------------------------------------------- sheet
+# -------------------------------------------------------------------------------------------- sheet
 
 
 # How bad it is, and what to show of it.
 Ranked = tuple[float, Part]
 
 
-def missed(pictures: Pictures, seen: Sequence[Detections]) -> Iterator[Ranked]:
-    """Yield the faces that no detection of the default score is, each with its height."""
-    for picture, detections in zip(pictures.all, seen, strict=True):
-        found = detections.take(detections.scores >= ALARM_SCORES[0])
-        tall = heights(picture.faces)
-        wanted = ~picture.unsure & (tall >= pictures.smallest)
-        faces = match(found.boxes, found.scores, picture.faces, wanted, MATCH)
+def missed_faces(pictures: Pictures, found: Sequence[Detections]) -> Iterator[Ranked]:
+    """Yield the faces that no detection of the default score matches, each with its height."""
+    for picture, detections in zip(pictures.all, found, strict=True):
+        sure = detections.take(detections.scores >= ALARM_SCORES[0])
+        face_heights = heights(picture.faces)
+        wanted = ~picture.unsure & (face_heights >= pictures.smallest)
+        faces = match(sure.boxes, sure.scores, picture.faces, wanted, MATCH)
         for i in np.setdiff1d(np.flatnonzero(wanted), faces):
-            caption = f"{pictures.name}: {tall[i]:.0f} px"
+            caption = f"{pictures.name}: {face_heights[i]:.0f} px"
             yield (
-                float(tall[i]),
-                Part(picture.image, picture.faces[i], picture.faces, found.boxes, caption),
+                float(face_heights[i]),
+                Part(picture.image, picture.faces[i], picture.faces, sure.boxes, caption),
             )
 
 
-def alarms(pictures: Pictures, seen: Sequence[Detections]) -> Iterator[Ranked]:
-    """Yield the detections of the default score that are no labelled face, each with its score."""
-    for picture, detections in zip(pictures.all, seen, strict=True):
-        found = detections.take(detections.scores >= ALARM_SCORES[0])
-        tall = heights(picture.faces)
-        wanted = ~picture.unsure & (tall >= pictures.smallest)
-        faces = match(found.boxes, found.scores, picture.faces, wanted, MATCH)
+def false_alarms(pictures: Pictures, found: Sequence[Detections]) -> Iterator[Ranked]:
+    """Yield the detections of the default score that match no labelled face, with their scores."""
+    for picture, detections in zip(pictures.all, found, strict=True):
+        sure = detections.take(detections.scores >= ALARM_SCORES[0])
+        face_heights = heights(picture.faces)
+        wanted = ~picture.unsure & (face_heights >= pictures.smallest)
+        faces = match(sure.boxes, sure.scores, picture.faces, wanted, MATCH)
         for i in np.flatnonzero(
-            (faces == FALSE_ALARM) & (heights(found.boxes) >= pictures.smallest)
+            (faces == FALSE_ALARM) & (heights(sure.boxes) >= pictures.smallest)
         ):
-            caption = f"{pictures.name}: {found.scores[i]:.2f}, {heights(found.boxes)[i]:.0f} px"
-            part = Part(picture.image, found.boxes[i], picture.faces, found.boxes[[i]], caption)
-            yield float(found.scores[i]), part
+            caption = f"{pictures.name}: {sure.scores[i]:.2f}, {heights(sure.boxes)[i]:.0f} px"
+            part = Part(picture.image, sure.boxes[i], picture.faces, sure.boxes[[i]], caption)
+            yield float(sure.scores[i]), part
 
 
-def draw_sheet(path: Path, sets: Sets, seen: Seen) -> None:
-    """Write the worst of the detector: the largest missed faces and the surest false alarms."""
-    labelled = ((sets.wider, seen.wider), (sets.scenes, seen.scenes))
-    most_missed = itertools.chain.from_iterable(missed(*each) for each in labelled)
+def write_worst_parts(path: Path, sets: Sets, results: DetectorResults) -> None:
+    """Write the detector's worst results: the largest missed faces and the surest false alarms."""
+    labelled = ((sets.wider, results.wider), (sets.scenes, results.scenes))
+    most_missed = itertools.chain.from_iterable(missed_faces(*each) for each in labelled)
     most_wrong = itertools.chain.from_iterable(
-        alarms(*each) for each in (*labelled, (sets.negatives, seen.empty[0]))
+        false_alarms(*each) for each in (*labelled, (sets.negatives, results.empty[0]))
     )
     write_sheet(
-        path, {"largest missed faces": _top(most_missed), "surest false alarms": _top(most_wrong)}
+        path,
+        {
+            "largest missed faces": _worst_parts(most_missed),
+            "surest false alarms": _worst_parts(most_wrong),
+        },
     )
 
 
-def _top(parts: Iterator[Ranked]) -> list[Part]:
-    """Return the worst, at most OF_ONE_PICTURE of one picture."""
+def _worst_parts(parts: Iterator[Ranked]) -> list[Part]:
+    """Return the worst parts, at most OF_ONE_PICTURE of one picture."""
     shown: list[Part] = []
     of_picture: Counter[int] = Counter()
     for _, part in sorted(parts, key=lambda ranked: -ranked[0]):
@@ -441,13 +476,13 @@ def main() -> None:
         "--sheet", type=Path, help="draw misses and false alarms; not within the project"
     )
     parser.add_argument(
-        "--long-side", type=int, default=1024, help="pixels; longer WIDER pictures are made smaller"
+        "--long-side", type=int, default=1024, help="pixels; longer WIDER pictures are shrunk"
     )
     parser.add_argument("--limit", type=int, help="only the first pictures of each set")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     if args.sheet is not None:
-        refuse_inside(args.sheet)
+        refuse_path_in_project(args.sheet)
     for name in ("detect/wider_dev.json", "scenes/scenes.json.gz", "teachers/scrfd_2.5g_kps.onnx"):
         find_data(args.data / name)
     torch.set_num_threads(args.threads)
@@ -455,21 +490,25 @@ def main() -> None:
     wider = load_wider(args.data / "detect", args.long_side, args.limit)
     scenes = load_scenes(args.data / "scenes", args.limit)
     negatives = load_negatives(args.data / "scenes", args.limit)
-    sets = Sets(wider, scenes, negatives, between(scenes), between(wider))
-    detectors = open_all(args.data / "teachers", args.old, MIN_SCORE)
-    seen: dict[str, Seen] = {}
+    sets = Sets(
+        wider, scenes, negatives, cut_parts_without_faces(scenes), cut_parts_without_faces(wider)
+    )
+    detectors = open_detectors(args.data / "teachers", args.old, MIN_SCORE)
+    results: dict[str, DetectorResults] = {}
     for name, detector in detectors.items():
-        began = time.perf_counter()
-        seen[name] = see(detector, sets)
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        start = time.perf_counter()
+        results[name] = run_detector(detector, sets)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         if name == OURS and args.sheet is not None:
-            draw_sheet(args.sheet, sets, seen[name])
+            write_worst_parts(args.sheet, sets, results[name])
     frames = load_frames(args.data / "clips")
-    times = measure(open_all(args.data / "teachers", args.old, DEFAULTS.min_score), frames)
+    times = measure_times(
+        open_detectors(args.data / "teachers", args.old, DEFAULTS.min_score), frames
+    )
     command = "`python benchmarks/detection.py" + (" --old FILE`" if args.old else "`")
-    wider_table(sets, seen, args.long_side, command).write(
-        scenes_table(sets, seen),
-        alarms_table(sets, seen),
+    wider_table(sets, results, args.long_side, command).write(
+        scenes_table(sets, results),
+        alarms_table(sets, results),
         time_table(times, len(frames), args.threads),
     )
 

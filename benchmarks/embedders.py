@@ -1,9 +1,11 @@
-"""Embedders beside each other on the validation people, from full size down to 12 px and through cameras.
+"""Embedders beside each other on the validation people, from full size down to 12 px and through
+cameras.
 
-python benchmarks/embedders.py [--people 907] [--data ../shared/data] [--without dlib] [--traced NAME FILE]
+python benchmarks/embedders.py [--people 907] [--data ../shared/data] [--without dlib] [--traced
+NAME FILE]
 
-The papers' protocol: each person's first photograph is the gallery, the second is the probe; where faces are pooled,
-all but the first are.
+The papers' protocol: each person's first photograph is the gallery, the second is the probe; where
+faces are pooled, all but the first are.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ TEACHER = "face-reidentification-retail-0095.xml"
 Embed = Callable[[Tensor], Tensor]
 
 
-def degraded(pictures: Tensor, side: int, by_camera: bool) -> Tensor:
-    """Return the faces at this size and back at 128 px; each person's through a camera of their own."""
+def degrade(pictures: Tensor, side: int, by_camera: bool) -> Tensor:
+    """Return the faces shrunk and enlarged again, or each degraded by a camera of its own."""
     if by_camera:
         return camera(side)(pictures, range(len(pictures)))
     return pictures if side == 128 else enlarge(shrink(pictures, side), 128)
 
 
-def traced(file: Path) -> Embed:
+def open_traced(file: Path) -> Embed:
     """Return an embedder that was saved by torch.jit: weights of an earlier network."""
     net = torch.jit.load(str(file)).eval()  # type: ignore[no-untyped-call]
 
@@ -55,52 +57,56 @@ def traced(file: Path) -> Embed:
     return embed
 
 
-def embedders(
+def open_embedders(
     data: Path, without: Sequence[str], others: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Embed]:
-    """Return the embedders that are compared, by name."""
+    """Return the compared embedders by name."""
     builtin, dlib = (open_embedder(name, None, "cpu") for name in ("builtin", "dlib"))
     teacher = Teacher(find_data(data / "teachers" / TEACHER), torch.device("cpu"))
-    found: dict[str, Embed] = {
+    by_name: dict[str, Embed] = {
         "builtin": lambda x: builtin.embed(x)[0],
         "the teacher": teacher.vectors,
         "dlib": lambda x: dlib.embed(x)[0],
     }
-    found |= {name: traced(find_data(Path(file))) for name, file in others}
-    return {name: embed for name, embed in found.items() if name not in without}
+    by_name |= {name: open_traced(find_data(Path(file))) for name, file in others}
+    return {name: embed for name, embed in by_name.items() if name not in without}
 
 
-def in_batches(embed: Embed, pictures: Tensor) -> Tensor:
+def embed_in_batches(embed: Embed, pictures: Tensor) -> Tensor:
     return torch.cat([embed(part) for part in pictures.split(64)])
 
 
-def rows(groups: list[list[int]], pictures: Tensor, embed: Embed) -> list[str]:
-    """Return the cells of one embedder: Rank-1 (and AUC) for each kind of probe."""
-    gallery = in_batches(embed, pictures[[g[0] for g in groups]])
+def table_cells(groups: list[list[int]], pictures: Tensor, embed: Embed) -> list[str]:
+    """Return the cells of one embedder: Rank-1 and AUC for each kind of probe."""
+    gallery = embed_in_batches(embed, pictures[[g[0] for g in groups]])
     probes = pictures[[g[1] for g in groups]]
     cells = []
     for by_camera, sides in ((False, PLAIN), (True, CAMERA)):
         for side in sides:
-            cells.append(cell(in_batches(embed, degraded(probes, side, by_camera)), gallery))
+            cells.append(
+                format_rank_and_area(
+                    embed_in_batches(embed, degrade(probes, side, by_camera)), gallery
+                )
+            )
     others = [row for g in groups for row in g[1:]]
-    small = in_batches(embed, degraded(pictures[others], POOLED, False))
+    small = embed_in_batches(embed, degrade(pictures[others], POOLED, False))
     owner = torch.tensor([i for i, g in enumerate(groups) for _ in g[1:]])
     pooled = torch.zeros_like(gallery).index_add_(0, owner, small)
-    return [*cells, cell(F.normalize(pooled, dim=1), gallery)]
+    return [*cells, format_rank_and_area(F.normalize(pooled, dim=1), gallery)]
 
 
-def cell(probes: Tensor, gallery: Tensor) -> str:
+def format_rank_and_area(probes: Tensor, gallery: Tensor) -> str:
     rank, area = rank_and_area((probes @ gallery.T).numpy())
     return f"{rank:.3f} ({area:.3f})"
 
 
-def milliseconds(embed: Embed, pictures: Tensor) -> float:
-    """Return the time a face takes, the faster of two goes."""
+def measure_milliseconds(embed: Embed, pictures: Tensor) -> float:
+    """Return the milliseconds a face, of the faster of two runs."""
     times = []
     for _ in range(2):
-        began = time.perf_counter()
-        in_batches(embed, pictures)
-        times.append(time.perf_counter() - began)
+        start = time.perf_counter()
+        embed_in_batches(embed, pictures)
+        times.append(time.perf_counter() - start)
     return 1000 * min(times) / len(pictures)
 
 
@@ -135,16 +141,21 @@ def main() -> None:
         command_line(),
         ["embedder", *columns, f"pooled {POOLED} px", "ms a face"],
     )
-    for name, embed in embedders(args.data, args.without, args.traced).items():
-        table.row(
-            [name, *rows(groups, pictures, embed), f"{milliseconds(embed, pictures[:128]):.1f}"]
+    for name, embed in open_embedders(args.data, args.without, args.traced).items():
+        table.add_row(
+            [
+                name,
+                *table_cells(groups, pictures, embed),
+                f"{measure_milliseconds(embed, pictures[:128]):.1f}",
+            ]
         )
-    table.note(
-        "128 px is the photograph as it is. The smaller ones are brought down as in the papers (antialiased bilinear) "
-        "and up again (bicubic), or seen by a camera: blurred, noisy, compressed, a little misaligned. *Pooled*: the "
-        "mean of all of a person's photographs but the first. The teacher is what the builtin embedder was distilled "
-        "from, each face with its mirror image; dlib is the public-domain recogniser that nothing here learnt from. "
-        "None of the people was trained on by the builtin one. Rank-1 is uncertain by "
+    table.add_note(
+        "128 px is the photograph as it is. The smaller ones are shrunk (antialiased bilinear) "
+        "and enlarged (bicubic) as in the papers, or degraded as by a camera: blurred, noisy, "
+        "compressed, a little misaligned. *Pooled*: the mean of all of a person's photographs but "
+        "the first. The teacher is what the builtin embedder was distilled from, each face with "
+        "its mirror image; dlib is the public-domain recogniser, which nothing here was trained "
+        "with. The builtin embedder was trained on none of these people. Rank-1 is uncertain by "
         f"±{1.96 * math.sqrt(0.25 / len(groups)):.3f} (95 %)."
     )
     table.write()

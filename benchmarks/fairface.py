@@ -38,7 +38,7 @@ class Photographs:
 def read_unseen(folder: Path, count: int | None = None) -> Photographs:
     """Return the first photographs with even numbers: those with odd ones were trained on."""
     with (folder / "fairface.csv").open(newline="") as stream:
-        labels = [label for label in csv.DictReader(stream) if number(label["path"]) % 2 == 0]
+        labels = [label for label in csv.DictReader(stream) if photo_number(label["path"]) % 2 == 0]
     labels = labels[:count]
     wanted = {label["path"] for label in labels}
     found: dict[str, NDArray[np.uint8]] = {}
@@ -52,7 +52,7 @@ def read_unseen(folder: Path, count: int | None = None) -> Photographs:
     return Photographs(torch.from_numpy(block).permute(0, 3, 1, 2).contiguous(), labels)
 
 
-def number(path: str) -> int:
+def photo_number(path: str) -> int:
     """Return 12 for fairface/12.avif."""
     return int(Path(path).stem)
 
@@ -62,12 +62,12 @@ def groups_of(labels: Sequence[Label], kinds: Sequence[Sequence[str]]) -> Groups
     found: Groups = {}
     for columns in kinds:
         names = [", ".join(label[column] for column in columns) for label in labels]
-        ordered = sorted(set(names), key=_order)
+        ordered = sorted(set(names), key=_sort_key)
         flags = {name: np.array([other == name for other in names]) for name in ordered}
         found[" and ".join(columns)] = flags
     return found
 
 
-def _order(name: str) -> tuple[int, str]:
+def _sort_key(name: str) -> tuple[int, str]:
     digits = re.search(r"\d+", name)
     return (int(digits.group()) if digits else 0, name)

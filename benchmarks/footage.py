@@ -1,4 +1,6 @@
-"""Long, large and crowded footage out of one clip of two people and the sample people's heads, for benchmarks."""
+"""Long, large and crowded footage out of one clip of two people and the sample people's heads, for
+benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,15 @@ SAMPLE = REPO / "tests" / "fixtures" / "portraits" / "corridor.mp4"
 DATA = REPO.parent / "shared" / "data"
 
 
-def find_data(given: Path) -> Path:
-    if not given.exists():
-        raise SystemExit(f"{given}: not there; give the data with --data")
-    return given
+def find_data(path: Path) -> Path:
+    """Return the path, or stop if it does not exist."""
+    if not path.exists():
+        raise SystemExit(f"{path}: not there; give the data with --data")
+    return path
 
 
 def seconds_of(path: Path) -> float:
-    """As the container says."""
+    """Return the length that the container declares."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if stream.duration and stream.time_base:
@@ -35,21 +38,23 @@ def seconds_of(path: Path) -> float:
 
 
 def size_of(path: Path) -> str:
-    """As 640×480."""
+    """Return the size of the picture: 640×480."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return f"{stream.width}×{stream.height}"
 
 
 def repeat(source: Path, path: Path, times: int) -> Path:
-    """`source` over and over: its packets with shifted times, nothing decoded or encoded."""
-    with av.open(str(source)) as given:
-        stream = given.streams.video[0]
-        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in given.demux(stream) if p.size]
+    """Write the video's packets several times over, with shifted times and without encoding."""
+    with av.open(str(source)) as original:
+        stream = original.streams.video[0]
+        packets = [
+            (bytes(p), p.pts, p.dts, p.is_keyframe) for p in original.demux(stream) if p.size
+        ]
         length, base = stream.duration, stream.time_base
         assert length and base
-        with av.open(str(path), "w") as out:
-            target = out.add_stream_from_template(stream)
+        with av.open(str(path), "w") as copy:
+            target = copy.add_stream_from_template(stream)
             target.time_base = base
             for turn in range(times):
                 for data, pts, dts, key in packets:
@@ -60,16 +65,16 @@ def repeat(source: Path, path: Path, times: int) -> Path:
                         base,
                     )
                     packet.is_keyframe, packet.stream = key, target
-                    out.mux(packet)
+                    copy.mux(packet)
     return path
 
 
 def enlarge(source: Path, path: Path, width: int, height: int) -> Path:
-    """`source` scaled and encoded once, as the sample clips are encoded."""
-    with av.open(str(source)) as given:
-        rate = given.streams.video[0].average_rate
+    """Write the video scaled, encoded as the sample clips are."""
+    with av.open(str(source)) as original:
+        rate = original.streams.video[0].average_rate
         assert rate
-        frames = (frame.to_ndarray(format="rgb24") for frame in given.decode(video=0))
+        frames = (frame.to_ndarray(format="rgb24") for frame in original.decode(video=0))
         larger = (cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC) for rgb in frames)
         return encode(larger, path, width, height, Fraction(rate))
 
@@ -77,6 +82,7 @@ def enlarge(source: Path, path: Path, width: int, height: int) -> Path:
 def encode(
     frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: int, rate: Fraction
 ) -> Path:
+    """Encode the frames as H.264 and return the path."""
     with av.open(str(path), "w") as out:
         target = out.add_stream("libx264", rate=rate, options={"crf": "24", "preset": "medium"})
         target.width, target.height, target.pix_fmt = width, height, "yuv420p"
@@ -94,14 +100,14 @@ def encode(
     return path
 
 
-def crowd(path: Path, width: int, height: int, faces: int, seconds: float) -> Path:
-    """So many heads, each swaying in a place of its own before a grey wall, their faces two fifths of it high."""
+def write_crowd(path: Path, width: int, height: int, faces: int, seconds: float) -> Path:
+    """Write heads that sway in front of a grey wall; a face has two fifths of its cell's height."""
     return encode(
-        _crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25)
+        _draw_crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25)
     )
 
 
-def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray[np.uint8]]:
+def _draw_crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray[np.uint8]]:
     sys.path.insert(0, str(REPO / "sample_videos"))
     from make import PEOPLE, head
     from scene import CutOut
@@ -116,23 +122,22 @@ def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray
     for index in range(frames):
         picture = wall.copy()
         for i in range(faces):
-            place = (np.array((i % columns, i // columns)) + 0.5) * cell
-            place += 0.12 * cell * np.sin(phases[i] + index / 12)
+            centre = (np.array((i % columns, i // columns)) + 0.5) * cell
+            centre += 0.12 * cell * np.sin(phases[i] + index / 12)
             side = 0.4 * min(cell.min(), 300)
             # Only around the head: it is no more than three of its faces high and wide.
-            left, top = (max(0, int(v - 1.5 * side)) for v in place)
-            part = picture[top : int(place[1] + 1.5 * side), left : int(place[0] + 1.5 * side)]
-            centre = place - (left, top)
-            drawn, _ = heads[i % len(heads)].place(
-                part.shape[:2], (centre[0], centre[1]), side, 0.0, False
+            left, top = (max(0, int(v - 1.5 * side)) for v in centre)
+            part = picture[top : int(centre[1] + 1.5 * side), left : int(centre[0] + 1.5 * side)]
+            in_part = centre - (left, top)
+            layer, _ = heads[i % len(heads)].place(
+                part.shape[:2], (in_part[0], in_part[1]), side, 0.0, False
             )
-            part[:] = part * (1 - drawn[..., 3:] / 255) + drawn[..., :3]
+            part[:] = part * (1 - layer[..., 3:] / 255) + layer[..., :3]
         yield np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def quiet_room(folder: Path, seconds: float) -> None:
-    """The entrance of the sample clips and its ground truth, empty for three quarters of the time; then somebody comes
-    in from the left."""
+def write_quiet_room(folder: Path, seconds: float) -> None:
+    """Write the sample entrance with its truth; a person comes in after three quarters."""
     sys.path.insert(0, str(REPO / "sample_videos"))
     from make import DARIA, clips, head
     from scene import Walk, between, write_all

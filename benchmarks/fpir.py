@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from results import Table, command_line, share
+from results import Table, command_line, format_share
 
 from fasr_video.calibration.calibrate import (
     LabelledProbe,
@@ -46,7 +46,7 @@ Photographs = Mapping[str, Feature]
 
 @dataclass(frozen=True)
 class View:
-    """How the people who are searched for are seen."""
+    """How the probes are degraded."""
 
     side: int
     by_camera: bool = False
@@ -60,24 +60,24 @@ VIEWS = (View(12), View(16), View(32), View(64), View(32, True))
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the searches of some people, who were not calibrated with."""
+    """The result of searching for people who were not used for the calibration."""
 
     named: Flags
-    """People × ASKED: somebody else is over the threshold, the person not being enrolled."""
+    """People × RATES: somebody else is over the threshold, the person not being enrolled."""
     missed: Flags
-    """People × ASKED: the own photograph, enrolled, is not."""
+    """People × RATES: the own photograph, enrolled, is not."""
     missed_by_worst_group: Flags
     """The same at the thresholds that are made for the worst group."""
     extrapolated: Flags
-    """Of each ASKED: the threshold lies beyond what the comparisons can show."""
+    """Of each RATES: the threshold lies beyond what the comparisons can show."""
 
 
-def outcome(
+def measure_outcome(
     probes: Sequence[LabelledProbe],
     photographs: Photographs,
     scorer: Scorer,
     limits: Sequence[Threshold],
-    stricter: Sequence[Threshold],
+    strict_limits: Sequence[Threshold],
 ) -> Outcome:
     """Search for each person among all these people, once not enrolled and once enrolled."""
     names = [probe.person for probe in probes]
@@ -87,72 +87,77 @@ def outcome(
         for k in scorer.kinds
     }
     scores = scorer(cosines)
-    own = np.diagonal(scores).copy()
+    own_scores = np.diagonal(scores).copy()
     np.fill_diagonal(scores, -np.inf)
-    at = np.array([limit.score for limit in limits])
-    above = np.array([limit.score for limit in stricter])
+    thresholds = np.array([limit.score for limit in limits])
+    strict_thresholds = np.array([limit.score for limit in strict_limits])
     extrapolated = np.array([limit.extrapolated for limit in limits])
-    named = scores.max(1)[:, None] >= at
-    return Outcome(named, own[:, None] < at, own[:, None] < above, extrapolated)
+    named = scores.max(1)[:, None] >= thresholds
+    return Outcome(
+        named,
+        own_scores[:, None] < thresholds,
+        own_scores[:, None] < strict_thresholds,
+        extrapolated,
+    )
 
 
-def both_ways(
+def cross_validate(
     calibrated: Sequence[LabelledProbe],
     gallery: Photographs,
-    asked: Sequence[LabelledProbe],
+    probes: Sequence[LabelledProbe],
     photographs: Photographs,
     kinds: tuple[Kind, ...],
     seed: int,
 ) -> Outcome:
-    """Calibrate with each half of the people and search for the other; return both outcomes."""
+    """Calibrate with each half of the people, search for the other; return both outcomes."""
     people = divide(calibrated, gallery, seed)
     halves = (people.fit | people.choose, people.report)
-    found = []
-    for fit, held in (halves, halves[::-1]):
-        on = compare(calibrated, gallery, fit)
-        scorer = fit_scorer(kinds, on)
-        strangers = on.different(scorer(on.cosines))
+    outcomes = []
+    for half, others in (halves, halves[::-1]):
+        comparisons = compare(calibrated, gallery, half)
+        scorer = fit_scorer(kinds, comparisons)
+        strangers = comparisons.different(scorer(comparisons.cosines))
         tail = Tail.of(strangers)
-        guarded = Tail.of(strangers, WORST_GROUP)
-        size = max(SMALLEST_GALLERY, len(held) - 1)
+        strict_tail = Tail.of(strangers, WORST_GROUP)
+        size = max(SMALLEST_GALLERY, len(others) - 1)
         limits = [tail.threshold(rate, size) for rate in RATES]
-        stricter = [guarded.threshold(rate, size) for rate in RATES]
-        searched = [probe for probe in asked if probe.person in held]
-        found.append(outcome(searched, photographs, scorer, limits, stricter))
+        strict_limits = [strict_tail.threshold(rate, size) for rate in RATES]
+        searched = [probe for probe in probes if probe.person in others]
+        outcomes.append(measure_outcome(searched, photographs, scorer, limits, strict_limits))
     return Outcome(
-        np.concatenate([part.named for part in found]),
-        np.concatenate([part.missed for part in found]),
-        np.concatenate([part.missed_by_worst_group for part in found]),
-        found[0].extrapolated | found[1].extrapolated,
+        np.concatenate([part.named for part in outcomes]),
+        np.concatenate([part.missed for part in outcomes]),
+        np.concatenate([part.missed_by_worst_group for part in outcomes]),
+        outcomes[0].extrapolated | outcomes[1].extrapolated,
     )
 
 
-def in_band(probes: Sequence[LabelledProbe], side: int) -> list[LabelledProbe]:
-    """Return the searches that a face of this size is calibrated with."""
+def probes_in_band(probes: Sequence[LabelledProbe], side: int) -> list[LabelledProbe]:
+    """Return the probes that a face of this size is calibrated with."""
     low, high = next(band for band in Protocol().bands if band[0] <= side <= band[1])
     return [probe for probe in probes if low <= probe.side <= high]
 
 
-def photographs_of(
+def embed_photographs(
     faces: Faces, protocol: Protocol, embedder: BuiltinEmbedder
 ) -> dict[str, Feature]:
-    """Return the feature of the first photograph of everybody, enrolled by the protocol or not."""
+    """Return the feature of everybody's first photograph, enrolled by the protocol or not."""
     people = choose_people(faces, protocol)
     pictures = views(
         faces.pictures[[person.photos[0] for person in people]], 128, False, torch.Generator()
     )
-    found = torch.cat([embedder.embed(part)[0] for part in pictures.split(64)]).numpy()
-    return {person.name: row for person, row in zip(people, found, strict=True)}
+    features = torch.cat([embedder.embed(part)[0] for part in pictures.split(64)]).numpy()
+    return {person.name: row for person, row in zip(people, features, strict=True)}
 
 
-def searches(
-    faces: Faces, encoder: TrackEncoder, protocol: Protocol, what: str
+def compute_probes(
+    faces: Faces, encoder: TrackEncoder, protocol: Protocol, label: str
 ) -> tuple[list[LabelledProbe], Photographs]:
-    """Return the searches and the gallery of a protocol; what is there already is read."""
-    began = time.monotonic()
+    """Return the probes and the gallery of a protocol; what was computed before is read."""
+    start = time.monotonic()
 
     def report_progress(done: int, people: int) -> None:
-        print(f"{what}: {done}/{people} people, {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(f"{label}: {done}/{people} people, {time.monotonic() - start:.0f} s", file=sys.stderr)
 
     return probe_images(faces, encoder, encoder, protocol, PARTS, report_progress)
 
@@ -168,12 +173,14 @@ def main() -> None:
     embedder = BuiltinEmbedder()
     encoder = make_encoder(embedder, None, 1)
     protocol = Protocol(people=args.people)
-    calibrated, gallery = searches(faces, encoder, protocol, "to calibrate")
-    photographs = photographs_of(faces, protocol, embedder)
-    asked: dict[View, list[LabelledProbe]] = {}
+    calibrated, gallery = compute_probes(faces, encoder, protocol, "to calibrate")
+    photographs = embed_photographs(faces, protocol, embedder)
+    probes_by_view: dict[View, list[LabelledProbe]] = {}
     for view in VIEWS:
-        alone = replace(protocol, bands=((view.side, view.side),), camera=float(view.by_camera))
-        asked[view], _ = searches(faces, encoder, alone, str(view))
+        view_protocol = replace(
+            protocol, bands=((view.side, view.side),), camera=float(view.by_camera)
+        )
+        probes_by_view[view], _ = compute_probes(faces, encoder, view_protocol, str(view))
     rates = [f"asked {rate:g}" for rate in RATES]
     people = len(photographs)
     title = f"FPIR asked for and FPIR observed: {people} people"
@@ -184,55 +191,69 @@ def main() -> None:
         "",
         ["searched by", "scale", *rates],
     )
-    guarded = Table(
+    strict = Table(
         "fpir",
-        f"Enrolled people missed where thresholds are made for the worst group (FMR {WORST_GROUP:g} times the average)",
+        "Enrolled people missed where thresholds are made for the worst group (FMR "
+        f"{WORST_GROUP:g} times the average)",
         "",
         ["searched by", "scale", *rates],
     )
-    for view, probes in asked.items():
+    for view, probes in probes_by_view.items():
         for kinds in SCALES:
-            came = both_ways(
-                in_band(calibrated, view.side), gallery, probes, photographs, kinds, protocol.seed
+            outcome = cross_validate(
+                probes_in_band(calibrated, view.side),
+                gallery,
+                probes,
+                photographs,
+                kinds,
+                protocol.seed,
             )
-            lines = [str(view), scale_name(kinds)]
-            stars = [" *" * bool(beyond) for beyond in came.extrapolated]
-            observed.row(
-                [*lines, *(share(c) + s for c, s in zip(came.named.T, stars, strict=True))]
+            labels = [str(view), scale_name(kinds)]
+            stars = [" *" * bool(is_extrapolated) for is_extrapolated in outcome.extrapolated]
+            observed.add_row(
+                [
+                    *labels,
+                    *(format_share(c) + s for c, s in zip(outcome.named.T, stars, strict=True)),
+                ]
             )
-            missed.row([*lines, *(share(c) + s for c, s in zip(came.missed.T, stars, strict=True))])
-            worst = came.missed_by_worst_group.T
-            guarded.row([*lines, *(share(c) for c in worst)])
+            missed.add_row(
+                [
+                    *labels,
+                    *(format_share(c) + s for c, s in zip(outcome.missed.T, stars, strict=True)),
+                ]
+            )
+            worst = outcome.missed_by_worst_group.T
+            strict.add_row([*labels, *(format_share(c) for c in worst)])
     half = people // 2
-    promised = ", ".join(
+    expected = ", ".join(
         f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in RATES
     )
-    observed.note(
+    observed.add_note(
         "CelebA's validation people, never trained on, divided into halves as `fasr-video "
-        "calibrate` divides them. Thresholds are those of the one half (with its default bands "
-        "of sizes, half of the faces as cameras see them) for a gallery of its size, 500 people "
-        "at the least; searched for is the other half, and then the other way round. Each person "
-        f"is searched for once among the photographs of the rest of their half: {half - 1} people "
-        f"or one more, at which these thresholds promise {promised}."
+        "calibrate` divides them. Thresholds come from one half (with its default bands of sizes, "
+        "half of the faces as cameras see them) for a gallery of its size, 500 people at the "
+        "least; the other half is searched for, and then the reverse. Each person is searched for "
+        f"once among the photographs of the rest of their half: {half - 1} people or one more, "
+        f"for which these thresholds should give {expected}."
     )
-    observed.note(
+    observed.add_note(
         "In brackets: 95 % bands over people (Wilson), as if each half's gallery and thresholds "
         "were given. A star: the threshold is extrapolated beyond the comparisons there were. "
         f"One of {people} searches is {1 / people:.4f}: of lower rates this says no more than "
         "that they are not far exceeded."
     )
-    observed.note(
+    observed.add_note(
         "`best` is the first of a person's further photographs, `best+pooled` joins it with all "
-        "of them (up to 9) and is what a lead is decided by. `camera`: blurred, noisy, "
-        "compressed, a little misaligned."
+        "of them (up to 9), and decides about a lead. `camera`: blurred, noisy, compressed, a "
+        "little misaligned."
     )
-    guarded.note(
+    strict.add_note(
         "`fasr-video calibrate --worst-group 9` made the calibration that comes with the project: "
         "false match rates count nine times, so that the group for whom strangers pass most often "
-        "(`bias_groups.md`) keeps to the FPIR asked for. What this costs in missed people is the difference "
-        "between the last two tables."
+        "(`bias_groups.md`) has the requested FPIR. The difference between the last two tables is "
+        "its cost in missed people."
     )
-    observed.write(missed, guarded)
+    observed.write(missed, strict)
 
 
 if __name__ == "__main__":

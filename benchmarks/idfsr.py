@@ -1,10 +1,12 @@
-"""IDFSR: before and after fitting, with poor references, with another person's identity, and what its codes share.
+"""IDFSR: before and after fitting, with poor references, with another person's identity, and what
+its codes share.
 
 python benchmarks/idfsr.py [--model FILE] [--people 24] [--fitted 3] [--steps 200]
 
-People whom the network was not trained on. The first photograph of each is drawn from 16, 8 and 4 px (×8, ×16, ×32) by
-the restorer that `fasr-video sr --method idfsr` is, the references are others of the person. `--fitted` people, of
-those with thirty photographs, have a vector fitted to 2, 5 and 10 of them.
+People whom the network was not trained on. The first photograph of each is drawn from 16, 8 and 4
+px (×8, ×16, ×32) by the restorer that `fasr-video sr --method idfsr` is, the references are others
+of the person. `--fitted` people, of those with thirty photographs, have a vector fitted to 2, 5 and
+10 of them.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ class Person:
     """Of the references."""
 
 
-def choose(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[Person]:
-    """The first people with so many photographs on which landmarks are found beside the one to draw."""
+def choose_people(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[Person]:
+    """Return the first people with so many photographs with landmarks, beside the one to draw."""
     found: list[Person] = []
     for rows in faces.people.values():
         if len(found) == count or len(rows) <= photos:
@@ -74,8 +76,17 @@ def choose(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[P
         good = [i for i in range(1, len(rows)) if landmarks[i] is not None][:photos]
         if len(good) == photos:
             images = tuple(as_image(pictures[i]) for i in good)
-            own = torch.stack([torch.from_numpy(landmarks[i]).float() for i in good])
-            found.append(Person(pictures[0], images, own, models.embedder.embed(pictures[good])[0]))
+            open_fitted_restorer = torch.stack(
+                [torch.from_numpy(landmarks[i]).float() for i in good]
+            )
+            found.append(
+                Person(
+                    pictures[0],
+                    images,
+                    open_fitted_restorer,
+                    models.embedder.embed(pictures[good])[0],
+                )
+            )
     return found
 
 
@@ -83,44 +94,49 @@ def lr_face(person: Person, side: int) -> Image:
     return as_image(shrink(person.truth[None], side)[0])
 
 
-def draw(restorer: Idfsr, probes: Sequence[FaceInput], first: int = 0) -> Tensor:
-    """One sample each; a person's noise is the same in every row. `first` is the number of the first one."""
+def draw_samples(restorer: Idfsr, probes: Sequence[FaceInput], first: int = 0) -> Tensor:
+    """Return one sample of each probe; `first`, the number of the first one, seeds its noise."""
     seeds = range(first, first + len(probes))
     return as_tensor([r.picture for r in restorer.restore_all(probes, 1, seeds)])
 
 
-def measures(models: IdfsrModels, pictures: Tensor, people: Sequence[Person]) -> list[str]:
+def measure(models: IdfsrModels, pictures: Tensor, people: Sequence[Person]) -> list[str]:
     truth = torch.stack([p.truth for p in people])
-    apart = [distance(by, pictures, by.embed(truth)[0]) for by in (models.embedder, scorer())]
+    distances = [
+        identity_distance(by, pictures, by.embed(truth)[0])
+        for by in (models.embedder, open_scorer())
+    ]
     likeness = [
         f"{float(psnr(pictures, truth).mean()):.2f}",
         f"{float(ssim(pictures, truth).mean()):.3f}",
     ]
-    return [*likeness, *(f"{d:.3f}" for d in apart)]
+    return [*likeness, *(f"{d:.3f}" for d in distances)]
 
 
 @cache
-def scorer() -> Embedder:
+def open_scorer() -> Embedder:
     return open_embedder("dlib", None, "cpu")
 
 
-def distance(by: Embedder, pictures: Tensor, features: Tensor) -> float:
-    """1 − cosine of the pictures' features with these, a mean."""
-    return 1 - float((by.embed(pictures)[0] * features).sum(1).mean())
+def identity_distance(embedder: Embedder, pictures: Tensor, features: Tensor) -> float:
+    """Return 1 − the mean cosine of the pictures' features with these."""
+    return 1 - float((embedder.embed(pictures)[0] * features).sum(1).mean())
 
 
-def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
-    """The LR face with the first reference bent onto it, where the network would draw: what needs no network."""
+def paste_reference(models: IdfsrModels, person: Person, side: int) -> Tensor:
+    """Return the LR face with the first reference warped onto it: the result without a network."""
     lr = enlarge(as_tensor([lr_face(person, side)]), 128)
-    found = models.find_landmarks(as_image(lr[0]))
-    landmarks = torch.from_numpy(DEFAULT_LANDMARKS if found is None else found).float()[None]
+    own_landmarks = models.find_landmarks(as_image(lr[0]))
+    landmarks = torch.from_numpy(
+        DEFAULT_LANDMARKS if own_landmarks is None else own_landmarks
+    ).float()[None]
     condition = assemble(
         lr, landmarks, as_tensor(person.references[:1]), person.landmarks[:1], person.features[:1]
     )
     return torch.lerp(lr, condition.reference, condition.mask)
 
 
-# -------------------------------------------------------------------------------------------------------------- fitting
+# ------------------------------------------------------------------------------------------ fitting
 
 
 def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, command: str) -> Table:
@@ -128,43 +144,51 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
     table = Table(
         "idfsr", title, command, ("from", "references", "identity told, or picture", *COLUMNS)
     )
-    began = time.monotonic()
+    start = time.monotonic()
     fitted = {
-        count: [fit_to(models, person, count, steps) for person in people] for count in COUNTS
+        count: [fit_person(models, person, count, steps) for person in people] for count in COUNTS
     }
-    spent = (time.monotonic() - began) / max(1, len(people) * len(COUNTS))
-    plain, drawing, drawn = Idfsr(models, None, CPU, PRECISION), 0.0, 0
+    spent = (time.monotonic() - start) / max(1, len(people) * len(COUNTS))
+    plain, seconds, drawn = Idfsr(models, None, CPU, PRECISION), 0.0, 0
     for side in sorted(SIDES, reverse=True):
-        low = enlarge(as_tensor([lr_face(p, side) for p in people]), 128)
-        table.row([f"{side} px (×{128 // side})", "", "bicubic", *measures(models, low, people)])
-        bent = torch.cat([pasted(models, p, side) for p in people])
-        table.row([f"{side} px", 1, "pasted, no network", *measures(models, bent, people)])
-        alone = draw(plain, [FaceInput(lr_face(p, side)) for p in people])
-        table.row([f"{side} px", 0, "its own", *measures(models, alone, people)])
+        bicubic = enlarge(as_tensor([lr_face(p, side) for p in people]), 128)
+        table.add_row(
+            [f"{side} px (×{128 // side})", "", "bicubic", *measure(models, bicubic, people)]
+        )
+        pasted = torch.cat([paste_reference(models, p, side) for p in people])
+        table.add_row([f"{side} px", 1, "pasted, no network", *measure(models, pasted, people)])
+        without = draw_samples(plain, [FaceInput(lr_face(p, side)) for p in people])
+        table.add_row([f"{side} px", 0, "its own", *measure(models, without, people)])
         for count, identities in fitted.items():
             probes = [FaceInput(lr_face(p, side), p.references[:count]) for p in people]
-            began = time.monotonic()
-            before = draw(plain, probes)
-            drawing, drawn = drawing + time.monotonic() - began, drawn + len(probes)
-            after = [draw(own(models, v), probes[k : k + 1], k) for k, v in enumerate(identities)]
-            table.row([f"{side} px", count, "mean", *measures(models, before, people)])
-            table.row([f"{side} px", count, "fitted", *measures(models, torch.cat(after), people)])
-        noise = draw(Idfsr(models, PUBLISHED, CPU, PRECISION), probes)
-        table.row(
-            [f"{side} px", max(COUNTS), f"mean, {PUBLISHED}", *measures(models, noise, people)]
+            start = time.monotonic()
+            before = draw_samples(plain, probes)
+            seconds, drawn = seconds + time.monotonic() - start, drawn + len(probes)
+            after = [
+                draw_samples(open_fitted_restorer(models, v), probes[k : k + 1], k)
+                for k, v in enumerate(identities)
+            ]
+            table.add_row([f"{side} px", count, "mean", *measure(models, before, people)])
+            table.add_row(
+                [f"{side} px", count, "fitted", *measure(models, torch.cat(after), people)]
+            )
+        noise = draw_samples(Idfsr(models, PUBLISHED, CPU, PRECISION), probes)
+        table.add_row(
+            [f"{side} px", max(COUNTS), f"mean, {PUBLISHED}", *measure(models, noise, people)]
         )
     failed = sum(v is None for found in fitted.values() for v in found)
-    table.note(
-        f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of {len(people) * len(COUNTS)} fits did "
-        f"not lower the loss, and the mean stands in for them. Drawing: `{models.denoiser.sampler}`, one sample, "
-        f"{drawing / max(1, drawn):.1f} s a face. Identity distance: 1 − cosine of the features of the picture and of "
-        "the true face, by the embedder whose features the network is told, a friendly judge, and by dlib, "
-        "whose features it is not told."
+    table.add_note(
+        f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of "
+        f"{len(people) * len(COUNTS)} fits did not lower the loss, and use the mean instead. "
+        f"Drawing: `{models.denoiser.sampler}`, one sample, {seconds / max(1, drawn):.1f} s a "
+        "face. Identity distance: 1 − cosine of the features of the picture and of the true face, "
+        "by the embedder whose features the network is given, which favours it, and by dlib, "
+        "whose features it is not given."
     )
     return table
 
 
-def fit_to(models: IdfsrModels, person: Person, count: int, steps: int) -> Identity | None:
+def fit_person(models: IdfsrModels, person: Person, count: int, steps: int) -> Identity | None:
     names = tuple(str(i) for i in range(count))
     pictures = as_tensor(person.references[:count])
     references = References(
@@ -182,45 +206,45 @@ def fit_to(models: IdfsrModels, person: Person, count: int, steps: int) -> Ident
     )
 
 
-def own(models: IdfsrModels, identity: Identity | None) -> Idfsr:
+def open_fitted_restorer(models: IdfsrModels, identity: Identity | None) -> Idfsr:
     return Idfsr(replace(models, identity=identity), None, CPU, PRECISION)
 
 
-# ------------------------------------------------------------------------------------------------------ poor references
+# ---------------------------------------------------------------------------------- poor references
 
 
-def blurred(x: Tensor, deviation: float) -> Tensor:
+def blur(x: Tensor, deviation: float) -> Tensor:
     reach = round(4 * deviation)
     line = torch.exp(-((torch.arange(-reach, reach + 1) / deviation) ** 2) / 2)
     kernel = torch.outer(line, line) / line.sum() ** 2
     return F.conv2d(F.pad(x, (reach,) * 4, mode="replicate"), kernel.expand(3, 1, -1, -1), groups=3)
 
 
-def noisy(x: Tensor, level: float) -> Tensor:
+def add_noise(x: Tensor, level: float) -> Tensor:
     return (
         x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     ).clamp(0, 1)
 
 
-def compressed(x: Tensor, quality: float) -> Tensor:
+def compress(x: Tensor, quality: float) -> Tensor:
     return jpeg(x, torch.full((len(x), 1), quality))
 
 
-def scaled(x: Tensor, side: float) -> Tensor:
+def rescale(x: Tensor, side: float) -> Tensor:
     return enlarge(shrink(x, int(side)), 128)
 
 
-def all_together(x: Tensor, _: float) -> Tensor:
-    return compressed(noisy(scaled(blurred(x, 2), 32), 15), 60)
+def degrade_fully(x: Tensor, _: float) -> Tensor:
+    return compress(add_noise(rescale(blur(x, 2), 32), 15), 60)
 
 
 SWEEP: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
     "as they are": (lambda x, _: x, (0,)),
-    "blur, deviation in px of 128": (blurred, (1, 2, 4)),
-    "noise, deviation of 255": (noisy, (5, 15, 30)),
-    "JPEG, quality": (compressed, (90, 60, 30)),
-    "scale, px left of 128": (scaled, (64, 32, 16)),
-    "blur 2, scale 32, noise 15, JPEG 60": (all_together, (0,)),
+    "blur, deviation in px of 128": (blur, (1, 2, 4)),
+    "noise, deviation of 255": (add_noise, (5, 15, 30)),
+    "JPEG, quality": (compress, (90, 60, 30)),
+    "scale, px left of 128": (rescale, (64, 32, 16)),
+    "blur 2, scale 32, noise 15, JPEG 60": (degrade_fully, (0,)),
 }
 
 
@@ -237,22 +261,23 @@ def sweep_table(models: IdfsrModels, people: Sequence[Person], side: int) -> Tab
             ]
             answers = restorer.restore_all(probes, 1, range(len(probes)))
             lost = sum(w.startswith("reference ") for answer in answers for w in answer.warnings)
-            cells = measures(models, as_tensor([a.picture for a in answers]), people)
-            table.row(
+            cells = measure(models, as_tensor([a.picture for a in answers]), people)
+            table.add_row(
                 [name, f"{level:g}" if level else "", *cells, f"{lost / (USUAL * len(people)):.0%}"]
             )
-    table.note(
-        "The four steps of the Real-ESRGAN model one at a time, and one after the other. Landmarks are looked for on "
-        "the poor references, features made of them. *Left out*: references on which no landmarks were found."
+    table.add_note(
+        "The four steps of the Real-ESRGAN model one at a time, and one after the other. "
+        "Landmarks and features come from the poor references. *Left out*: references on which no "
+        "landmarks were found."
     )
     return table
 
 
-# ------------------------------------------------------------------------------------------------------- cross-identity
+# ----------------------------------------------------------------------------------- cross-identity
 
 
 def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
-    """Everybody's LR face drawn with the identity of the next person."""
+    """Return the table of LR faces drawn with the identity of the next person."""
     columns = (
         "from",
         "identity of",
@@ -265,7 +290,7 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
     restorer = Idfsr(models, None, CPU, PRECISION)
     following = [*people[1:], people[0]]
     truth = torch.stack([p.truth for p in people])
-    who = scorer().embed(truth)[0]
+    identities = open_scorer().embed(truth)[0]
     for side in sorted(SIDES, reverse=True):
         for identity, references in (
             ("the same", "the same"),
@@ -279,23 +304,29 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
                 probes.append(
                     FaceInput(lr_face(person, side), references_used, mean(features).numpy())
                 )
-            pictures = draw(restorer, probes)
-            apart = (distance(scorer(), pictures, features) for features in (who, who.roll(-1, 0)))
-            cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
-            table.row([f"{side} px", identity, references, *cells])
-    table.note(
-        "Distances by dlib. Where the identity carries the face, that of the next person brings the picture "
-        "nearer to that one. Whatever references are given, the picture looks like their person: it says nothing about "
-        "who stood before the camera."
+            pictures = draw_samples(restorer, probes)
+            distances = (
+                identity_distance(open_scorer(), pictures, features)
+                for features in (identities, identities.roll(-1, 0))
+            )
+            cells = (*(f"{d:.3f}" for d in distances), f"{float(psnr(pictures, truth).mean()):.2f}")
+            table.add_row([f"{side} px", identity, references, *cells])
+    table.add_note(
+        "Distances by dlib. If the identity decides the face, the next person's identity moves "
+        "the picture towards that person. Whatever references are given, the picture looks like "
+        "their person: it says nothing about who was in front of the camera."
     )
     return table
 
 
-# ------------------------------------------------------------------------------------------------------------ two codes
+# ---------------------------------------------------------------------------------------- two codes
 
 
 def codes_table(faces: Faces, models: IdfsrModels) -> Table:
-    """Canonical correlations of identity and style, fitted on half of the people and measured on the other half."""
+    """Return the table of canonical correlations between identity and style.
+
+    They are fitted on half of the people and measured on the other half.
+    """
     rows = [group[0] for group in faces.people.values()]
     pictures = views(faces.pictures[rows], 128, False, torch.Generator())
     identity = models.embedder.embed(pictures)[0].double()
@@ -304,12 +335,12 @@ def codes_table(faces: Faces, models: IdfsrModels) -> Table:
     table = Table("idfsr", f"Identity and style codes: {len(rows)} people", "", columns)
     shuffled = identity[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     for name, other in (("of one face", identity), ("of two people, by chance", shuffled)):
-        found = correlations(other, style)
-        table.row([name, f"{float(found[0]):.3f}", f"{float(found.mean()):.3f}"])
-    table.note(
+        found = canonical_correlations(other, style)
+        table.add_row([name, f"{float(found[0]):.3f}", f"{float(found.mean()):.3f}"])
+    table.add_note(
         f"Canonical correlation of the first {COMPONENTS} principal components of each: "
-        "directions from every second person, "
-        "correlations on the others. 0: the style code tells nothing of the identity."
+        "directions from every second person, correlations on the others. 0: the style code says "
+        "nothing about the identity."
     )
     return table
 
@@ -320,23 +351,23 @@ def style_codes(models: IdfsrModels, pictures: Tensor) -> Tensor:
     return torch.cat([encoder(2 * pictures[i : i + 32] - 1) for i in range(0, len(pictures), 32)])
 
 
-def correlations(a: Tensor, b: Tensor) -> Tensor:
-    """On the odd rows, along the canonical directions of the even ones."""
-    (fit_a, held_a), (fit_b, held_b) = (whitened(x[::2], x[1::2]) for x in (a, b))
+def canonical_correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Return the correlations in the odd rows, along the canonical directions of the even ones."""
+    (fit_a, test_a), (fit_b, test_b) = (whiten(x[::2], x[1::2]) for x in (a, b))
     u, _, v = torch.linalg.svd(fit_a.T @ fit_b / len(fit_a))
-    one, other = held_a @ u, held_b @ v.T
+    one, other = test_a @ u, test_b @ v.T
     one, other = (x - x.mean(0) for x in (one, other))
-    found: Tensor = (one * other).sum(0) / (one.norm(dim=0) * other.norm(dim=0))
-    return found
+    correlations: Tensor = (one * other).sum(0) / (one.norm(dim=0) * other.norm(dim=0))
+    return correlations
 
 
-def whitened(fitted: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Both along the principal components of the first, which then have unit variance."""
-    middle = fitted.mean(0)
-    _, spread, ways = torch.linalg.svd(fitted - middle, full_matrices=False)
+def whiten(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sets along the first one's principal components, scaled to unit variance."""
+    middle = train.mean(0)
+    _, spread, ways = torch.linalg.svd(train - middle, full_matrices=False)
     count = min(COMPONENTS, int((spread > 1e-9 * spread[0]).sum()))
-    scale = ways[:count].T / spread[:count] * len(fitted) ** 0.5
-    return (fitted - middle) @ scale, (held - middle) @ scale
+    scale = ways[:count].T / spread[:count] * len(train) ** 0.5
+    return (train - middle) @ scale, (test - middle) @ scale
 
 
 def main() -> None:
@@ -351,9 +382,9 @@ def main() -> None:
     command = command_line()
     models = load_idfsr_models(ModelFiles(network=args.model), CPU, LandmarkFinder("cpu"))
     faces, _ = read_faces([DATA / "val-00.tar"])
-    people = choose(faces, models, args.people, USUAL)
+    people = choose_people(faces, models, args.people, USUAL)
     fitting = fitting_table(
-        models, choose(faces, models, args.fitted, max(COUNTS)), args.steps, command
+        models, choose_people(faces, models, args.fitted, max(COUNTS)), args.steps, command
     )
     fitting.write(
         sweep_table(models, people, 16), cross_table(models, people), codes_table(faces, models)

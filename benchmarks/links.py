@@ -1,8 +1,10 @@
-"""Proposing that two tracks are one person: how often it is right and wrong, by the least cosine that is asked for.
+"""Proposing that two tracks are one person: how often it is right and wrong, by the least cosine
+that is asked for.
 
 python benchmarks/links.py [--faces FILE.tar]
 
-Each person's photographs are divided into two tracks, brought down to 12-32 px and pooled by the Feature Combiner.
+Each person's photographs are divided into two tracks, brought down to 12-32 px and pooled by the
+Feature Combiner.
 """
 
 from __future__ import annotations
@@ -56,9 +58,10 @@ def main() -> None:
     )
     for limit in LIMITS:
         rates = [float((scores >= limit).double().mean()) for scores in (same, different)]
-        table.row([limit, f"{rates[0]:.3f}", f"{rates[1]:.5f}"])
-    table.note(
-        "`link.min_similarity` is this limit. People are CelebA's validation part, never trained on."
+        table.add_row([limit, f"{rates[0]:.3f}", f"{rates[1]:.5f}"])
+    table.add_note(
+        "`link.min_similarity` is this limit. People are CelebA's validation part, never trained "
+        "on."
     )
     table.write()
 

@@ -20,19 +20,19 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from footage import SAMPLE, repeat, seconds_of
-from processes import resident
+from processes import resident_mib
 from results import RESULTS, Table
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 MINUTES = (1, 5, 10, 15, 20, 25, 30)  # minutes of video
-EVERY = 2.0  # seconds between samples
+SAMPLE_EVERY = 2.0  # seconds between samples
 
 
 @dataclass
-class Watched:
-    """One run as seen from outside."""
+class RunSamples:
+    """The memory of one run at regular times, and its messages."""
 
     wall: list[float] = field(default_factory=list)
     rss: list[float] = field(default_factory=list)
@@ -43,49 +43,50 @@ class Watched:
     exit_code: int = 0
 
 
-def watch(command: list[str]) -> Watched:
-    seen = Watched()
-    began = time.monotonic()
+def sample_run(command: list[str]) -> RunSamples:
+    """Run a command and sample its memory until it ends."""
+    samples = RunSamples()
+    start = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        listener = threading.Thread(target=_listen, args=(process, seen, began))
+        listener = threading.Thread(target=_read_events, args=(process, samples, start))
         listener.start()
         try:
             while process.poll() is None:
-                mib = resident(process.pid)
+                mib = resident_mib(process.pid)
                 if mib:
-                    seen.wall.append(time.monotonic() - began)
-                    seen.rss.append(mib)
-                time.sleep(EVERY)
+                    samples.wall.append(time.monotonic() - start)
+                    samples.rss.append(mib)
+                time.sleep(SAMPLE_EVERY)
         finally:
             process.terminate()  # does nothing when it is through
             listener.join()
-        seen.exit_code = process.returncode
-    return seen
+        samples.exit_code = process.returncode
+    return samples
 
 
-def _listen(process: subprocess.Popen[str], seen: Watched, began: float) -> None:
+def _read_events(process: subprocess.Popen[str], samples: RunSamples, start: float) -> None:
     assert process.stdout
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "progress" and "frames" in event:
-            seen.progress.append((time.monotonic() - began, event))
+            samples.progress.append((time.monotonic() - start, event))
         else:
-            seen.result = event
+            samples.result = event
 
 
-def size_of(folder: Path) -> float:
-    """MiB"""
+def folder_mib(folder: Path) -> float:
+    """Return the size of the files below a folder in MiB."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
 
 
-def at_minutes(seen: Watched, minutes: float) -> np.ndarray:
-    """Minutes of video done at each sample, between the run's progress lines."""
-    wall = [0.0, *(at for at, _ in seen.progress), seen.wall[-1]]
-    done = [0.0, *(event["share"] * minutes for _, event in seen.progress), minutes]
-    return np.interp(seen.wall, wall, done)
+def video_minutes(samples: RunSamples, minutes: float) -> np.ndarray:
+    """Return the minutes of video done at each sample, interpolated from progress lines."""
+    wall = [0.0, *(second for second, _ in samples.progress), samples.wall[-1]]
+    done = [0.0, *(event["share"] * minutes for _, event in samples.progress), minutes]
+    return np.interp(samples.wall, wall, done)
 
 
-def plot(at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, path: Path) -> None:
+def plot_memory(at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4), dpi=120)
     axes.plot(at, rss, lw=1, label="resident memory")
     ends = np.array([half, at[-1]])
@@ -103,7 +104,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=15.0, help="of video")
-    parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are looked at")
+    parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are analysed")
     args = parser.parse_args()
     table = Table(
         "memory",
@@ -131,52 +132,55 @@ def main() -> None:
             "--out",
             str(folder / "case"),
         ]
-        seen = watch([*command, "--fps", f"{args.fps:g}", "--json"])
-        if seen.exit_code or not seen.result:
-            raise SystemExit(f"the run ended with {seen.exit_code}: {seen.result}")
-        case_size = size_of(folder / "case")
-        pictures = size_of(folder / "case" / "crops")
-    at, rss = at_minutes(seen, minutes), np.array(seen.rss)
-    for mark in (m for m in MINUTES if m < minutes - 0.01):
-        when = float(np.interp(mark, at, seen.wall))
-        event = min((t for _, t in seen.progress), key=lambda t: abs(t["share"] * minutes - mark))
+        samples = sample_run([*command, "--fps", f"{args.fps:g}", "--json"])
+        if samples.exit_code or not samples.result:
+            raise SystemExit(f"the run ended with {samples.exit_code}: {samples.result}")
+        case_size = folder_mib(folder / "case")
+        pictures = folder_mib(folder / "case" / "crops")
+    at, rss = video_minutes(samples, minutes), np.array(samples.rss)
+    for minute in (m for m in MINUTES if m < minutes - 0.01):
+        when = float(np.interp(minute, at, samples.wall))
+        event = min(
+            (t for _, t in samples.progress), key=lambda t: abs(t["share"] * minutes - minute)
+        )
         row = [
-            f"{np.interp(mark, at, rss):.0f}",
+            f"{np.interp(minute, at, rss):.0f}",
             f"{when:.0f}",
             event["frames"],
             event["faces"],
             event["tracks"],
         ]
-        table.row([mark, *row])
-    end = seen.result
-    table.row(
+        table.add_row([minute, *row])
+    end = samples.result
+    table.add_row(
         [
             f"{minutes:.1f} (end)",
             f"{rss[-1]:.0f}",
-            f"{seen.wall[-1]:.0f}",
+            f"{samples.wall[-1]:.0f}",
             end["frames"],
             end["faces"],
             end["tracks"],
         ]
     )
-    table.row(["highest", f"{rss.max():.0f}", "", "", "", ""])
+    table.add_row(["highest", f"{rss.max():.0f}", "", "", "", ""])
     # Between the middle and the last progress line: what comes after is the run winding up.
     later = (at >= minutes / 2) & (
-        np.array(seen.wall) <= max((when for when, _ in seen.progress), default=np.inf)
+        np.array(samples.wall) <= max((when for when, _ in samples.progress), default=np.inf)
     )
     fit = np.polyfit(at[later], rss[later], 1)
-    plot(at, rss, fit, minutes / 2, RESULTS / "memory.png")
-    table.note("![Resident memory over minutes of video](memory.png)")
-    table.note(
+    plot_memory(at, rss, fit, minutes / 2, RESULTS / "memory.png")
+    table.add_note("![Resident memory over minutes of video](memory.png)")
+    table.add_note(
         "Growth over the second half, by a straight line up to the last progress line: "
-        f"**{fit[0]:+.3f} MiB a minute of video**. The case folder holds {case_size:.1f} MiB, {pictures:.1f} of them "
-        "pictures of faces."
+        f"**{fit[0]:+.3f} MiB a minute of video**. The case folder holds {case_size:.1f} MiB, "
+        f"{pictures:.1f} of them pictures of faces."
     )
-    table.note(
-        f"The film ({mib:.0f} MiB) is `{SAMPLE.name}` over and over: its packets with shifted times, nothing encoded "
-        f"again. `fasr-video run` is a process of its own; its resident memory and that of processes it started is "
-        f"read from /proc every {EVERY:.0f} s, and the minute of video from its progress lines, which come every 5 s "
-        "(frames, faces and tracks in the table are those of the nearest one; tracks that are running count, too, "
+    table.add_note(
+        f"The film ({mib:.0f} MiB) is `{SAMPLE.name}` repeated: its packets with shifted times, "
+        "without encoding. `fasr-video run` is a process of its own; its resident memory, with "
+        f"that of the processes it started, is read from /proc every {SAMPLE_EVERY:.0f} s, and "
+        "the minute of video from its progress lines, which come every 5 s (frames, faces and "
+        "tracks in the table are those of the nearest one; tracks that are running count, too, "
         "before the end)."
     )
     table.write()

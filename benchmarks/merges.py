@@ -40,21 +40,21 @@ Merge = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Set:
+class FeatureSet:
     """Several people's features."""
 
     gallery: Tensor
     """P×D: of each person's first photograph at full size."""
     small: Tensor
-    """M×D: of all photographs, brought down."""
+    """M×D: of all photographs, shrunk."""
     norms: Tensor
     groups: list[list[int]]
     """The rows of each person; the first is the gallery's."""
 
 
-def combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str, FeatureCombiner]:
+def load_combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str, FeatureCombiner]:
     """Return the Feature Combiner in the package and those of the files, by name."""
-    found: dict[str, FeatureCombiner] = {}
+    by_name: dict[str, FeatureCombiner] = {}
     for file in (bundled("combiner.safetensors"), *files):
         combiner = load_combiner(file)
         if combiner.source.sha256 != embedder.sha256:
@@ -67,45 +67,48 @@ def combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str, Fea
             if file == bundled("combiner.safetensors")
             else f"{file.parent.name}/{file.name}"
         )
-        found[f"Feature Combiner, eta {combiner.eta:g}, margin {margin} ({where})"] = combiner
-    return found
+        by_name[f"Feature Combiner, eta {combiner.eta:g}, margin {margin} ({where})"] = combiner
+    return by_name
 
 
-def merges(of: dict[str, FeatureCombiner]) -> dict[str, Merge]:
-    """Return all ways to merge, by name."""
-    found: dict[str, Merge] = {
+def merge_methods(combiners: dict[str, FeatureCombiner]) -> dict[str, Merge]:
+    """Return all merge methods by name."""
+    by_name: dict[str, Merge] = {
         "one face alone": lambda f, n: f[0],
         MEAN: lambda f, n: mean(f),
         "weighted by the feature's norm": weighted_mean,
         "geometric median": lambda f, n: robust_mean(f),
     }
-    for name, combiner in of.items():
-        found[name] = lambda f, n, combiner=combiner: combiner.combine(f)
-    return found
+    for name, combiner in combiners.items():
+        by_name[name] = lambda f, n, combiner=combiner: combiner.combine(f)
+    return by_name
 
 
-def merged(merge: Merge, people: Set, stranger: bool) -> Tensor:
-    """Return each person's merged feature, P×D; a stranger is the person before, and last."""
-    found = []
+def merge_people(merge: Merge, people: FeatureSet, stranger: bool) -> Tensor:
+    """Return each person's merged feature, P×D.
+
+    A stranger's face, one of the person before, comes last.
+    """
+    features = []
     for k, own in enumerate(people.groups):
         rows = own[1:] + ([people.groups[k - 1][1]] if stranger else [])
-        found.append(merge(people.small[rows], people.norms[rows]))
-    return torch.stack(found)
+        features.append(merge(people.small[rows], people.norms[rows]))
+    return torch.stack(features)
 
 
-def cosines(features: Tensor, people: Set) -> Scores:
-    """Return how near each merged feature comes to the true one."""
+def cosines_to_truth(features: Tensor, people: FeatureSet) -> Scores:
+    """Return the cosine of each merged feature to the true one."""
     return (features.double() * people.gallery.double()).sum(1).numpy()
 
 
-def compared(found: Scores, plain: Scores) -> list[str]:
+def compare_with_mean(found: Scores, plain: Scores) -> list[str]:
     """Return the mean gain over the plain mean, Student's t and p of the pairs."""
     gains = found - plain
     t, p = paired_t(gains)
     return [f"{gains.mean():+.4f}", f"{t:.2f}", f"{p:.1e}" if p else "< 1e-300"]
 
 
-def read_people(file: Path, embedder: BuiltinEmbedder, count: int | None) -> Set:
+def read_people(file: Path, embedder: BuiltinEmbedder, count: int | None) -> FeatureSet:
     faces, _ = read_faces([file])
     groups = [own for own in faces.people.values() if len(own) >= 3][:count]
     rows = [row for own in groups for row in own]
@@ -114,7 +117,7 @@ def read_people(file: Path, embedder: BuiltinEmbedder, count: int | None) -> Set
     own = [[number[row] for row in group] for group in groups]
     small, norms = embedder.embed(enlarge(shrink(pictures, SIDE), 128))
     gallery, _ = embedder.embed(pictures[[group[0] for group in own]])
-    return Set(gallery, small, norms, own)
+    return FeatureSet(gallery, small, norms, own)
 
 
 def main() -> None:
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, help="only the first ones")
     args = parser.parse_args()
     embedder = BuiltinEmbedder()
-    ways = merges(combiners(args.combiner, embedder))
+    methods = merge_methods(load_combiners(args.combiner, embedder))
     people = read_people(args.faces, embedder, args.people)
     of_each = sum(len(own) - 1 for own in people.groups) / len(people.groups)
     title = f"Merging {SIDE}×{SIDE} faces: {len(people.groups)} people, {of_each:.1f} faces each"
@@ -142,22 +145,22 @@ def main() -> None:
     table = Table(
         "merges", title, command_line(), [*columns, "Rank-1 with a stranger", "AUC with a stranger"]
     )
-    plain = cosines(merged(ways[MEAN], people, False), people)
-    for name, merge in ways.items():
-        alone, mixed = (merged(merge, people, stranger) for stranger in (False, True))
-        near = cosines(alone, people)
-        tested = compared(near, plain) if name != MEAN else ["", "", ""]
+    plain = cosines_to_truth(merge_people(methods[MEAN], people, False), people)
+    for name, merge in methods.items():
+        clean, mixed = (merge_people(merge, people, stranger) for stranger in (False, True))
+        cosines = cosines_to_truth(clean, people)
+        tested = compare_with_mean(cosines, plain) if name != MEAN else ["", "", ""]
         ranks = [
-            rank_and_area((features @ people.gallery.T).numpy()) for features in (alone, mixed)
+            rank_and_area((features @ people.gallery.T).numpy()) for features in (clean, mixed)
         ]
         cells = [cell for rank, area in ranks for cell in (f"{rank:.3f}", f"{area:.4f}")]
-        table.row([name, f"{near.mean():.4f}", *tested, *cells])
-    table.note(
+        table.add_row([name, f"{cosines.mean():.4f}", *tested, *cells])
+    table.add_note(
         "People are CelebA's validation part, never trained on. The true feature is that of the "
         "person's first photograph at full size, which is none of the merged ones. t and p "
         "(two-sided): paired t-test over people of the cosine against the mean's."
     )
-    table.note(
+    table.add_note(
         "Each Feature Combiner is used with the eta that it was trained with. Its margin is that "
         "of the triplet loss, by default just above the gap that the plain mean leaves between a "
         "stranger and the person (`train combiner` prints both)."

@@ -2,9 +2,9 @@
 
 python benchmarks/models.py [--people 907] [--restored 907] [--sheets DIR]
 
-The papers' protocol: each person's first photograph is the gallery, the second is the probe; where faces are merged,
-all but the first are. `--sheets` writes pictures of the restorations, for eyes only: they show CelebA's people, so they
-stay out of the repository.
+The papers' protocol: each person's first photograph is the gallery, the second is the probe; where
+faces are merged, all but the first are. `--sheets` writes pictures of the restorations, for eyes
+only: they show CelebA's people, so they stay out of the repository.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ BATCH = 16
 MEASURES = ("identity", "Rank-1")
 SHEET = """![LR, samples, mean, spread, truth](models.jpg)
 
-From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the photograph. Every gallery
-photograph that comes with the project, told nothing but the LR face's own feature: two in the public domain, and below
-them people who do not exist, whom this network drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of
-them, and those that came out worst."""
+From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the
+photograph. Every gallery photograph that comes with the project, drawn with only the LR face's
+own feature: two in the public domain, and below them people who do not exist, whom this network
+drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of them, and the worst."""
 # One call at the highest noise: the network's guess of the mean of all faces that fit.
 ESTIMATE = "dpmpp-1"
 
 
 @dataclass
 class People:
-    """Of each person: the gallery photograph, the probe, and all photographs but the first."""
+    """Each person's gallery photograph, probe, and all photographs but the first."""
 
     faces: Faces
     gallery: list[int]
@@ -72,28 +72,30 @@ class People:
     pictures: Tensor
     embedder: BuiltinEmbedder
     dlib: Embedder
-    """Saw photographs at full size alone, as recognisers commonly do, and conditioned no network."""
-    kept: dict[int, Tensor] = field(default_factory=dict)
+    """Saw photographs at full size alone, as recognisers commonly do, and conditioned no network.
+    """
+    features_by_side: dict[int, Tensor] = field(default_factory=dict)
     """Features of all faces at a size; 128 for the face as it is."""
 
-    def at(self, side: int) -> Tensor:
-        if side not in self.kept:
+    def features_at(self, side: int) -> Tensor:
+        """Return the features of all faces, shrunk to this size; 128 is the face as it is."""
+        if side not in self.features_by_side:
             seen = self.pictures if side == 128 else enlarge(shrink(self.pictures, side), 128)
-            self.kept[side] = self.embedder.embed(seen)[0]
-        return self.kept[side]
+            self.features_by_side[side] = self.embedder.embed(seen)[0]
+        return self.features_by_side[side]
 
 
 def load_people(count: int) -> People:
     faces, _ = read_faces([DATA / "val-00.tar"])
     groups = [g for g in faces.people.values() if len(g) >= 3][:count]
     rows = [r for g in groups for r in g]
-    place = {r: i for i, r in enumerate(rows)}
-    kept = Faces(faces.pictures[rows], tuple(faces.paths[r] for r in rows))
-    own = [[place[r] for r in g] for g in groups]
-    pictures = views(kept.pictures, 128, False, torch.Generator())
+    index_of = {r: i for i, r in enumerate(rows)}
+    chosen = Faces(faces.pictures[rows], tuple(faces.paths[r] for r in rows))
+    own = [[index_of[r] for r in g] for g in groups]
+    pictures = views(chosen.pictures, 128, False, torch.Generator())
     gallery, probe, others = [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own]
     return People(
-        kept,
+        chosen,
         gallery,
         probe,
         others,
@@ -103,59 +105,61 @@ def load_people(count: int) -> People:
     )
 
 
-# ------------------------------------------------------------------------------------------------ embedder and combiner
+# ---------------------------------------------------------------------------- embedder and combiner
 
 
-def combiner() -> FeatureCombiner:
+def load_bundled_combiner() -> FeatureCombiner:
     return load_combiner(bundled("combiner.safetensors"))
 
 
 def combiner_table(people: People, command: str) -> Table:
-    """How near the merged feature of a person's LR faces comes to the feature of the photograph at full resolution."""
+    """Return the table of how near merged LR features come to that of the HR photograph."""
     table = Table(
         "models",
         "Feature Combiner",
         command,
         ("merged by", "cosine to the HR feature", "better for"),
     )
-    joined, wanted = combiner(), people.at(128)[people.gallery]
+    combiner, targets = load_bundled_combiner(), people.features_at(128)[people.gallery]
     plain, ours = (
         torch.stack(
             [
-                (merge(people.at(16)[rows]) * want).sum()
-                for rows, want in zip(people.others, wanted, strict=True)
+                (merge(people.features_at(16)[rows]) * target).sum()
+                for rows, target in zip(people.others, targets, strict=True)
             ]
         )
-        for merge in (mean, joined.combine)
+        for merge in (mean, combiner.combine)
     )
     gain = (ours - plain).double()
     t, p = paired_t(gain.numpy())
-    table.row(["mean", f"{plain.mean():.4f}", ""])
-    table.row(
+    table.add_row(["mean", f"{plain.mean():.4f}", ""])
+    table.add_row(
         [
             "Feature Combiner",
             f"{ours.mean():.4f}",
             f"{float((gain > 0).double().mean()):.0%} of people",
         ]
     )
-    table.note(
-        f"Paired t-test over {len(gain)} people: gain {gain.mean():+.4f}, t = {t:.1f}, p = {p:.1e}. "
-        "HR feature: of the gallery photograph, which is none of the merged ones."
+    table.add_note(
+        f"Paired t-test over {len(gain)} people: gain {gain.mean():+.4f}, t = {t:.1f}, p = "
+        f"{p:.1e}. HR feature: of the gallery photograph, which is none of the merged ones."
     )
     return table
 
 
-# ------------------------------------------------------------------------------------------------------ by kind of face
+# ---------------------------------------------------------------------------------- by kind of face
 
 
-def kinds(people: People) -> dict[str, list[int]]:
-    """Places of people whose probe is of a kind."""
+def people_by_kind(people: People) -> dict[str, list[int]]:
+    """Return the indexes of the people whose probe is of each kind."""
     with (DATA / "labels.csv").open(newline="") as stream:
-        label = {row["path"]: row for row in csv.DictReader(stream)}
-    rows = [label[people.faces.paths[i]] for i in people.probe]
-    turned = [_turn({k: float(v) for k, v in r.items() if k.endswith(("_x", "_y"))}) for r in rows]
+        labels = {row["path"]: row for row in csv.DictReader(stream)}
+    rows = [labels[people.faces.paths[i]] for i in people.probe]
+    turned = [
+        head_turn({k: float(v) for k, v in r.items() if k.endswith(("_x", "_y"))}) for r in rows
+    ]
     third, two_thirds = np.quantile(turned, (1 / 3, 2 / 3))
-    chosen = {
+    flags = {
         "all": [True] * len(rows),
         "men": [r["male"] == "1" for r in rows],
         "women": [r["male"] == "0" for r in rows],
@@ -165,13 +169,16 @@ def kinds(people: People) -> dict[str, list[int]]:
         "middle third": [third < t <= two_thirds for t in turned],
         "most turned third": [t > two_thirds for t in turned],
     }
-    return {kind: [i for i, yes in enumerate(which) if yes] for kind, which in chosen.items()}
+    return {
+        kind: [i for i, is_member in enumerate(members) if is_member]
+        for kind, members in flags.items()
+    }
 
 
-def _turn(p: dict[str, float]) -> float:
-    """How far the nose tip lies from the middle of the eyes, in distances of the eyes."""
-    apart = p["right_eye_x"] - p["left_eye_x"]
-    return abs(p["nose_x"] - (p["left_eye_x"] + p["right_eye_x"]) / 2) / max(apart, 1.0)
+def head_turn(p: dict[str, float]) -> float:
+    """Return how far the nose tip lies from the middle of the eyes, in distances of the eyes."""
+    eye_distance = p["right_eye_x"] - p["left_eye_x"]
+    return abs(p["nose_x"] - (p["left_eye_x"] + p["right_eye_x"]) / 2) / max(eye_distance, 1.0)
 
 
 def kinds_table(people: People, restored: Restored, command: str) -> Table:
@@ -185,7 +192,7 @@ def kinds_table(people: People, restored: Restored, command: str) -> Table:
         "identity gain",
     )
     table = Table("models", "By kind of face", command, columns)
-    gallery = people.at(128)[people.gallery]
+    gallery = people.features_at(128)[people.gallery]
     ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
     low = enlarge(restored.small, 128)
     gains = [
@@ -193,10 +200,13 @@ def kinds_table(people: People, restored: Restored, command: str) -> Table:
         ssim(ours, restored.clean) - ssim(low, restored.clean),
     ]
     gains.append(restored.identity(ours, people) - restored.identity(low, people))
-    for kind, rows in kinds(people).items():
-        ranks = [_rank(people.at(side)[people.probe][rows] @ gallery.T, rows) for side in (128, 16)]
+    for kind, rows in people_by_kind(people).items():
+        ranks = [
+            _rank_one_rate(people.features_at(side)[people.probe][rows] @ gallery.T, rows)
+            for side in (128, 16)
+        ]
         seen = [r for r in rows if r < len(restored.clean)]
-        table.row(
+        table.add_row(
             [
                 kind,
                 len(rows),
@@ -204,24 +214,24 @@ def kinds_table(people: People, restored: Restored, command: str) -> Table:
                 *(f"{g[seen].mean():+.3f}" for g in gains),
             ]
         )
-    table.note(
-        "Labels are CelebA's. Everybody is searched in the gallery of all. Thirds go by how far the nose lies from the "
-        f"middle of the eyes. Gains are of the mean of {SAMPLES} samples from 16×16 over the bicubic picture, of "
-        f"the first {len(restored.clean)} people."
+    table.add_note(
+        "Labels are CelebA's. Everybody is searched in the gallery of all. Thirds go by how far "
+        f"the nose lies from the middle of the eyes. Gains are of the mean of {SAMPLES} samples "
+        f"from 16×16 over the bicubic picture, of the first {len(restored.clean)} people."
     )
     return table
 
 
-def _rank(scores: Tensor, own: list[int]) -> float:
+def _rank_one_rate(scores: Tensor, own: list[int]) -> float:
     return float((scores.argmax(1) == torch.tensor(own)).double().mean())
 
 
-# ----------------------------------------------------------------------------------------------------- super-resolution
+# --------------------------------------------------------------------------------- super-resolution
 
 
 @dataclass
 class Restored:
-    """The probes of the first people, and what each method made of them at 16×16."""
+    """The probes of the first people, and the pictures that each method draws from 16×16."""
 
     clean: Tensor
     small: Tensor
@@ -230,12 +240,13 @@ class Restored:
     """N×SAMPLES pictures of FASR++."""
 
     def identity(self, pictures: Tensor, people: People) -> Tensor:
-        """Cosine of each picture's feature with the true picture's."""
-        truth = people.at(128)[people.probe[: len(pictures)]]
+        """Return the cosine of each picture's feature with the true picture's."""
+        truth = people.features_at(128)[people.probe[: len(pictures)]]
         return (people.embedder.embed(pictures)[0] * truth).sum(1)
 
 
 def restore(people: People, count: int) -> Restored:
+    """Restore the first people's probes with each method."""
     models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
     rows = people.probe[:count]
@@ -245,33 +256,35 @@ def restore(people: People, count: int) -> Restored:
     auxiliaries = [
         [r for r in others if r != own] for others, own in zip(people.others, rows, strict=False)
     ]
-    low = people.at(16)
-    joined = combiner()
-    told = {
+    low = people.features_at(16)
+    combiner = load_bundled_combiner()
+    features_by_method = {
         "SDE-SR: no feature": torch.zeros(len(rows), low.shape[1]),
         "FASR: mean feature": torch.stack([mean(low[a]) for a in auxiliaries]),
     }
     drawn = {
-        name: draw(models.denoiser, Condition(lr, feature), FAST, 1)[:, 0]
-        for name, feature in told.items()
+        name: draw_samples(models.denoiser, Condition(lr, feature), FAST, 1)[:, 0]
+        for name, feature in features_by_method.items()
     }
-    condition = Condition(lr, torch.stack([joined.combine(low[a]) for a in auxiliaries]))
-    samples = draw(models.denoiser, condition, FAST, SAMPLES)
+    condition = Condition(lr, torch.stack([combiner.combine(low[a]) for a in auxiliaries]))
+    samples = draw_samples(models.denoiser, condition, FAST, SAMPLES)
     drawn["FASR++: Feature Combiner"] = samples[:, 0]
     drawn["FASR++, mean of 2"] = samples[:, :2].mean(1)
     drawn[f"FASR++, mean of {SAMPLES}"] = samples.mean(1)
-    drawn[f"FASR++ by {ESTIMATE}: one call"] = draw(models.denoiser, condition, ESTIMATE, 1)[:, 0]
+    drawn[f"FASR++ by {ESTIMATE}: one call"] = draw_samples(
+        models.denoiser, condition, ESTIMATE, 1
+    )[:, 0]
     return Restored(clean, small, drawn, samples)
 
 
-def draw(denoiser: Denoiser, condition: Condition, sampler: str, samples: int) -> Tensor:
-    """N×samples×3×128×128; a face's noise is the same for every method."""
+def draw_samples(denoiser: Denoiser, condition: Condition, sampler: str, samples: int) -> Tensor:
+    """Return N×samples×3×128×128 pictures; a face's noise is the same for every method."""
     count = len(condition.lr)
     rows = torch.arange(count).repeat_interleave(samples)
     noise = samplers.generators([sample_seed(i, k) for i in range(count) for k in range(samples)])
-    how = sampling.parse(sampler)
+    plan = sampling.parse(sampler)
     parts = [
-        sampling.draw(denoiser, condition[rows[i : i + BATCH]], how, noise[i : i + BATCH])
+        sampling.draw(denoiser, condition[rows[i : i + BATCH]], plan, noise[i : i + BATCH])
         for i in range(0, len(rows), BATCH)
     ]
     return torch.cat(parts).unflatten(0, (count, samples))
@@ -308,25 +321,26 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
             features = embedder.embed(pictures)[0]
             cells += [
                 f"{float((features * true).sum(1).mean()):.3f}",
-                f"{_rank(features @ known.T, own):.3f}",
+                f"{_rank_one_rate(features @ known.T, own):.3f}",
             ]
         cells.append(f"{float(consistency(pictures, restored.small).mean()):.1f}")
-        table.row([name, *cells])
+        table.add_row([name, *cells])
     spread = restored.samples.std(1).mean()
-    table.note(
-        f"Sampler `{FAST}`: {sampling.parse(FAST).calls} calls a sample. "
-        "The feature is merged from the person's other photographs at 16×16, "
-        "the probe and the gallery photograph not among them. Identity: cosine of the features of the picture and of "
-        "the true face. Our embedder reads small faces as they are and told the network whom to draw: it gains nothing "
-        "by a reconstruction and is a friendly judge of one. dlib knows photographs at full size alone. "
-        f"Spread of the samples {spread:.3f}. A sample of a true posterior is 3 dB below the posterior's mean, however "
-        "good the network is: the mean is nearer to the truth and softer, samples show what a face may look like."
+    table.add_note(
+        f"Sampler `{FAST}`: {sampling.parse(FAST).calls} calls a sample. The feature is merged "
+        "from the person's other photographs at 16×16, the probe and the gallery photograph not "
+        "among them. Identity: cosine of the features of the picture and of the true face. Our "
+        "embedder reads small faces as they are and gave the network its feature: it gains "
+        "nothing from a reconstruction, and favours it. dlib was trained on photographs at full "
+        f"size only. Spread of the samples {spread:.3f}. A sample of a true posterior is 3 dB "
+        "below the posterior's mean, however good the network is: the mean is nearer to the truth "
+        "and softer; samples show what a face may look like."
     )
     return table
 
 
-def sheets(people: People, restored: Restored, folder: Path) -> None:
-    """LR, samples, mean, spread, truth: of every n-th person, and of those whose identity came out worst."""
+def write_sheets(people: People, restored: Restored, folder: Path) -> None:
+    """Write LR, samples, mean, spread and truth of every n-th person, and of the worst ones."""
     folder.mkdir(parents=True, exist_ok=True)
     ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
     identity = restored.identity(ours, people)
@@ -337,13 +351,16 @@ def sheets(people: People, restored: Restored, folder: Path) -> None:
     }
     for name, rows in chosen.items():
         lines = [
-            sheet_line(restored.small[i], restored.samples[i], restored.clean[i]) for i in rows
+            draw_sheet_line(restored.small[i], restored.samples[i], restored.clean[i]) for i in rows
         ]
         write_sheet(lines, folder / f"{name}.jpg")
 
 
-def sheet_of_ours(path: Path) -> None:
-    """The photographs that may be shown: two in the public domain, and those of people who do not exist."""
+def write_public_sheet(path: Path) -> None:
+    """Write the sheet of photographs that may be shown.
+
+    Two are in the public domain; the others show people who do not exist.
+    """
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
     photos = sorted(
         [*PORTRAITS.glob("*.jpg"), *SAMPLE.glob("*.jpg")],
@@ -354,14 +371,17 @@ def sheet_of_ours(path: Path) -> None:
     small = shrink(clean, 16)
     lr = enlarge(small, 128)
     models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
-    told = torch.stack(
-        [combiner().combine(feature[None]) for feature in BuiltinEmbedder().embed(lr)[0]]
+    features = torch.stack(
+        [
+            load_bundled_combiner().combine(feature[None])
+            for feature in BuiltinEmbedder().embed(lr)[0]
+        ]
     )
-    samples = draw(models.denoiser, Condition(lr, told), FAST, SAMPLES)
-    write_sheet([sheet_line(*row) for row in zip(small, samples, clean, strict=True)], path)
+    samples = draw_samples(models.denoiser, Condition(lr, features), FAST, SAMPLES)
+    write_sheet([draw_sheet_line(*row) for row in zip(small, samples, clean, strict=True)], path)
 
 
-def sheet_line(small: Tensor, samples: Tensor, clean: Tensor) -> Tensor:
+def draw_sheet_line(small: Tensor, samples: Tensor, clean: Tensor) -> Tensor:
     spread = (4 * samples.std(0).mean(0)).clamp(0, 1).expand(3, -1, -1)
     return torch.cat(
         [enlarge(small[None], 128)[0], *samples, samples.mean(0), spread, clean], dim=2
@@ -373,7 +393,7 @@ def write_sheet(lines: list[Tensor], path: Path) -> None:
     print(f"written: {path} (LR, {SAMPLES} samples, mean, spread ×4, truth)")
 
 
-# ---------------------------------------------------------------------------------------------------------- attributes
+# --------------------------------------------------------------------------------------- attributes
 
 
 def attributes_table(people: People, command: str) -> Table:
@@ -392,16 +412,17 @@ def attributes_table(people: People, command: str) -> Table:
             (f"{score.accuracy:.3f}", f"{score.balanced:.3f}")
         )
     for name, cells in rows.items():
-        table.row([name, *cells])
+        table.add_row([name, *cells])
     commoner = [float(labels[:, i].float().mean()) for i in range(len(NAMES))]
-    table.row(
+    table.add_row(
         [
             "the commoner answer always",
             *(c for share in commoner for c in (f"{max(share, 1 - share):.3f}", "0.500")),
         ]
     )
-    table.note(
-        "Balanced: the mean over both classes. The classifier is trained for that, since glasses are rare."
+    table.add_note(
+        "Balanced: the mean over both classes. The classifier is trained for that, since glasses "
+        "are rare."
     )
     return table
 
@@ -419,16 +440,16 @@ def main() -> None:
     third = restoration_table(people, restored, command)
     fourth = kinds_table(people, restored, command)
     fifth = attributes_table(people, command)
-    fifth.note(
-        "The embedder stands beside its peers in `embedders.md`, the detector beside Haar in `detection.md` and "
-        "`clips.md`, samplers in `sr_ladder.md`, merges in "
-        "`merges.md`, searches with people who are not in the gallery in `open_set.md`."
+    fifth.add_note(
+        "The embedder stands beside its peers in `embedders.md`, the detector beside Haar in "
+        "`detection.md` and `clips.md`, samplers in `sr_ladder.md`, merges in `merges.md`, "
+        "searches with people who are not in the gallery in `open_set.md`."
     )
-    third.note(SHEET)
+    third.add_note(SHEET)
     first.write(third, fourth, fifth)
-    sheet_of_ours(RESULTS / "models.jpg")
+    write_public_sheet(RESULTS / "models.jpg")
     if args.sheets:
-        sheets(people, restored, args.sheets)
+        write_sheets(people, restored, args.sheets)
 
 
 if __name__ == "__main__":

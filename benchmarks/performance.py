@@ -1,8 +1,10 @@
-"""Where the time of `fasr-video run` goes: each stage alone, then the whole, by size of picture and number of faces.
+"""Where the time of `fasr-video run` goes: each stage alone, then the whole, by size of picture and
+number of faces.
 
 python benchmarks/performance.py [--seconds 4] [--faces 1 5 20] [--engines torch openvino]
 
-The whole takes some seven minutes on two quiet cores; it grows with the seconds, the faces and the engines.
+The whole takes some seven minutes on two quiet cores; it grows with the seconds, the faces and the
+engines.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from footage import crowd
+from footage import write_crowd
 from results import Table, command_line
 
 from fasr_video.case.sources import SourceModels, register_source
@@ -40,8 +42,8 @@ REAL_TIME = 25.0  # frames a second
 
 
 @dataclass(frozen=True)
-class Spent:
-    """Milliseconds a frame, but for what says otherwise."""
+class RunCost:
+    """Milliseconds a frame, unless stated otherwise."""
 
     stages: dict[str, float]
     """Each alone, with all cores."""
@@ -63,100 +65,115 @@ class Spent:
 T = TypeVar("T")
 
 
-def timed(call: Callable[[], T]) -> tuple[T, float]:
-    began = time.perf_counter()
-    return call(), time.perf_counter() - began
+def run_timed(call: Callable[[], T]) -> tuple[T, float]:
+    """Call a function; return its result and the seconds."""
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
 
 
-def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float], float]:
-    """Each stage over all frames before the next one begins; also faces a frame."""
+def measure_stages(
+    path: Path, run_settings: Settings, folder: Path
+) -> tuple[dict[str, float], float]:
+    """Run the stages one after the other; return milliseconds a frame, and faces a frame."""
     reader = open_video(path)
-    detector = open_detector(**chosen.detect.model_dump(exclude=GATE_SETTINGS))
-    frames, decoding = timed(lambda: list(reader.frames(Sampling())))
+    detector = open_detector(**run_settings.detect.model_dump(exclude=GATE_SETTINGS))
+    frames, decoding = run_timed(lambda: list(reader.frames(Sampling())))
     detector.detect([frames[0].image])  # warm up
-    found, detecting = timed(lambda: [detector.detect([frame.image])[0] for frame in frames])
+    found, detecting = run_timed(lambda: [detector.detect([frame.image])[0] for frame in frames])
 
     def make_tracker() -> Tracker:
-        return TRACKERS[chosen.track.method](
-            TrackerSettings(**chosen.track.model_dump(exclude={"method"}))
+        return TRACKERS[run_settings.track.method](
+            TrackerSettings(**run_settings.track.model_dump(exclude={"method"}))
         )
 
-    other = make_tracker()
-    _, tracking = timed(
-        lambda: [other.update(float(f.ref.seconds), d) for f, d in zip(frames, found, strict=True)]
+    tracker = make_tracker()
+    _, tracking = run_timed(
+        lambda: [
+            tracker.update(float(f.ref.seconds), d) for f, d in zip(frames, found, strict=True)
+        ]
     )
-    tracklets = Tracklets(make_tracker(), chosen.select, 1)
-    _, looking = timed(
+    tracklets = Tracklets(make_tracker(), run_settings.select, 1)
+    _, adding = run_timed(
         lambda: [tracklets.add_frame(f, d) for f, d in zip(frames, found, strict=True)]
     )
     tracklets.finish()
     described = SourceModels(detector.name, detector.fingerprint, "", True, None)
-    with open_case(folder, chosen) as case:
+    with open_case(folder, run_settings) as case:
         source = register_source(case, reader.info, described)
         segment = tracklets.take_segment()
         summary = segments.SegmentSummary(
             span=(frames[0].ref, frames[-1].ref),
-            tracker=other,
+            tracker=tracker,
             gate=START,
             losses=reader.losses,
             damaged=0,
             seconds=0.0,
             is_last=True,
         )
-        _, storing = timed(lambda: segments.save_segment(case, source, segment, summary))
-    spent = zip(STAGES, (decoding, detecting, tracking, looking - tracking, storing), strict=True)
+        _, storing = run_timed(lambda: segments.save_segment(case, source, segment, summary))
+    spent = zip(STAGES, (decoding, detecting, tracking, adding - tracking, storing), strict=True)
     faces = sum(len(d) for d in found) / len(frames)
     return {stage: 1000 * seconds / len(frames) for stage, seconds in spent}, faces
 
 
-def full_run(path: Path, chosen: Settings, folder: Path) -> tuple[float, float, int, float]:
-    """Milliseconds a frame of the footage; cores busy in that time; tracks; seconds after it."""
+def measure_run(
+    path: Path, run_settings: Settings, folder: Path
+) -> tuple[float, float, int, float]:
+    """Return milliseconds a frame, busy cores meanwhile, tracks, and seconds afterwards."""
     events: list[tuple[float, float, Progress]] = []
-    later: list[float] = []
+    stage_times: list[float] = []
 
     def listen(event: Progress | Stage) -> None:
         if isinstance(event, Progress):
             events.append((time.perf_counter(), time.process_time(), event))
         else:
-            later.append(time.perf_counter())
+            stage_times.append(time.perf_counter())
 
-    run([path], folder, chosen, listen=listen)
+    run([path], folder, run_settings, listen=listen)
     end = time.perf_counter()
-    (began, used, first), (seen, used_then, last) = events[0], events[-1]
-    done, busy = later[0] if later else end, (used_then - used) / (seen - began)
-    return 1000 * (done - began) / (last.frames - first.frames), busy, last.tracks, end - done
+    (start, cpu_start, first), (last_time, cpu_end, last) = events[0], events[-1]
+    footage_done, busy = (
+        stage_times[0] if stage_times else end,
+        (cpu_end - cpu_start) / (last_time - start),
+    )
+    return (
+        1000 * (footage_done - start) / (last.frames - first.frames),
+        busy,
+        last.tracks,
+        end - footage_done,
+    )
 
 
-def measure(path: Path, engine: str) -> Spent:
-    chosen = settings.load("cpu", [f"detect.engine={engine}"])
+def measure_cost(path: Path, engine: str) -> RunCost:
+    run_settings = settings.load("cpu", [f"detect.engine={engine}"])
     with tempfile.TemporaryDirectory() as name:
-        stages, found = alone(path, chosen, Path(name) / "alone")
-        footage, busy, tracks, after = full_run(path, chosen, Path(name) / "whole")
-    return Spent(stages, footage, busy, found, tracks, after)
+        stages, found = measure_stages(path, run_settings, Path(name) / "alone")
+        footage, busy, tracks, after = measure_run(path, run_settings, Path(name) / "whole")
+    return RunCost(stages, footage, busy, found, tracks, after)
 
 
-def in_own_process(path: Path, engine: str) -> Spent:
+def measure_in_process(path: Path, engine: str) -> RunCost:
     command = [sys.executable, __file__, "--one", engine, "--file", str(path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Spent(**json.loads(done.stdout.splitlines()[-1]))
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return RunCost(**json.loads(finished.stdout.splitlines()[-1]))
 
 
-def line(name: list[str], spent: Spent) -> list[str]:
-    bound, rate = spent.stages[spent.slowest], 1000 / spent.footage
+def table_row(name: list[str], spent: RunCost) -> list[str]:
+    slowest, rate = spent.stages[spent.slowest], 1000 / spent.footage
     cells = [f"{spent.stages[stage]:.1f}" for stage in STAGES]
-    reached = [
+    run_cells = [
         f"{spent.footage:.1f}",
         f"{spent.busy:.2f}",
         f"{rate:.1f}",
         f"{rate / REAL_TIME:.2f}",
-        f"{bound / spent.footage:.2f}",
+        f"{slowest / spent.footage:.2f}",
     ]
     return [
         *name,
         f"{spent.found:.1f}",
         *cells,
         spent.slowest,
-        *reached,
+        *run_cells,
         str(spent.tracks),
         f"{spent.after:.1f}",
     ]
@@ -174,7 +191,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.one:
-        print(json.dumps(asdict(measure(args.file, args.one))))
+        print(json.dumps(asdict(measure_cost(args.file, args.one))))
         return
     columns = [
         "size",
@@ -198,19 +215,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for size, (width, height) in SIZES.items():
             for faces in args.faces:
-                path = crowd(Path(name) / f"{size}-{faces}.mp4", width, height, faces, args.seconds)
+                path = write_crowd(
+                    Path(name) / f"{size}-{faces}.mp4", width, height, faces, args.seconds
+                )
                 for engine in args.engines:
-                    table.row(line([size, str(faces), engine], in_own_process(path, engine)))
-    table.note(
-        f"{args.seconds:g} s of 25 frames/s: sample people's heads, each swaying in its own place before a wall "
-        "(`footage.crowd`). Each line is a process of its own. The stages are timed alone, one after the other over "
-        "all frames; *cut and measure* is what `Tracklets.add_frame` takes beside the tracker; *store* is the writing "
-        "of pictures and rows. *Whole* is `run` from its first progress line until the footage is done, decoding, "
-        "detecting and the rest in threads of their own. *Of what the slowest allows* is the slowest stage's time "
-        "over the whole's. *Cores busy*: processor time over time while it lasts (a thread that waits a moment for "
-        "others of its network counts): what is idle then is the most that restoring at the same time could gain. "
-        f"Real time is {REAL_TIME:g} frames/s. *After* is super-resolution of all tracks, which does "
-        "not grow with the frames; no gallery was searched."
+                    table.add_row(
+                        table_row([size, str(faces), engine], measure_in_process(path, engine))
+                    )
+    table.add_note(
+        f"{args.seconds:g} s of 25 frames/s: sample people's heads, each swaying in front of a "
+        "wall (`footage.write_crowd`). Each line is a process of its own. The stages are timed "
+        "alone, one after the other over all frames; *cut and measure* is `Tracklets.add_frame` "
+        "without the tracker; *store* is the writing of pictures and rows. *Whole* is `run` from "
+        "its first progress line until the footage is done, decoding, detecting and the rest in "
+        "threads of their own. *Of what the slowest allows* is the slowest stage's time over the "
+        "whole's. *Cores busy*: processor time over time while it lasts (a thread that waits a "
+        "moment for others of its network counts): restoring at the same time could use at most "
+        f"the rest. Real time is {REAL_TIME:g} frames/s. *After* is super-resolution of all "
+        "tracks, which does not grow with the frames; no gallery was searched."
     )
     table.write()
 

@@ -1,9 +1,12 @@
-"""What several photographs of a subject do to thresholds and likelihood ratios, which are calibrated on one each.
+"""What several photographs of a subject do to thresholds and likelihood ratios, which are
+calibrated on one each.
 
-python benchmarks/photographs.py [--people 150] [--strangers 300] [--photographs 1 2 4] [--faces FILE.tar]
+python benchmarks/photographs.py [--people 150] [--strangers 300] [--photographs 1 2 4] [--faces
+FILE.tar]
 
-So many people are enrolled with the first of their photographs; all and others search with their last one, at 12-32 px.
-Both readings are of the same scores: each template counted as one comparison, and `search.comparison_count`.
+So many people are enrolled with the first of their photographs; all and others search with their
+last one, at 12-32 px. Both readings are of the same scores: each template counted as one
+comparison, and `search.comparison_count`.
 """
 
 from __future__ import annotations
@@ -38,12 +41,12 @@ from fasr_video.weights.manifest import bundled
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 SIDES = (12, 16, 24, 32)
-FPIRS_ASKED = (0.3, 0.1, 0.03)
+FPIRS = (0.3, 0.1, 0.03)
 Features = NDArray[np.float32]
 
 
-class Faces:
-    """People with enough photographs, and their features at full size and brought down."""
+class LabelledFaces:
+    """People with enough photographs, and their features at full size and shrunk."""
 
     def __init__(self, source: Path, least: int) -> None:
         faces, _ = read_faces([source])
@@ -51,26 +54,26 @@ class Faces:
         self.people = [rows for rows in faces.people.values() if len(rows) >= least]
         self._embedder = BuiltinEmbedder()
 
-    def full(self, rows: Sequence[int]) -> tuple[Features, NDArray[np.float32]]:
+    def embed_full_size(self, rows: Sequence[int]) -> tuple[Features, NDArray[np.float32]]:
         features, norms = self._embedder.embed(
             views(self._pictures[list(rows)], 128, False, torch.Generator())
         )
         return features.numpy(), norms.numpy()
 
-    def small(self, row: int) -> Features:
-        """At each of the sizes."""
-        picture = views(self._pictures[[row]], 128, False, torch.Generator())
-        small = [enlarge(shrink(picture, side), 128) for side in SIDES]
-        return np.asarray(self._embedder.embed(torch.cat(small))[0].numpy(), np.float32)
+    def embed_small(self, measure_row: int) -> Features:
+        """Return the features at each of the sizes."""
+        picture = views(self._pictures[[measure_row]], 128, False, torch.Generator())
+        embed_small = [enlarge(shrink(picture, side), 128) for side in SIDES]
+        return np.asarray(self._embedder.embed(torch.cat(embed_small))[0].numpy(), np.float32)
 
 
-def enrolled(
-    folder: Path, faces: Faces, people: Sequence[Sequence[int]], photographs: int
+def enrol_people(
+    folder: Path, faces: LabelledFaces, people: Sequence[Sequence[int]], photographs: int
 ) -> Gallery:
     gallery = Gallery.create(folder, "builtin", "0" * 64, 512)
     with gallery.transaction():
         for number, rows in enumerate(people):
-            features, norms = faces.full(rows[:photographs])
+            features, norms = faces.embed_full_size(rows[:photographs])
             for k, (feature, norm) in enumerate(zip(features, norms, strict=True)):
                 name = f"{number}-{k}"
                 photo = EnrolledPhoto(
@@ -80,14 +83,14 @@ def enrolled(
     return gallery
 
 
-def row(
+def measure_row(
     searcher: Searcher,
     gallery: Gallery,
     calibration: Calibration,
     probes: list[TrackQuery],
     names: list[str],
 ) -> list[str]:
-    """Of the strangers among the probes (no name) and of the enrolled."""
+    """Return a row: of the strangers among the probes, whose name is empty, and of the enrolled."""
     answers = searcher.answers(probes)
     strangers = [a for a, name in zip(answers, names, strict=True) if not name]
     bands = [
@@ -103,21 +106,21 @@ def row(
         ]
     )
     cells = [f"{len(gallery.templates_by_subject())} × {min(templates.values())}"]
-    for power in (10 ** ratios.sum(1), 10 ** ratios[:, 0]):
-        cells += [f"{power.mean():.2f}", f"{(power >= 10).mean():.3f}"]
-    best = np.array([a.joined[0].score for a in strangers])
-    for fpir in FPIRS_ASKED:
+    for ratio_values in (10 ** ratios.sum(1), 10 ** ratios[:, 0]):
+        cells += [f"{ratio_values.mean():.2f}", f"{(ratio_values >= 10).mean():.3f}"]
+    best_scores = np.array([a.joined[0].score for a in strangers])
+    for fpir in FPIRS:
         for count in (gallery.count(), sum(map(comparison_count, templates.values()))):
             limits = [
                 b.threshold(scale_name([Kind.BEST]), fpir, count).score
                 for b in bands
                 if b is not None
             ]
-            cells.append(f"{(best >= np.array(limits)).mean():.3f}")
-    return [*cells, f"{np.mean([first(a) == name for a, name in mates]):.3f}"]
+            cells.append(f"{(best_scores >= np.array(limits)).mean():.3f}")
+    return [*cells, f"{np.mean([first_subject(a) == name for a, name in mates]):.3f}"]
 
 
-def first(answer: Answer) -> str:
+def first_subject(answer: Answer) -> str:
     return answer.joined[0].subject
 
 
@@ -130,30 +133,30 @@ def main() -> None:
     parser.add_argument("--photographs", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--faces", type=Path, default=DATA)
     args = parser.parse_args()
-    most = max(args.photographs)
-    faces = Faces(args.faces, most + 1)
-    known, others = (
+    most_photographs = max(args.photographs)
+    faces = LabelledFaces(args.faces, most_photographs + 1)
+    enrolled, others = (
         faces.people[: args.people],
         faces.people[args.people : args.people + args.strangers],
     )
-    small = [faces.small(rows[-1]) for rows in (*known, *others)]
+    embed_small = [faces.embed_small(rows[-1]) for rows in (*enrolled, *others)]
     probes = [
         TrackQuery({Kind.BEST: f}, side)
-        for rows in small
+        for rows in embed_small
         for f, side in zip(rows, SIDES, strict=True)
     ]
-    names = [f"p{k}" if k < len(known) else "" for k in range(len(small)) for _ in SIDES]
+    names = [f"p{k}" if k < len(enrolled) else "" for k in range(len(embed_small)) for _ in SIDES]
     calibration = Calibration.load(bundled("calibration.json"))
     columns = ["people × templates"]
     columns += [
-        f"strangers' {what}, {how}"
-        for how in ("as of one", "by chances")
-        for what in ("mean LR", "LR ≥ 10")
+        f"strangers' {measure}, {reading}"
+        for reading in ("as of one", "by chances")
+        for measure in ("mean LR", "LR ≥ 10")
     ]
     columns += [
-        f"FPIR where {fpir:g} is asked, {how}"
-        for fpir in FPIRS_ASKED
-        for how in ("as of one", "by chances")
+        f"FPIR where {fpir:g} is asked, {reading}"
+        for fpir in FPIRS
+        for reading in ("as of one", "by chances")
     ]
     table = Table(
         "photographs",
@@ -163,17 +166,19 @@ def main() -> None:
     )
     for photographs in args.photographs:
         with (
-            tempfile.TemporaryDirectory() as at,
-            enrolled(Path(at) / "g", faces, known, photographs) as gallery,
+            tempfile.TemporaryDirectory() as folder,
+            enrol_people(Path(folder) / "g", faces, enrolled, photographs) as gallery,
         ):
-            question = SearchOptions(Mode.INVESTIGATION, len(known), 0.1)
-            searcher = Searcher(gallery, Index.open(gallery), question, calibration, (Kind.BEST,))
-            table.row(row(searcher, gallery, calibration, probes, names))
-    table.note(
-        "Scale `best`. *As of one*: each template counts as one comparison, and the ratio is read as that of one; *by "
-        "chances*: as `docs/calibration.md` says, and as searches do it. A mean ratio of strangers above 1 says too "
-        "much against them. Ratios are of strangers with all enrolled people. The people are CelebA's validation part, "
-        "on whom the calibration was made: the first line, one photograph each, is what it was made for."
+            options = SearchOptions(Mode.INVESTIGATION, len(enrolled), 0.1)
+            searcher = Searcher(gallery, Index.open(gallery), options, calibration, (Kind.BEST,))
+            table.add_row(measure_row(searcher, gallery, calibration, probes, names))
+    table.add_note(
+        "Scale `best`. *As of one*: each template counts as one comparison, and the ratio is read "
+        "as that of one; *by chances*: as `docs/calibration.md` says, and as searches do it. A "
+        "mean ratio of strangers above 1 overstates the evidence against them. Ratios are of "
+        "strangers with all enrolled people. The people are CelebA's validation part, on whom the "
+        "calibration was made: the first line, one photograph each, is the case that it was made "
+        "for."
     )
     table.write()
 

@@ -3,8 +3,8 @@
 python benchmarks/posterior_mean.py [--weights FILE] [--people 256] [--sheets DIR]
 
 The protocol of `models.py`: each person's second photograph is brought down and drawn; the feature
-is merged from the third and further ones at 16×16; the first photographs are the gallery. `--sheets`
-writes pictures of CelebA's people, for eyes only: they stay out of the repository.
+is merged from the third and further ones at 16×16; the first photographs are the gallery.
+`--sheets` writes pictures of CelebA's people, for eyes only: they stay out of the repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from models import People, combiner, draw, load_people
+from models import People, draw_samples, load_bundled_combiner, load_people
 from PIL import Image
 from results import Table, command_line
 from torch import Tensor
@@ -36,13 +36,13 @@ BY_CAMERA = (16, 32, 48)
 BATCH = 32
 WORST = 10
 EVERY = 16
-# (LR faces brought up to size, their side) → pictures.
+# (enlarged LR faces, their side) → pictures.
 Draw = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
 class View:
-    """How the faces were brought down."""
+    """How the faces are degraded."""
 
     side: int
     by_camera: bool = False
@@ -52,41 +52,41 @@ class View:
 
 
 @dataclass(frozen=True)
-class FacesToDraw:
-    """The faces that are drawn, and the feature of each person's further photographs."""
+class TestFaces:
+    """The faces to draw, and the feature of each person's further photographs."""
 
     clean: Tensor
     merged: Tensor
 
 
-def faces_to_draw(people: People, count: int) -> FacesToDraw:
+def load_faces(people: People, count: int) -> TestFaces:
     rows = people.probe[:count]
-    low, joined = people.at(16), combiner()
+    low, combiner = people.features_at(16), load_bundled_combiner()
     features = []
     for others, own in zip(people.others, rows, strict=False):
-        features.append(joined.combine(low[[r for r in others if r != own]]))
-    return FacesToDraw(people.pictures[rows], torch.stack(features))
+        features.append(combiner.combine(low[[r for r in others if r != own]]))
+    return TestFaces(people.pictures[rows], torch.stack(features))
 
 
-def brought_down(clean: Tensor, view: View) -> Tensor:
-    """Return the LR faces, brought up to size again."""
+def degrade(clean: Tensor, view: View) -> Tensor:
+    """Return the LR faces, enlarged again."""
     if not view.by_camera:
         return stored(clean, view.side)
     return in_tone(camera(view.side))(clean, range(len(clean)))
 
 
-def methods(mean: PosteriorMean, faces: FacesToDraw) -> dict[str, Draw]:
-    """Return what is compared, by name."""
+def make_methods(mean: PosteriorMean, faces: TestFaces) -> dict[str, Draw]:
+    """Return the compared methods by name."""
     nothing = torch.zeros_like(faces.merged)
 
-    def by_mean(feature: Tensor) -> Draw:
+    def draw_mean(feature: Tensor) -> Draw:
         def drawn(lr: Tensor, side: int) -> Tensor:
             parts = []
             for start in range(0, len(lr), BATCH):
-                some = lr[start : start + BATCH]
-                sides = torch.full((len(some),), float(side))
+                part = lr[start : start + BATCH]
+                sides = torch.full((len(part),), float(side))
                 some_features = feature[start : start + BATCH]
-                parts.append(mean.symmetric(some, sides, some_features).clamp(0, 1))
+                parts.append(mean.symmetric(part, sides, some_features).clamp(0, 1))
             return torch.cat(parts)
 
         return drawn
@@ -98,22 +98,22 @@ def methods(mean: PosteriorMean, faces: FacesToDraw) -> dict[str, Draw]:
     return {
         "bicubic": lambda lr, side: lr,
         "linear maps": linear,
-        "mean, no feature": by_mean(nothing),
-        "mean": by_mean(faces.merged),
+        "mean, no feature": draw_mean(nothing),
+        "mean": draw_mean(faces.merged),
     }
 
 
-def fasrpp(faces: FacesToDraw) -> Draw:
+def open_fasrpp(faces: TestFaces) -> Draw:
     models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
 
     def drawn(lr: Tensor, side: int) -> Tensor:
-        return draw(models.denoiser, Condition(lr, faces.merged), FAST, 2).mean(1)
+        return draw_samples(models.denoiser, Condition(lr, faces.merged), FAST, 2).mean(1)
 
     return drawn
 
 
-def sheet(rows: list[int], pictures: dict[str, Tensor], clean: Tensor, path: Path) -> None:
+def write_sheet(rows: list[int], pictures: dict[str, Tensor], clean: Tensor, path: Path) -> None:
     """Write one line a face: each method's picture, then the truth."""
     columns = [*pictures.values(), clean]
     lines = [torch.cat([column[i] for column in columns], dim=2) for i in rows]
@@ -129,9 +129,9 @@ def main() -> None:
     options = parser.parse_args()
     people = load_people(907)
     mean = load_mean(options.weights or bundled("mean.safetensors"))
-    faces = faces_to_draw(people, options.people)
-    compared = methods(mean, faces)
-    old = fasrpp(faces)
+    faces = load_faces(people, options.people)
+    compared = make_methods(mean, faces)
+    fasrpp = open_fasrpp(faces)
     judges = {"dlib": people.dlib, "ours": people.embedder}
     columns = ["LR face", "picture", "PSNR", "SSIM", "worse than bicubic"]
     for name in judges:
@@ -146,11 +146,11 @@ def main() -> None:
     truth = {name: judge.embed(faces.clean)[0] for name, judge in judges.items()}
     views = [View(side) for side in SIDES] + [View(side, by_camera=True) for side in BY_CAMERA]
     for view in views:
-        lr = brought_down(faces.clean, view)
+        lr = degrade(faces.clean, view)
         at_bicubic = psnr(lr, faces.clean)
         pictures: dict[str, Tensor] = {}
-        with_old = compared | ({"FASR++, mean of 2": old} if view == View(16) else {})
-        for name, method in with_old.items():
+        all_methods = compared | ({"FASR++, mean of 2": fasrpp} if view == View(16) else {})
+        for name, method in all_methods.items():
             with torch.inference_mode():
                 pictures[name] = method(lr, view.side)
             error = psnr(pictures[name], faces.clean)
@@ -161,27 +161,31 @@ def main() -> None:
                 first = (features @ known[who].T).argmax(1) == own
                 cells.append(f"{(features * truth[who]).sum(1).mean():.3f}")
                 cells.append(f"{first.double().mean():.3f}")
-            table.row([view, name, *cells])
+            table.add_row([view, name, *cells])
         if options.sheets is not None:
             options.sheets.mkdir(parents=True, exist_ok=True)
             gains = psnr(pictures["mean"], faces.clean) - at_bicubic
             worst = gains.argsort()[:WORST].tolist()
-            named = str(view).replace(" px", "").replace(", ", "_")
-            sheet(
-                list(range(0, count, EVERY)), pictures, faces.clean, options.sheets / f"{named}.jpg"
+            file_name = str(view).replace(" px", "").replace(", ", "_")
+            write_sheet(
+                list(range(0, count, EVERY)),
+                pictures,
+                faces.clean,
+                options.sheets / f"{file_name}.jpg",
             )
-            sheet(worst, pictures, faces.clean, options.sheets / f"{named}_worst.jpg")
+            write_sheet(worst, pictures, faces.clean, options.sheets / f"{file_name}_worst.jpg")
     cells = ["", "1.000", ""]
     for who in judges:
         first = (truth[who] @ known[who].T).argmax(1) == own
         cells += ["1.000", f"{first.double().mean():.3f}"]
-    table.row(["", "the true face", *cells])
-    table.note(
-        "The papers' degradation (antialiased bilinear down, bicubic up, 8 bits), and the imitated camera of the "
-        "training (blur, noise, JPEG, H.264; tone and alignment left as they are). The linear maps are where the "
-        "network begins: they say nothing from 32 px on. FASR++ is of version 0.1, with features brought to today's "
-        "embedder by a linear map. Worse than bicubic: the share of faces whose squared error is larger. Our embedder "
-        "made the feature that the mean is drawn with, so it is a friendly judge; dlib had no part in it."
+    table.add_row(["", "the true face", *cells])
+    table.add_note(
+        "The papers' degradation (antialiased bilinear down, bicubic up, 8 bits), and the "
+        "imitated camera of the training (blur, noise, JPEG, H.264; tone and alignment left as "
+        "they are). The network starts from the linear maps, which add nothing from 32 px on. "
+        "FASR++ is of version 0.1, with features mapped linearly to those of today's embedder. "
+        "Worse than bicubic: the share of faces whose squared error is larger. Our embedder made "
+        "the feature that the mean is drawn with, so it favours the mean; dlib had no part in it."
     )
     table.write()
 

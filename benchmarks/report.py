@@ -1,10 +1,11 @@
-"""The report of a large case: how long it takes to write, how large it is, and how soon a browser shows it.
+"""The report of a large case: how long it takes to write, how large it is, and how soon a browser
+shows it.
 
 python benchmarks/report.py [--tracks 500]
 
-The case is made through the real store, with pictures that compress as faces do; there is no footage behind it. Beside
-the report's pages stands the plain way, one page that holds all of it (what the PDF is made of). Chromium opens each
-from the disk in a fresh context, five times.
+The case is made through the real store, with pictures that compress as faces do; there is no
+footage behind it. Beside the report's pages stands the plain way, one page that holds all of it
+(what the PDF is made of). Chromium opens each from the disk in a fresh context, five times.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report
 from fasr_video.report.photographs import photographs
 from fasr_video.report.write import write_report
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.test_report_pages import ARGUMENTS, CHROMIUM, DESKTOP
 
 TIMES = 5
@@ -41,13 +42,13 @@ def main() -> None:
         "report", f"The report of {args.tracks} tracks", "`python benchmarks/report.py`", columns
     )
     with tempfile.TemporaryDirectory() as temporary:
-        case = synthetic(Path(temporary) / "case", args.tracks, auxiliaries=8)
-        began = time.monotonic()
+        case = make_synthetic_case(Path(temporary) / "case", args.tracks, auxiliaries=8)
+        start = time.monotonic()
         report = write_report(case)
-        written = time.monotonic() - began
-        began = time.monotonic()
-        plain = _all_in_one(case)
-        plain_written = time.monotonic() - began
+        written = time.monotonic() - start
+        start = time.monotonic()
+        plain = _write_single_page(case)
+        plain_written = time.monotonic() - start
         whole = sum(p.stat().st_size for p in report.iterdir())
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=str(CHROMIUM), args=list(ARGUMENTS))
@@ -60,22 +61,23 @@ def main() -> None:
                 ("a track's page", report / "T1.html", f"{written / args.tracks:.3f} s"),
                 ("one page with everything", plain, f"{plain_written:.1f} s"),
             ):
-                took = [_open(browser, path) for _ in range(TIMES)]
+                seconds_to_open = [_measure_opening(browser, path) for _ in range(TIMES)]
                 cells = (
                     f"{path.stat().st_size / 1e6:.1f}",
                     seconds,
-                    f"{median(took):.2f} s",
-                    f"{max(took):.2f} s",
+                    f"{median(seconds_to_open):.2f} s",
+                    f"{max(seconds_to_open):.2f} s",
                 )
-                table.row([name, *cells])
+                table.add_row([name, *cells])
             browser.close()
-    table.note(
-        f"The whole report: {whole / 1e6:.0f} MB in {args.tracks + 4} files. Opened: until the page's load event."
+    table.add_note(
+        f"The whole report: {whole / 1e6:.0f} MB in {args.tracks + 4} files. Opened: until the "
+        "page's load event."
     )
     table.write()
 
 
-def _all_in_one(folder: Path) -> Path:
+def _write_single_page(folder: Path) -> Path:
     path = folder / "all.html"
     with Case.open(folder, read_only=True) as case:
         report = as_report(case)
@@ -89,14 +91,14 @@ def _all_in_one(folder: Path) -> Path:
     return path
 
 
-def _open(browser: Any, path: Path) -> float:
+def _measure_opening(browser: Any, path: Path) -> float:
     context = browser.new_context(viewport=DESKTOP)
     page = context.new_page()
-    began = time.monotonic()
+    start = time.monotonic()
     page.goto(path.as_uri(), wait_until="load", timeout=120_000)
-    took = time.monotonic() - began
+    seconds = time.monotonic() - start
     context.close()
-    return took
+    return seconds
 
 
 if __name__ == "__main__":

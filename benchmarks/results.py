@@ -17,47 +17,55 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 class Table:
+    """A table with notes; prints each row when it is added."""
+
     def __init__(self, file: str, title: str, command: str, columns: Sequence[str]) -> None:
         self._file, self._title, self._columns = file, title, list(columns)
-        self._made = f"Made by {command} on {datetime.now(UTC):%Y-%m-%d}, {machine()}, Python "
-        self._made += f"{platform.python_version()}.\n"
+        self._made_by = (
+            f"Made by {command} on {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, Python "
+        )
+        self._made_by += f"{platform.python_version()}.\n"
         self._rows: list[list[str]] = []
         self._notes: list[str] = []
 
-    def row(self, values: Sequence[object]) -> None:
+    def add_row(self, values: Sequence[object]) -> None:
         assert len(values) == len(self._columns)
         self._rows.append([str(v) for v in values])
         print("  ".join(self._rows[-1]), flush=True)
 
-    def note(self, text: str) -> None:
+    def add_note(self, text: str) -> None:
         self._notes.append(text)
 
     def text(self, *further: Table) -> str:
-        """The page: this table under its title, then the further ones under theirs."""
-        parts = [f"# {self._title}\n", self._made, self._body()]
+        """Return the page: this table under its title, then the further ones under theirs."""
+        parts = [f"# {self._title}\n", self._made_by, self._body()]
         for table in further:
             parts += [f"\n## {table._title}\n", table._body()]
         return "\n".join([*parts, ""])
 
     def _body(self) -> str:
         return "\n".join(
-            [markdown(self._columns, self._rows), *(f"\n{note}" for note in self._notes)]
+            [
+                format_markdown(self._columns, self._rows),
+                *(f"\n{add_note}" for add_note in self._notes),
+            ]
         )
 
     def write(self, *further: Table) -> None:
+        """Write the page, with further tables below this one."""
         RESULTS.mkdir(parents=True, exist_ok=True)
         path = RESULTS / f"{self._file}.md"
         path.write_text(self.text(*further))
         print(f"written: {path}")
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def share(hits: NDArray[np.bool_]) -> str:
-    """Return the share of hits among independent tries, with its 95 % band (Wilson): 0.912 (0.880–0.936)."""
+def format_share(hits: NDArray[np.bool_]) -> str:
+    """Return the share of hits with its 95 % band (Wilson): 0.912 (0.880–0.936)."""
     if not len(hits):
         return "too few"
     found = binomtest(int(hits.sum()), len(hits))
@@ -66,12 +74,12 @@ def share(hits: NDArray[np.bool_]) -> str:
 
 
 def command_line() -> str:
-    """What made a page, as it was typed."""
+    """Return the command that makes the page, as it was typed."""
     return f"`{' '.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])}`"
 
 
-def machine() -> str:
-    """The processor, for people: AMD EPYC (x86_64), 2 cores."""
+def describe_machine() -> str:
+    """Return the processor in words: AMD EPYC (x86_64), 2 cores."""
     facts = Path("/proc/cpuinfo")
     models = facts.read_text().splitlines() if facts.is_file() else []
     name = next(

@@ -1,8 +1,11 @@
-"""How the cost of a run grows: with the length of the footage, the faces a frame, the tracks, and the gallery.
+"""How the cost of a run grows: with the length of the footage, the faces a frame, the tracks, and
+the gallery.
 
-python benchmarks/scale.py [--minutes 0.5 1 2 4] [--faces 1 5 10 20 40] [--tracks 100 …] [--gallery 1000 …]
+python benchmarks/scale.py [--minutes 0.5 1 2 4] [--faces 1 5 10 20 40] [--tracks 100 …] [--gallery
+1000 …]
 
-The whole takes some seven minutes on two quiet cores, half of it footage; then `scale_plan.py` fills docs/scale.md.
+The whole takes some seven minutes on two quiet cores, half of it footage; then `scale_plan.py`
+fills docs/scale.md.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from footage import SAMPLE, crowd, repeat, seconds_of
+from footage import SAMPLE, repeat, seconds_of, write_crowd
 from results import Table, command_line
 
 from fasr_video.configs import settings
@@ -39,99 +42,110 @@ SIDE = 16
 MIN_SIMILARITY = settings.load("cpu").link.min_similarity
 
 
-def unit(rng: np.random.Generator, count: int) -> np.ndarray:
+def unit_vectors(rng: np.random.Generator, count: int) -> np.ndarray:
     vectors = rng.standard_normal((count, LENGTH)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-# --- what is measured, each in a process of its own ---------------------------------------------------------------
+# --- what is measured, each in a process of its own -----------------------------------------------
 
 
-def footage(path: str, fps: str) -> dict[str, float]:
-    """A run without super-resolution: seconds until the footage is done and of all, frames, faces, tracks."""
+def measure_footage(path: str, fps: str) -> dict[str, float]:
+    """Run without super-resolution; return seconds, frames, faces, tracks and MiB."""
     measured: list[Progress] = []
     with tempfile.TemporaryDirectory() as name:
         overrides = ["restore.method=none", *([f"sampling.fps={fps}"] if float(fps) else [])]
-        began = time.perf_counter()
+        start = time.perf_counter()
 
         def listen(event: Progress | Stage) -> None:
             if isinstance(event, Progress):
                 measured.append(event)
 
         run([Path(path)], Path(name) / "case", settings.load("cpu", overrides), listen=listen)
-        spent = time.perf_counter() - began
-        held = (
-            sum(f.stat().st_size for f in (Path(name) / "case").rglob("*") if f.is_file()) / 2**20
-        )
+        spent = time.perf_counter() - start
+        mib = sum(f.stat().st_size for f in (Path(name) / "case").rglob("*") if f.is_file()) / 2**20
     last = measured[-1]
     return {
         "seconds": spent,
         "frames": last.frames,
         "faces": last.faces,
         "tracks": last.tracks,
-        "disk": held,
+        "disk": mib,
     }
 
 
-def tracks(count: str, people: str) -> dict[str, float]:
-    """Tracks of one source after the other: searched among so many people, and held against each other."""
+def measure_tracks(count: str, people: str) -> dict[str, float]:
+    """Return the seconds to search for tracks among so many people, and to link them."""
     rng = np.random.default_rng(0)
-    looks = unit(rng, int(count))
-    with tempfile.TemporaryDirectory() as name, made(Path(name) / "g", int(people)) as gallery:
+    features = unit_vectors(rng, int(count))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        make_gallery(Path(name) / "g", int(people)) as measure_gallery,
+    ):
         searcher = Searcher(
-            gallery, Index.open(gallery), SearchOptions(Mode.INVESTIGATION, 20, 0.01), None
+            measure_gallery,
+            Index.open(measure_gallery),
+            SearchOptions(Mode.INVESTIGATION, 20, 0.01),
+            None,
         )
-        began = time.perf_counter()
-        searcher.answers([TrackQuery({Kind.BEST: look, Kind.POOLED: look}, SIDE) for look in looks])
-        searching = time.perf_counter() - began
-    tracklets = [Tracklet(i, 1, float(i), i + 0.5, look) for i, look in enumerate(looks)]
-    began = time.perf_counter()
+        start = time.perf_counter()
+        searcher.answers(
+            [TrackQuery({Kind.BEST: feature, Kind.POOLED: feature}, SIDE) for feature in features]
+        )
+        searching = time.perf_counter() - start
+    tracklets = [Tracklet(i, 1, float(i), i + 0.5, feature) for i, feature in enumerate(features)]
+    start = time.perf_counter()
     propose_by_face(tracklets, MIN_SIMILARITY, lambda a, b: False)
-    return {"searching": searching, "linking": time.perf_counter() - began}
+    return {"searching": searching, "linking": time.perf_counter() - start}
 
 
-def gallery(people: str, asked: str) -> dict[str, float]:
+def measure_gallery(people: str, track_count: str) -> dict[str, float]:
+    """Return the seconds to enrol, to index and to search, and MiB on the disk."""
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as name:
-        began = time.perf_counter()
-        with made(Path(name) / "g", int(people)) as opened:
-            enrolling = time.perf_counter() - began
-            began = time.perf_counter()
+        start = time.perf_counter()
+        with make_gallery(Path(name) / "g", int(people)) as opened:
+            enrolling = time.perf_counter() - start
+            start = time.perf_counter()
             index = Index.open(opened)
-            indexing = time.perf_counter() - began
+            indexing = time.perf_counter() - start
             searcher = Searcher(opened, index, SearchOptions(Mode.INVESTIGATION, 20, 0.01), None)
-            probes = [TrackQuery({Kind.POOLED: look}, SIDE) for look in unit(rng, int(asked))]
-            began = time.perf_counter()
+            probes = [
+                TrackQuery({Kind.POOLED: feature}, SIDE)
+                for feature in unit_vectors(rng, int(track_count))
+            ]
+            start = time.perf_counter()
             searcher.answers(probes)
-            searching = time.perf_counter() - began
-        held = sum(f.stat().st_size for f in (Path(name) / "g").iterdir()) / 2**20
-    return {"enrolling": enrolling, "indexing": indexing, "searching": searching, "disk": held}
+            searching = time.perf_counter() - start
+        mib = sum(f.stat().st_size for f in (Path(name) / "g").iterdir()) / 2**20
+    return {"enrolling": enrolling, "indexing": indexing, "searching": searching, "disk": mib}
 
 
-def made(folder: Path, people: int) -> Gallery:
+def make_gallery(folder: Path, people: int) -> Gallery:
+    """Make a gallery of random features."""
     rng = np.random.default_rng(2)
-    gallery = Gallery.create(folder, "random", "0" * 64, LENGTH)
+    measure_gallery = Gallery.create(folder, "random", "0" * 64, LENGTH)
     for start in range(0, people, 10_000):
         rows = range(start, min(start + 10_000, people))
-        with gallery.transaction():
-            for i, vector in zip(rows, unit(rng, len(rows)), strict=True):
-                gallery.add(
+        with measure_gallery.transaction():
+            for i, vector in zip(rows, unit_vectors(rng, len(rows)), strict=True):
+                measure_gallery.add(
                     f"p{i}", EnrolledPhoto(f"{i:064x}", f"{i}.png", vector, 1.0, 40.0, 0.9, None)
                 )
-    return gallery
+    return measure_gallery
 
 
-MEASURED = {"footage": footage, "tracks": tracks, "gallery": gallery}
+MEASUREMENTS = {"footage": measure_footage, "tracks": measure_tracks, "gallery": measure_gallery}
 
 
-def in_own_process(what: str, *arguments: object) -> dict[str, float]:
+def measure_in_process(what: str, *arguments: object) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", what, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return measured
 
 
-# --- curves ------------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------
 
 
 class Curve(Table):
@@ -141,45 +155,46 @@ class Curve(Table):
         super().__init__("scale", title, command, columns)
         self._points: list[list[float]] = []
 
-    def point(self, values: Sequence[float]) -> None:
+    def add_point(self, values: Sequence[float]) -> None:
         self._points.append(list(values))
-        self.row([f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for v in values])
+        self.add_row([f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for v in values])
 
-    def powers(self) -> None:
-        """Between the last two points: 1 is linear."""
+    def add_powers(self) -> None:
+        """Add the powers between the last two points: 1 is linear."""
         for before, last in list(pairwise(self._points))[-1:]:
             step = math.log(last[0] / before[0])
             grown = [
                 math.log(b / a) / step if a > 0 and b > 0 else math.nan
                 for a, b in zip(before, last, strict=True)
             ]
-            self.row(["power", *(f"{g:.2f}" for g in grown[1:])])
+            self.add_row(["power", *(f"{g:.2f}" for g in grown[1:])])
 
 
-def lengths(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
+def length_curve(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
     columns = ["minutes of 720p", "seconds", "peak memory, MiB", "case, MiB", "faces", "tracks"]
     curve = Curve("How the cost of a run grows", columns, command_line())
     for length in minutes:
         times = max(1, round(60 * length / seconds_of(SAMPLE)))
         film = repeat(SAMPLE, folder / f"{times}.mp4", times)
-        measured = in_own_process("footage", film, fps)
+        measured = measure_in_process("footage", film, fps)
         values = [measured[k] for k in ("seconds", "peak", "disk", "faces", "tracks")]
-        curve.point([seconds_of(film) / 60, *values])
-    curve.powers()
-    curve.note(
-        f"The 8 s sample over and over, {fps:g} frames a second looked at, no super-resolution. The last row is the "
-        "power of the first column that each grows with between the last two lines: 1 is linear, 0 not at all."
+        curve.add_point([seconds_of(film) / 60, *values])
+    curve.add_powers()
+    curve.add_note(
+        f"The 8 s sample repeated, {fps:g} frames a second analysed, no super-resolution. The "
+        "last row is the power of the first column that each grows with between the last two "
+        "lines: 1 is linear, 0 not at all."
     )
     return curve
 
 
-def faces(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
+def crowd_curve(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
     curve = Curve(
         "Faces a frame", ["faces", "found a frame", "ms a frame", "peak memory, MiB", "case, MiB"]
     )
     for count in counts:
-        film = crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds)
-        measured = in_own_process("footage", film, 0)
+        film = write_crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds)
+        measured = measure_in_process("footage", film, 0)
         each = measured["frames"]
         values = [
             measured["faces"] / each,
@@ -187,47 +202,50 @@ def faces(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
             measured["peak"],
             measured["disk"],
         ]
-        curve.point([count, *values])
-    curve.powers()
-    curve.note(
-        f"{seconds:g} s of 720p, every frame (`footage.crowd`); loading and embedding are in the time."
+        curve.add_point([count, *values])
+    curve.add_powers()
+    curve.add_note(
+        f"{seconds:g} s of 720p, every frame (`footage.write_crowd`); loading and embedding are "
+        "in the time."
     )
     return curve
 
 
-def many_tracks(counts: Sequence[int], people: int) -> Curve:
+def track_curve(counts: Sequence[int], people: int) -> Curve:
     curve = Curve(
         "Tracks", ["tracks", "search, s", "search, ms a track", "links, s", "peak memory, MiB"]
     )
     for count in counts:
-        measured = in_own_process("tracks", count, people)
+        measured = measure_in_process("tracks", count, people)
         each = 1000 * measured["searching"] / count
-        curve.point([count, measured["searching"], each, measured["linking"], measured["peak"]])
-    curve.powers()
-    curve.note(
-        f"Made-up tracks with two probes each, {people:,} people in the gallery; links compare all pairs."
+        curve.add_point([count, measured["searching"], each, measured["linking"], measured["peak"]])
+    curve.add_powers()
+    curve.add_note(
+        f"Made-up tracks with two probes each, {people:,} people in the gallery; links compare all "
+        "pairs."
     )
     return curve
 
 
-def galleries(sizes: Sequence[int], asked: int) -> Curve:
+def gallery_curve(sizes: Sequence[int], track_count: int) -> Curve:
     columns = [
         "people",
         "enrolled, s",
         "index made, s",
-        f"{asked} tracks searched, s",
+        f"{track_count} tracks searched, s",
         "disk, MiB",
         "peak memory, MiB",
     ]
     curve = Curve("People in the gallery", columns)
     for size in sizes:
-        measured = in_own_process("gallery", size, asked)
-        curve.point(
+        measured = measure_in_process("gallery", size, track_count)
+        curve.add_point(
             [size, *(measured[k] for k in ("enrolling", "indexing", "searching", "disk", "peak"))]
         )
-    curve.powers()
-    curve.note(
-        f"Random vectors of {LENGTH} numbers, one a person, put in without photographs; the exact index."
+    curve.add_powers()
+    curve.add_note(
+        f"Random vectors of {LENGTH} numbers, one a person, put in without photographs; the exact "
+        "index."
     )
     return curve
 
@@ -239,7 +257,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, nargs="+", default=[0.5, 1, 2, 4], help="of footage"
     )
-    parser.add_argument("--fps", type=float, default=5.0, help="frames a second looked at in these")
+    parser.add_argument(
+        "--fps", type=float, default=5.0, help=("frames a second that are analysed in them")
+    )
     parser.add_argument("--faces", type=int, nargs="+", default=[1, 5, 10, 20, 40], help="a frame")
     parser.add_argument("--seconds", type=float, default=3.0, help="of crowds")
     parser.add_argument("--tracks", type=int, nargs="+", default=[100, 1_000, 4_000])
@@ -251,7 +271,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.one:
         what, *arguments = args.one
-        measured = MEASURED[what](*arguments)
+        measured = MEASUREMENTS[what](*arguments)
         print(
             json.dumps(
                 measured | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
@@ -259,11 +279,11 @@ def main() -> None:
         )
         return
     with tempfile.TemporaryDirectory() as name:
-        first = lengths(sorted(args.minutes), args.fps, Path(name))
-        crowds = faces(sorted(args.faces), args.seconds, Path(name))
+        first = length_curve(sorted(args.minutes), args.fps, Path(name))
+        crowds = crowd_curve(sorted(args.faces), args.seconds, Path(name))
     people = min(10_000, max(args.gallery))
     first.write(
-        crowds, many_tracks(sorted(args.tracks), people), galleries(sorted(args.gallery), 64)
+        crowds, track_curve(sorted(args.tracks), people), gallery_curve(sorted(args.gallery), 64)
     )
 
 

@@ -1,8 +1,10 @@
-"""Fills the tables of docs/scale.md from those of docs/results: how many machines so many cameras need.
+"""Fill the tables of docs/scale.md from those of docs/results: machines for so many cameras.
 
-python benchmarks/scale_plan.py [--cameras 1 100 1000 10000] [--cores 64] [--days 30] [--people 100000]
+    python benchmarks/scale_plan.py [--cameras 1 100 1000 10000] [--cores 64] [--days 30]
+                                    [--people 100000]
 
-Takes a second: it measures nothing. archive.py, performance.py and scale.py write what it reads.
+Takes a second, because it measures nothing: archive.py, performance.py and scale.py write the pages
+that it reads.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import math
 import re
 from pathlib import Path
 
-from results import RESULTS, markdown
+from results import RESULTS, format_markdown
 
 PLAN = RESULTS.parent / "scale.md"
 BEGIN = "<!-- {}: filled by benchmarks/scale_plan.py from docs/results -->"
 END = "<!-- end of {} -->"
-RATES = (25.0, 5.0, 1.0)  # frames a second that are looked at
+RATES = (25.0, 5.0, 1.0)  # frames a second that are analysed
 # Share of a machine for restarts and days with crowds.
 FREE = 0.2
 VECTOR = 512 * 4 / 2**20  # MiB
@@ -25,11 +27,11 @@ Row = dict[str, str]
 
 
 class NotMeasured(Exception):
-    """A page, or a row of it, is not there."""
+    """A page, or a row of it, does not exist."""
 
 
-def rows(page: str, column: str) -> list[Row]:
-    """The rows of that page's first table that has the column."""
+def read_rows(page: str, column: str) -> list[Row]:
+    """Return the rows of that page's first table that has the column."""
     path = RESULTS / f"{page}.md"
     if not path.is_file():
         raise NotMeasured(f"`results/{page}.md` (`python benchmarks/{page}.py`)")
@@ -48,14 +50,16 @@ def rows(page: str, column: str) -> list[Row]:
     return found
 
 
-def number(text: str) -> float:
+def parse_number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def growth(page: str, column: str, by: str) -> float:
-    """What one more of `by` adds, between the last two measured points."""
+def growth_per_unit(page: str, column: str, by: str) -> float:
+    """Return what one more of `by` adds, between the last two measured points."""
     points = [
-        (number(row[by]), number(row[column])) for row in rows(page, by) if row[by] != "power"
+        (parse_number(row[by]), parse_number(row[column]))
+        for row in read_rows(page, by)
+        if row[by] != "power"
     ]
     if len(points) < 2:
         raise NotMeasured(f"two points of *{column}* in `results/{page}.md`")
@@ -63,27 +67,26 @@ def growth(page: str, column: str, by: str) -> float:
     return (y2 - y1) / (x2 - x1)
 
 
-def looked_at(page: str) -> str:
-    """Frames a second, as the page's notes say."""
-    found = re.search(
-        r"([\d.]+) frames a second (are )?looked at", (RESULTS / f"{page}.md").read_text()
-    )
-    if found is None:
+def frame_rate(page: str) -> str:
+    """Return the frames a second that the page's notes name."""
+    text = (RESULTS / f"{page}.md").read_text()
+    match = re.search(r"([\d.]+) frames a second (?:are )?(?:looked at|analysed)", text)
+    if match is None:
         raise NotMeasured(f"the frames a second in `results/{page}.md`")
-    return found[1]
+    return match[1]
 
 
-def one_search(people: int) -> tuple[float, str]:
-    """Seconds a track, and the number of people that were nearest to so many."""
+def search_time(people: int) -> tuple[float, str]:
+    """Return the seconds a track, and the measured number of people that is nearest to this one."""
     column = "64 tracks searched, s"
-    measured = [row for row in rows("scale", column) if row["people"] != "power"]
-    nearest = min(measured, key=lambda row: abs(number(row["people"]) - people))
-    return number(nearest[column]) / 64, nearest["people"]
+    measured = [row for row in read_rows("scale", column) if row["people"] != "power"]
+    nearest = min(measured, key=lambda row: abs(parse_number(row["people"]) - people))
+    return parse_number(nearest[column]) / 64, nearest["people"]
 
 
-def one_worker() -> Row:
-    """The line of the archive in short files with one process, which has one thread for it."""
-    for row in rows("archive", "footage s/s"):
+def archive_row() -> Row:
+    """Return the archive's row of short files with one process, which has one thread."""
+    for row in read_rows("archive", "footage s/s"):
         if (row["scheduler"], row["workers"]) == ("local", "1") and row["footage"].endswith(
             "files"
         ):
@@ -91,15 +94,16 @@ def one_worker() -> Row:
     raise NotMeasured("one local process in `results/archive.md`")
 
 
-def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
-    """Footage as in archive.md, all day long."""
-    worker = one_worker()
-    rate, mib = number(worker["footage s/s"]), number(worker["memory, MiB"])
-    an_hour = {
-        what: 60 * growth("scale", what, "minutes of 720p") for what in ("case, MiB", "tracks")
+def plan_table(cameras: list[int], cores: int, days: float, people: int) -> str:
+    """Return the table of machines and storage, for footage as in archive.md, all day long."""
+    worker = archive_row()
+    rate, mib = parse_number(worker["footage s/s"]), parse_number(worker["memory, MiB"])
+    per_hour = {
+        what: 60 * growth_per_unit("scale", what, "minutes of 720p")
+        for what in ("case, MiB", "tracks")
     }
-    a_track, among = one_search(people)
-    held = growth("scale", "disk, MiB", "people") * people
+    seconds_per_track, gallery_size = search_time(people)
+    gallery_mib = growth_per_unit("scale", "disk, MiB", "people") * people
     columns = ["cameras", "cores, always busy", f"machines of {cores} cores, a fifth free"]
     columns += ["workers a machine, at most", "their memory, GiB"]
     columns += [
@@ -111,35 +115,45 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
     lines = []
     for count in cameras:
         busy = count / rate
-        tracks, disk = 24 * count * an_hour["tracks"], 24 * count * an_hour["case, MiB"] / 1024
+        tracks, disk = 24 * count * per_hour["tracks"], 24 * count * per_hour["case, MiB"] / 1024
         workers = min(math.ceil(busy), int(cores * (1 - FREE)))
         memory = workers * (mib + people * VECTOR) / 1024
         cells = [busy, math.ceil(busy / workers), workers, memory, disk, disk * days / 1024, tracks]
-        lines.append([f"{count:,}", *map(short, cells), short(tracks * a_track / 3600)])
-    return markdown(columns, lines) + (
-        f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker, {looked_at('archive')} frames a "
-        "second looked at, two people always in view, reconstructions and the search of a small gallery included "
-        f"([archive](results/archive.md)); {an_hour['case, MiB']:.3g} MiB and {an_hour['tracks']:.3g} tracks an hour "
-        f"of footage at {looked_at('scale')} frames a second (without reconstructions, which add some pictures of "
-        f"128 px a track), and {1000 * a_track:.3g} ms to search for a track among {among} people "
-        f"([scale](results/scale.md)). A gallery of {people:,} people with one photograph each takes "
-        f"{short(held / 1024)} GiB on the disk, store and index, and {short(people * VECTOR / 1024)} GiB of a worker's "
-        "memory for its vectors, exactly compared (an approximate index is mapped, and shared); searching grows with "
-        "it."
+        lines.append(
+            [
+                f"{count:,}",
+                *map(format_number, cells),
+                format_number(tracks * seconds_per_track / 3600),
+            ]
+        )
+    return format_markdown(columns, lines) + (
+        "\n"
+        "\n"
+        f"From {rate:g} s of footage a second and core and {mib:g} MiB a worker, "
+        f"{frame_rate('archive')} frames a second analysed, two people always in view, "
+        "reconstructions and the search of a small gallery included "
+        f"([archive](results/archive.md)); {per_hour['case, MiB']:.3g} MiB and "
+        f"{per_hour['tracks']:.3g} tracks an hour of footage at {frame_rate('scale')} frames a "
+        "second (without reconstructions, which add some pictures of 128 px a track), and "
+        f"{1000 * seconds_per_track:.3g} ms to search for a track among {gallery_size} people "
+        f"([scale](results/scale.md)). A gallery of {people:,} people with one photograph each "
+        f"takes {format_number(gallery_mib / 1024)} GiB on the disk, store and index, and "
+        f"{format_number(people * VECTOR / 1024)} GiB of a worker's memory for its vectors, "
+        "exactly compared (an approximate index is mapped, and shared); searching grows with it."
     )
 
 
-def cores_a_camera() -> str:
+def core_table() -> str:
     page = (
         (RESULTS / "performance.md").read_text() if (RESULTS / "performance.md").is_file() else ""
     )
-    measured = rows("performance", "whole, ms a frame")
+    measured = read_rows("performance", "whole, ms a frame")
     cores = re.search(r"(\d+) cores", page)
     if cores is None:
         raise NotMeasured("the cores in `results/performance.md`")
     lines = []
     for row in measured:
-        seconds = int(cores[1]) * number(row["whole, ms a frame"]) / 1000
+        seconds = int(cores[1]) * parse_number(row["whole, ms a frame"]) / 1000
         lines.append(
             [row["size"], row["faces"], row["engine"], *(f"{rate * seconds:.2f}" for rate in RATES)]
         )
@@ -149,18 +163,21 @@ def cores_a_camera() -> str:
         "engine",
         *(f"cores at {rate:g} frames/s" for rate in RATES),
     ]
-    return markdown(columns, lines) + (
-        f"\n\nFrom [performance](results/performance.md): milliseconds a frame on all of its {cores[1]} cores, times "
-        "these, times frames a second. Not in it: decoding what is not looked at, which sets the floor at few frames "
-        "a second, super-resolution (a track, not a frame: column *after* there) and searching."
+    return format_markdown(columns, lines) + (
+        "\n"
+        "\n"
+        "From [performance](results/performance.md): milliseconds a frame on all of its "
+        f"{cores[1]} cores, times these, times frames a second. Not in it: decoding frames that "
+        "are not analysed, which sets the floor at few frames a second, super-resolution (a "
+        "track, not a frame: column *after* there) and searching."
     )
 
 
-def short(value: float) -> str:
+def format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def fill(name: str, text: str) -> None:
+def fill_section(name: str, text: str) -> None:
     begin, end = BEGIN.format(name), END.format(name)
     before, rest = PLAN.read_text().split(begin)
     PLAN.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
@@ -176,15 +193,15 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=100_000, help="in the gallery")
     args = parser.parse_args()
     tables = {
-        "plan": lambda: plan(args.cameras, args.cores, args.days, args.people),
-        "cores": cores_a_camera,
+        "plan": lambda: plan_table(args.cameras, args.cores, args.days, args.people),
+        "cores": core_table,
     }
     for name, make in tables.items():
         try:
             text = make()
         except NotMeasured as missing:
             text = f"Not measured yet: {missing} is missing."
-        fill(name, text)
+        fill_section(name, text)
         print(text)
     print(f"written: {Path(PLAN)}")
 

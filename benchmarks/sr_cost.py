@@ -1,9 +1,11 @@
-"""What one network call costs, the published size and the compact one, and how exact each precision is.
+"""What one network call costs, the published size and the compact one, and how exact each precision
+is.
 
 python benchmarks/sr_cost.py [--networks compact] [--calls 10] [--batches 1 2 8]
 
-The whole takes some four minutes on two quiet cores, most of it the published size, and its reference in float64.
-Speeds are wall time on a quiet machine; exactness is against the same weights in float64.
+The whole takes some four minutes on two quiet cores, most of it the published size, and its
+reference in float64. Speeds are wall time on a quiet machine; exactness is against the same weights
+in float64.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from processes import status
+from processes import read_status
 from results import Table, command_line
 
 from fasr_video.sr import sampling
@@ -30,8 +32,8 @@ from fasr_video.weights.manifest import bundled
 SIGMAS = (0.01, 0.1, 1.0, 10.0)
 
 
-def published() -> Denoiser:
-    """FASR's shape with weights of its initialisation, all layers awake."""
+def make_published() -> Denoiser:
+    """Return a network of FASR's size with random weights, none of them zero."""
     torch.manual_seed(0)
     net = NCSNpp()
     for parameter in net.parameters():
@@ -44,14 +46,17 @@ def published() -> Denoiser:
     return ScoreDenoiser(net, 0.001, 348.0).eval()
 
 
-def compact() -> Denoiser:
+def open_compact() -> Denoiser:
     return load_own(bundled("sr.safetensors"))
 
 
-NETWORKS: dict[str, Callable[[], Denoiser]] = {"NCSN++, FASR's size": published, "compact": compact}
+NETWORKS: dict[str, Callable[[], Denoiser]] = {
+    "NCSN++, FASR's size": make_published,
+    "compact": open_compact,
+}
 
 
-def given(n: int, denoiser: Denoiser) -> tuple[torch.Tensor, Condition]:
+def make_inputs(n: int, denoiser: Denoiser) -> tuple[torch.Tensor, Condition]:
     g = torch.Generator().manual_seed(0)
     feature = torch.nn.functional.normalize(
         torch.randn(n, denoiser.feature_length, generator=g), dim=1
@@ -62,20 +67,20 @@ def given(n: int, denoiser: Denoiser) -> tuple[torch.Tensor, Condition]:
 
 
 @torch.no_grad()
-def seconds(denoiser: Denoiser, n: int, times: int) -> float:
-    x, condition = given(n, denoiser)
+def measure_seconds(denoiser: Denoiser, n: int, times: int) -> float:
+    x, condition = make_inputs(n, denoiser)
     sigma = torch.full((n,), 0.3)
     denoiser(x, sigma, condition)
-    began = time.monotonic()
+    start = time.monotonic()
     for _ in range(times):
         denoiser(x, sigma, condition)
-    return (time.monotonic() - began) / times
+    return (time.monotonic() - start) / times
 
 
 @torch.no_grad()
-def error(denoiser: Denoiser, precision: torch.dtype) -> float:
-    """Largest relative difference (of norms) from float64 over noise levels, of the network's part D − x."""
-    x, condition = given(1, denoiser)
+def largest_error(denoiser: Denoiser, precision: torch.dtype) -> float:
+    """Return the largest relative difference of D − x from float64 over noise levels."""
+    x, condition = make_inputs(1, denoiser)
     worst = 0.0
     for level in SIGMAS:
         sigma = torch.full((1,), level)
@@ -89,22 +94,28 @@ def error(denoiser: Denoiser, precision: torch.dtype) -> float:
     return worst
 
 
-def two_samples(precision: str) -> None:
-    """Run alone in a process of its own: one face, two samples, as `fasr-video sr` draws them."""
-    denoiser = compact()
+def measure_two_samples(precision: str) -> None:
+    """Print seconds and memory of drawing two samples of one face, as `fasr-video sr` does.
+
+    Runs in a process of its own.
+    """
+    denoiser = open_compact()
     denoiser.precision = PRECISIONS[precision]
-    _, condition = given(1, denoiser)
-    both = condition[torch.tensor([0, 0])]
-    how = sampling.parse(FAST)
-    sampling.draw(denoiser, both, how, generators([0, 1]))
-    began = time.monotonic()
-    sampling.draw(denoiser, both, how, generators([0, 1]))
-    print(time.monotonic() - began, own_peak())
+    _, condition = make_inputs(1, denoiser)
+    conditions = condition[torch.tensor([0, 0])]
+    sampler = sampling.parse(FAST)
+    sampling.draw(denoiser, conditions, sampler, generators([0, 1]))
+    start = time.monotonic()
+    sampling.draw(denoiser, conditions, sampler, generators([0, 1]))
+    print(time.monotonic() - start, own_peak_mib())
 
 
-def own_peak() -> float:
-    """This process's largest memory in MiB. (The kernel's ru_maxrss may be that of the process that started it.)"""
-    return int(status(os.getpid())["VmHWM"].split()[0]) / 1024
+def own_peak_mib() -> float:
+    """Return this process's largest memory in MiB.
+
+    The kernel's ru_maxrss may be that of the process that started it.
+    """
+    return int(read_status(os.getpid())["VmHWM"].split()[0]) / 1024
 
 
 def main() -> None:
@@ -122,7 +133,7 @@ def main() -> None:
     parser.add_argument("--two-samples", choices=PRECISIONS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.two_samples:
-        two_samples(args.two_samples)
+        measure_two_samples(args.two_samples)
         return
     columns = (
         "network",
@@ -138,20 +149,20 @@ def main() -> None:
         times = args.calls if name == "compact" else max(1, args.calls // 5)
         size = f"{sum(p.numel() for p in denoiser.network.parameters()) / 1e6:.1f} M"
         for label, precision in PRECISIONS.items():
-            wrong = error(denoiser, precision)
+            wrong = largest_error(denoiser, precision)
             denoiser.precision = precision
             for n in args.batches:
-                ms = 1e3 * seconds(denoiser, n, times) / n
-                table.row(
+                ms = 1e3 * measure_seconds(denoiser, n, times) / n
+                table.add_row(
                     [name, size, label, n, f"{ms:.0f}" if ms > 100 else f"{ms:.1f}", f"{wrong:.1e}"]
                 )
     for label in PRECISIONS:
         alone = [sys.executable, __file__, "--two-samples", label]
         out = subprocess.run(alone, capture_output=True, text=True, check=True)
         spent, memory = map(float, out.stdout.split())
-        table.note(
-            f"Two samples of one face, compact network, {FAST}, {label}, in a process of its own: {spent:.2f} s, "
-            f"{memory:.0f} MiB of memory at most, Python and torch included."
+        table.add_note(
+            f"Two samples of one face, compact network, {FAST}, {label}, in a process of its own: "
+            f"{spent:.2f} s, {memory:.0f} MiB of memory at most, Python and torch included."
         )
     table.write()
 

@@ -1,10 +1,12 @@
-"""Samplers on one trained network: how few network calls keep the quality and the spread of thousands.
+"""Samplers on one trained network: how few network calls keep the quality and the spread of
+thousands.
 
 python benchmarks/sr_ladder.py [--faces 8] [--more 48] [--samples 2] [--model FILE]
 
-The first table has every sampler beside the papers' own (predictor-corrector, 2,000 steps, 4,000 calls a sample) on a
-few faces; the second has the fast ones on more. Faces are people whom no network was trained on, 16×16, each with the
-merged feature of the person's other photographs at 16×16.
+The first table has every sampler beside the papers' own (predictor-corrector, 2,000 steps, 4,000
+calls a sample) on a few faces; the second has the fast ones on more. Faces are people whom no
+network was trained on, 16×16, each with the merged feature of the person's other photographs at
+16×16.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class Faces:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SamplerQuality:
     mean_psnr: float
     sample_psnr: float
     mean_ssim: float
@@ -74,13 +76,15 @@ class Measured:
     sample_identity: float
     consistency: float
     spread: float
-    honesty: float
-    """Squared distance of two samples over that of a sample and the truth: 1 for draws from the true posterior."""
+    distance_ratio: float
+    """Squared distance of two samples over that of a sample and the truth: 1 for draws from the
+    true posterior.
+    """
     seconds: float
 
 
-def choose(count: int, models: Models, scorer: Embedder) -> Faces:
-    """The first photo of each of `count` people who have more, with what their other photos tell at 16×16."""
+def choose_faces(count: int, models: Models, scorer: Embedder) -> Faces:
+    """Return a photo each of people who have more, and the feature of their others at 16×16."""
     faces, _ = read_faces([DATA])
     groups = [g for g in faces.people.values() if len(g) >= 3][:count]
     pictures = views(faces.pictures, 128, False, torch.Generator())
@@ -99,23 +103,23 @@ def choose(count: int, models: Models, scorer: Embedder) -> Faces:
 Drawing = Callable[[Condition, samplers.Generators], Tensor]
 
 
-def measure(draw: Drawing, faces: Faces, samples: int, batch: int = 16) -> Measured:
+def measure(draw: Drawing, faces: Faces, samples: int, batch: int = 16) -> SamplerQuality:
     rows = torch.arange(len(faces.clean)).repeat_interleave(samples)
     seeds = samplers.generators(
         [sample_seed(i, k) for i in range(len(faces.clean)) for k in range(samples)]
     )
-    began = time.monotonic()
+    start = time.monotonic()
     parts = [
         draw(faces.condition[rows[i : i + batch]], seeds[i : i + batch])
         for i in range(0, len(rows), batch)
     ]
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     drawn = torch.cat(parts).unflatten(0, (-1, samples))
     mean, first = drawn.mean(1), drawn[:, 0]
     of_mean, of_first = (faces.scorer.embed(x)[0] for x in (mean, first))
-    apart = (drawn[:, 0] - drawn[:, 1]).square().mean()
-    off = (drawn[:, :2] - faces.clean[:, None]).square().mean()
-    return Measured(
+    between = (drawn[:, 0] - drawn[:, 1]).square().mean()
+    from_truth = (drawn[:, :2] - faces.clean[:, None]).square().mean()
+    return SamplerQuality(
         float(psnr(mean, faces.clean).mean()),
         float(psnr(first, faces.clean).mean()),
         float(ssim(mean, faces.clean).mean()),
@@ -123,7 +127,7 @@ def measure(draw: Drawing, faces: Faces, samples: int, batch: int = 16) -> Measu
         float((of_first * faces.own).sum(1).mean()),
         float(consistency(mean, faces.small).mean()),
         float(drawn.std(1).mean()),
-        float(apart / off),
+        float(between / from_truth),
         seconds,
     )
 
@@ -143,8 +147,8 @@ COLUMNS = (
 )
 
 
-def row(name: str, calls: int, m: Measured, base: Measured) -> list[object]:
-    """Beside the one in `base`."""
+def table_row(name: str, calls: int, m: SamplerQuality, base: SamplerQuality) -> list[object]:
+    """Return the row of a sampler; `base` is the reference."""
     return [
         name,
         calls,
@@ -155,35 +159,39 @@ def row(name: str, calls: int, m: Measured, base: Measured) -> list[object]:
         f"{m.sample_identity:.3f}",
         f"{m.consistency:.1f}",
         f"{m.spread / base.spread:.3f}",
-        f"{m.honesty:.2f}",
+        f"{m.distance_ratio:.2f}",
         f"{m.seconds / base.seconds:.4f}",
     ]
 
 
-def fill(
+def add_rows(
     table: Table, names: tuple[str, ...], reference: str, faces: Faces, models: Models, samples: int
 ) -> None:
-    base: Measured | None = None
+    base: SamplerQuality | None = None
     for name in (reference, *names):
-        how = sampling.parse(name)
-        m = measure(lambda c, g, how=how: sampling.draw(models.denoiser, c, how, g), faces, samples)
-        base = base or m
-        table.row(row(name, how.calls, m, base))
-    low = enlarge(faces.small, 128)
-    identity = float((faces.scorer.embed(low)[0] * faces.own).sum(1).mean())
-    bicubic = (
-        f"{float(psnr(low, faces.clean).mean()):.2f}",
+        sampler = sampling.parse(name)
+        quality = measure(
+            lambda c, g, sampler=sampler: sampling.draw(models.denoiser, c, sampler, g),
+            faces,
+            samples,
+        )
+        base = base or quality
+        table.add_row(table_row(name, sampler.calls, quality, base))
+    bicubic = enlarge(faces.small, 128)
+    identity = float((faces.scorer.embed(bicubic)[0] * faces.own).sum(1).mean())
+    bicubic_cells = (
+        f"{float(psnr(bicubic, faces.clean).mean()):.2f}",
         "",
-        f"{float(ssim(low, faces.clean).mean()):.4f}",
+        f"{float(ssim(bicubic, faces.clean).mean()):.4f}",
     )
-    table.row(
+    table.add_row(
         [
             "bicubic",
             0,
-            *bicubic,
+            *bicubic_cells,
             f"{identity:.3f}",
             "",
-            f"{float(consistency(low, faces.small).mean()):.1f}",
+            f"{float(consistency(bicubic, faces.small).mean()):.1f}",
             "",
             "",
             "",
@@ -205,15 +213,24 @@ def main() -> None:
     command = command_line()
     title = f"The reference sampler and all others: {args.faces} faces, {args.samples} samples each"
     ladder = Table("sr_ladder", f"Samplers on the compact network. {title}", command, COLUMNS)
-    fill(ladder, LADDER, args.reference, choose(args.faces, models, scorer), models, args.samples)
+    add_rows(
+        ladder,
+        LADDER,
+        args.reference,
+        choose_faces(args.faces, models, scorer),
+        models,
+        args.samples,
+    )
     more = Table("sr_ladder", f"The fast ones on {args.more} faces", command, COLUMNS)
-    fill(more, LADDER[1:], LADDER[0], choose(args.more, models, scorer), models, args.samples)
-    more.note(
-        "Identity is the cosine of dlib's features, which are not those that the network is told. The true face is "
-        "itself a draw from the posterior, so two samples should lie as far from each other as from it: a share "
-        "above 1 is a sampler that makes things up, below 1 one that is too sure. LR consistency is the mean squared "
-        "error ×10⁻⁵ of the picture brought down again. Faces are of CelebA's validation people, never trained on; "
-        "none is shown here."
+    add_rows(
+        more, LADDER[1:], LADDER[0], choose_faces(args.more, models, scorer), models, args.samples
+    )
+    more.add_note(
+        "Identity is the cosine of dlib's features, which are not those that the network is "
+        "given. The true face is itself a draw from the posterior, so two samples should lie as "
+        "far from each other as from it: a share above 1 means too much invention, below 1 too "
+        "little variety. LR consistency is the mean squared error ×10⁻⁵ of the picture shrunk "
+        "again. Faces are of CelebA's validation people, never trained on; none is shown here."
     )
     ladder.write(more)
 

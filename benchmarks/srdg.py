@@ -1,9 +1,11 @@
-"""Guidance by attributes: what it does to a picture, with right and with wrong attributes, and what it costs.
+"""Guidance by attributes: what it does to a picture, with right and with wrong attributes, and what
+it costs.
 
 python benchmarks/srdg.py [--people 48] [--guidance 50] [--published FILE]
 
-People whom no network was trained on; the first photograph of each is the gallery, the second is drawn from 16×16 (×8)
-and 8×8 (×16). `--published` is SRDG's classifier of sex, which judges beside the bundled one that does the guiding.
+People whom no network was trained on; the first photograph of each is the gallery, the second is
+drawn from 16×16 (×8) and 8×8 (×16). `--published` is SRDG's classifier of sex, which judges beside
+the bundled one that does the guiding.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from models import DATA, combiner
+from models import DATA, load_bundled_combiner
 from results import Table, command_line
 from torch import Tensor
 
@@ -44,7 +46,7 @@ TARGETS = {
     "1 wrong": (ONE, False),
     "3 wrong": (ALL, False),
 }
-TIMES = 5
+CALLS = 5
 
 
 @dataclass(frozen=True)
@@ -71,34 +73,36 @@ def load_people(count: int, scorer: Embedder) -> People:
         {name: int(labels[g[1], NAMES.index(inner)]) == yes for name, (inner, yes) in YES.items()}
         for g in drawn
     ]
-    clean = canonical(faces, [g[1] for g in drawn])
-    gallery = scorer.embed(canonical(faces, [g[0] for g in groups]))[0]
-    auxiliaries = [canonical(faces, g[2:]) for g in drawn]
+    clean = canonical_faces(faces, [g[1] for g in drawn])
+    gallery = scorer.embed(canonical_faces(faces, [g[0] for g in groups]))[0]
+    auxiliaries = [canonical_faces(faces, g[2:]) for g in drawn]
     return People(clean, true, auxiliaries, scorer, gallery, scorer.embed(clean)[0])
 
 
-def canonical(faces: Faces, rows: list[int]) -> Tensor:
+def canonical_faces(faces: Faces, rows: list[int]) -> Tensor:
     return views(faces.pictures[rows], 128, False, torch.Generator())
 
 
-def attributes(true: dict[str, bool], names: Sequence[str], right: bool) -> tuple[Attribute, ...]:
+def make_attributes(
+    true: dict[str, bool], names: Sequence[str], right: bool
+) -> tuple[Attribute, ...]:
     return tuple(Attribute(name, true[name] == right) for name in names)
 
 
-def draw(
+def draw_samples(
     denoiser: Denoiser,
     condition: Condition,
     guidance: Guidance,
     rows: Sequence[tuple[Attribute, ...]],
 ) -> Tensor:
-    """One sample a face; its noise is the same whatever it is drawn towards."""
-    how, parts = sampling.parse(FAST), []
+    """Return one sample a face; its noise is the same for all attributes."""
+    sampler, parts = sampling.parse(FAST), []
     for i in range(0, len(rows), BATCH):
         noise = samplers.generators(
             [sample_seed(k, 0) for k in range(i, min(i + BATCH, len(rows)))]
         )
-        guided = guidance.guided(denoiser, rows[i : i + BATCH], bounded=how.in_few_steps)
-        parts.append(sampling.draw(guided, condition[i : i + BATCH], how, noise))
+        guided = guidance.guided(denoiser, rows[i : i + BATCH], bounded=sampler.in_few_steps)
+        parts.append(sampling.draw(guided, condition[i : i + BATCH], sampler, noise))
     return torch.cat(parts)
 
 
@@ -106,7 +110,7 @@ def draw(
 def agreement(
     classifier: AttributeClassifier, pictures: Tensor, wanted: Sequence[dict[str, bool]], name: str
 ) -> float:
-    """Share of the pictures that read as wanted."""
+    """Return the share of the pictures whose reading is the wanted one."""
     inner, yes = YES[name]
     logs = classifier.logs(pictures, torch.full((len(pictures),), classifier.sigma_min))
     predicted = logs[:, classifier.names.index(inner)].argmax(1) == yes
@@ -118,57 +122,64 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
     measured = ("PSNR", "SSIM", "identity by dlib", "Rank-1 by dlib")
     columns = ("from", "by", "attributes", *read, "male, another judge", *measured)
     count = len(people.clean)
-    title = f"Guidance by attributes: {count} faces, gallery of {len(people.gallery)}, strength {guidance.strength:g}"
+    title = (
+        f"Guidance by attributes: {count} faces, gallery of {len(people.gallery)}, strength "
+        f"{guidance.strength:g}"
+    )
     table = Table("srdg", title, command, columns)
     models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
-    embedder, joined = models.features.embedder, combiner()
+    embedder, combiner = models.features.embedder, load_bundled_combiner()
     assert embedder is not None
     (judge,) = guidance.classifiers.parts
     for side in SIDES:
         lr = enlarge(shrink(people.clean, side), 128)
         merged = [
-            joined.combine(embedder.embed(enlarge(shrink(a, side), 128))[0])
+            combiner.combine(embedder.embed(enlarge(shrink(a, side), 128))[0])
             for a in people.auxiliaries
         ]
         feature = torch.stack(merged)
         for method, features in (("SDE-SR", torch.zeros_like(feature)), ("FASR++", feature)):
             for what, (names, right) in TARGETS.items():
-                rows = [attributes(true, names, right) for true in people.true]
-                pictures = draw(models.denoiser, Condition(lr, features), guidance, rows)
+                rows = [make_attributes(true, names, right) for true in people.true]
+                pictures = draw_samples(models.denoiser, Condition(lr, features), guidance, rows)
                 wanted = [
                     true | {a.name: a.value for a in row}
                     for true, row in zip(people.true, rows, strict=True)
                 ]
                 features = people.scorer.embed(pictures)[0]
                 ranked = (features @ people.gallery.T).argmax(1) == torch.arange(count)
-                table.row(
+                judged = (
+                    ""
+                    if other is None
+                    else f"{agreement(other.classifiers.parts[0], pictures, wanted, 'male'):.3f}"
+                )
+                table.add_row(
                     [
                         f"{side}×{side}",
                         method,
                         what,
                         *(f"{agreement(judge, pictures, wanted, name):.3f}" for name in YES),
-                        ""
-                        if other is None
-                        else f"{agreement(other.classifiers.parts[0], pictures, wanted, 'male'):.3f}",
+                        judged,
                         f"{float(psnr(pictures, people.clean).mean()):.2f}",
                         f"{float(ssim(pictures, people.clean).mean()):.3f}",
                         f"{float((features * people.own).sum(1).mean()):.3f}",
                         f"{float(ranked.double().mean()):.3f}",
                     ]
                 )
-    table.note(
-        f"Sampler `{FAST}`, one sample; the same noise in every row. Attributes that were not asked for are held "
-        "against CelebA's labels, those that were against what was asked; a wrong one is the opposite of the label. "
-        "The classifier that guides also reads the pictures, a friendly judge; the other judge is SRDG's published "
-        "classifier of sex. Identity: cosine of dlib's features of the picture and of the true face. "
-        "8×8 lies below what the network was trained on."
+    table.add_note(
+        f"Sampler `{FAST}`, one sample; the same noise in every row. Attributes that were not "
+        "requested are compared with CelebA's labels, the others with the request; a wrong one is "
+        "the opposite of the label. The classifier that guides also reads the pictures, which "
+        "favours them; the other judge is SRDG's published classifier of sex. Identity: cosine of "
+        "dlib's features of the picture and of the true face. 8×8 lies below what the network was "
+        "trained on."
     )
     return table
 
 
 def cost_table(guidance: Guidance, other: Guidance | None) -> Table:
-    """Time of a guided network call over that of a plain one."""
+    """Return the table of the time of a guided network call over that of a plain one."""
     columns = ("classifier", "faces a call", "ms a face, plain", "times as long, guided")
     table = Table("srdg", "Cost of guidance a step", "", columns)
     denoiser = load_models(METHODS["sde-sr-ve"], ModelFiles(), torch.device("cpu")).denoiser
@@ -176,28 +187,30 @@ def cost_table(guidance: Guidance, other: Guidance | None) -> Table:
     classifiers = {"bundled, all three attributes": guidance}
     if other is not None:
         classifiers["published, one attribute"] = other
-    for name, held in classifiers.items():
+    for name, guidance_used in classifiers.items():
         for n in (1, 8):
-            targets = attributes(dict.fromkeys(YES, True), list(held.classifiers.provenance), True)
-            plain = seconds(denoiser, n)
-            guided = seconds(held.guided(denoiser, [targets] * n, bounded=True), n)
-            table.row([name, n, f"{1e3 * plain / n:.1f}", f"{guided / plain:.2f}"])
+            targets = make_attributes(
+                dict.fromkeys(YES, True), list(guidance_used.classifiers.provenance), True
+            )
+            plain = measure_call(denoiser, n)
+            guided = measure_call(guidance_used.guided(denoiser, [targets] * n, bounded=True), n)
+            table.add_row([name, n, f"{1e3 * plain / n:.1f}", f"{guided / plain:.2f}"])
     return table
 
 
 @torch.no_grad()
-def seconds(denoiser: Denoiser, n: int) -> float:
-    """Of one network call on n faces: the shortest of a few."""
+def measure_call(denoiser: Denoiser, n: int) -> float:
+    """Return the seconds of one network call on n faces: the shortest of a few."""
     g = torch.Generator().manual_seed(0)
     x, sigma = torch.rand(n, 3, 128, 128, generator=g), torch.full((n,), 0.3)
     call: Callable[[Tensor, Tensor], Tensor] = denoiser.conditioned(
         Condition(x, torch.zeros(n, denoiser.feature_length))
     )
     spent = []
-    for _ in range(TIMES + 1):  # the first one warms up
-        began = time.monotonic()
+    for _ in range(CALLS + 1):  # the first one warms up
+        start = time.monotonic()
         call(x, sigma)
-        spent.append(time.monotonic() - began)
+        spent.append(time.monotonic() - start)
     return min(spent[1:])
 
 

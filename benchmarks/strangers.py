@@ -1,8 +1,9 @@
-"""Office clips of five people, each left out of the gallery in turn: are the others found, and is a stranger a lead?
+"""Office clips of five people, each left out of the gallery in turn: who is found, and is a
+stranger a lead?
 
-python benchmarks/strangers.py [--data ../shared/data/clips] [--set SETTING=VALUE]
+    python benchmarks/strangers.py [--data ../shared/data/clips] [--set SETTING=VALUE]
 
-Each person is enrolled by the best face of the first of their clips, and searched for in all the others.
+Each person is enrolled with the best face of their first clip, and searched for in all the others.
 """
 
 from __future__ import annotations
@@ -43,34 +44,38 @@ class Track:
     person: str
     """NOBODY where it is not the signer's."""
     sightings: int
-    asked: TrackQuery
+    query: TrackQuery
 
 
 def read_tracks(
     clips: Sequence[Path], people: dict[str, str], overrides: Sequence[str]
 ) -> list[Track]:
-    """Run the footage into a case of its own and return its tracks that can be searched for."""
-    chosen = settings.load("cpu", ["restore.method=none", *overrides])
-    found = []
+    """Run the footage into a temporary case and return its tracks that can be searched for."""
+    run_settings = settings.load("cpu", ["restore.method=none", *overrides])
+    tracks = []
     with tempfile.TemporaryDirectory() as folder:
-        out, _ = run(list(clips), Path(folder) / "case", chosen, models=open_models(chosen))
-        query = """
-            SELECT track.id, source.path, encoding.side, avg((x1 + x2) / 2) AS centre, count(*) AS sightings
-            FROM track JOIN encoding ON encoding.track = track.id JOIN source ON source.id = track.source
+        out, _ = run(
+            list(clips), Path(folder) / "case", run_settings, models=open_models(run_settings)
+        )
+        sql = """
+            SELECT track.id, source.path, encoding.side,
+                avg((x1 + x2) / 2) AS centre, count(*) AS sightings
+            FROM track JOIN encoding ON encoding.track = track.id
+            JOIN source ON source.id = track.source
             JOIN face ON face.track = track.id GROUP BY track.id"""
         with Case.open(out) as case:
-            for row in case.db.execute(query).fetchall():
+            for row in case.db.execute(sql).fetchall():
                 clip = Path(row["path"]).name
                 signer = 640 / 3 <= row["centre"] <= 2 * 640 / 3
-                asked = TrackQuery(features(case, row["id"]), row["side"])
-                found.append(
-                    Track(clip, people[clip] if signer else NOBODY, row["sightings"], asked)
+                query = TrackQuery(features(case, row["id"]), row["side"])
+                tracks.append(
+                    Track(clip, people[clip] if signer else NOBODY, row["sightings"], query)
                 )
-    return found
+    return tracks
 
 
 def enrolled_clips(people: dict[str, str]) -> dict[str, str]:
-    """Return the clip that each person is enrolled by: the first one by name."""
+    """Return the clip that each person is enrolled with: the first one by name."""
     first: dict[str, str] = {}
     for clip, person in sorted(people.items()):
         first.setdefault(person, clip)
@@ -88,16 +93,16 @@ def search(
         for person, feature in known.items():
             photo = EnrolledPhoto(f"{person:0>64}"[-64:], person, feature, 1.0, 60.0, 0.9, None)
             gallery.add(person, photo)
-        question = SearchOptions(Mode.INVESTIGATION, 10, FPIR)
+        options = SearchOptions(Mode.INVESTIGATION, 10, FPIR)
         kinds = (Kind.BEST, Kind.POOLED)
-        searcher = Searcher(gallery, Index.open(gallery), question, calibration, kinds)
-        return searcher.answers([track.asked for track in tracks])
+        searcher = Searcher(gallery, Index.open(gallery), options, calibration, kinds)
+        return searcher.answers([track.query for track in tracks])
 
 
-def line(
+def table_row(
     left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], known: dict[str, Feature]
 ) -> list[str]:
-    """Return what came of the tracks of those who are known, and of strangers."""
+    """Return the results for the tracks of enrolled people, and for those of strangers."""
     pairs = list(zip(tracks, answers, strict=True))
     mates = [(t, a) for t, a in pairs if t.person in known]
     strangers = [a for t, a in pairs if t.person not in known]
@@ -121,13 +126,13 @@ def line(
     ]
 
 
-def apart(tracks: Sequence[Track]) -> tuple[float, float]:
-    """Return the cosine of the least alike tracks of one person, and of the most alike of two."""
+def extreme_cosines(tracks: Sequence[Track]) -> tuple[float, float]:
+    """Return the lowest cosine of two tracks of one person, and the highest of two people."""
     signers = [t for t in tracks if t.person != NOBODY]
     same: list[float] = []
     different: list[float] = []
     for a, b in combinations(signers, 2):
-        cosine = float(a.asked.features[Kind.POOLED] @ b.asked.features[Kind.POOLED])
+        cosine = float(a.query.features[Kind.POOLED] @ b.query.features[Kind.POOLED])
         (same if a.person == b.person else different).append(cosine)
     return min(same), max(different)
 
@@ -144,12 +149,12 @@ def main() -> None:
     people = json.loads(find_data(args.data / "asl_people.json").read_text())
     torch.set_num_threads(os.cpu_count() or 1)
     tracks = read_tracks([args.data / clip for clip in sorted(people)], people, args.overrides)
-    enrolled = enrolled_clips(people)
+    enrolled_by = enrolled_clips(people)
     photographs: dict[str, Feature] = {}
-    for person, clip in enrolled.items():
+    for person, clip in enrolled_by.items():
         own = [t for t in tracks if t.clip == clip and t.person == person]
-        photographs[person] = max(own, key=lambda t: t.sightings).asked.features[Kind.BEST]
-    asked = [t for t in tracks if t.clip not in enrolled.values()]
+        photographs[person] = max(own, key=lambda t: t.sightings).query.features[Kind.BEST]
+    searched = [t for t in tracks if t.clip not in enrolled_by.values()]
     builtin = not any("embedder" in o for o in args.overrides)
     calibration = Calibration.load(bundled("calibration.json")) if builtin else None
     columns = ["left out", "tracks of enrolled", "first", "first and a lead"]
@@ -160,23 +165,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for left_out in ("nobody", *sorted(photographs)):
             known = {person: f for person, f in photographs.items() if person != left_out}
-            answers = search(asked, known, calibration, Path(folder) / left_out)
-            table.row(line(left_out, asked, answers, known))
+            answers = search(searched, known, calibration, Path(folder) / left_out)
+            table.add_row(table_row(left_out, searched, answers, known))
     long = [track for track in tracks if track.sightings >= LONG]
-    least, most = apart(long)
-    least_of_all, most_of_all = apart(tracks)
+    least, most = extreme_cosines(long)
+    least_with_short, most_with_short = extreme_cosines(tracks)
     short = [track for track in tracks if track.sightings < LONG and track.person != NOBODY]
-    table.note(
-        f"Pooled faces of tracks with {LONG} sightings or more: the least alike of one person have a cosine of "
-        f"**{least:.3f}**, the most alike of two people **{most:.3f}**: a gap of {least - most:+.3f}. With "
-        f"shorter tracks of signers too ({len(short)}): {least_of_all:.3f} and {most_of_all:.3f}, "
-        f"{least_of_all - most_of_all:+.3f}."
+    table.add_note(
+        f"Pooled faces of tracks with {LONG} sightings or more: the least alike of one person have "
+        f"a cosine of **{least:.3f}**, the most alike of two people **{most:.3f}**: a gap of "
+        f"{least - most:+.3f}. With shorter tracks of signers too ({len(short)}): "
+        f"{least_with_short:.3f} and {most_with_short:.3f}, "
+        f"{least_with_short - most_with_short:+.3f}."
     )
-    sides = [t.asked.side for t in tracks if t.person != NOBODY]
-    table.note(
-        f"{len(people)} clips, {len(photographs)} people, faces of {min(sides)}-{max(sides)} px. A person is enrolled "
-        f"by the best face of one clip and searched for in the others, at FPIR {FPIR:g}. Strangers are the tracks of "
-        "the person left out, and every track that is not the signer's, in the middle of the picture."
+    sides = [t.query.side for t in tracks if t.person != NOBODY]
+    table.add_note(
+        f"{len(people)} clips, {len(photographs)} people, faces of {min(sides)}-{max(sides)} px. A "
+        "person is enrolled by the best face of one clip and searched for in the others, at FPIR "
+        f"{FPIR:g}. Strangers are the tracks of the person left out, and every track that is not "
+        "the signer's, in the middle of the picture."
     )
     table.write()
 

@@ -4,7 +4,8 @@
 
 The whole takes some seven minutes on two quiet cores, most of it the whole runs.
 
-Each measurement of a chain is a process of its own, one after the other, in turns; the median of the rounds counts.
+Each measurement of a chain is a process of its own, one after the other, in turns; the median of
+the rounds counts.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ DETECTORS = {
     "haar": ["detect.backend=haar"],
 }
 # Frames, seconds.
-Counted = tuple[int, float]
+FramesAndSeconds = tuple[int, float]
 
 
-def decode(path: Path, rgb: bool) -> Counted:
-    began, frames = time.perf_counter(), 0
+def count_decoded(path: Path, rgb: bool) -> FramesAndSeconds:
+    start, frames = time.perf_counter(), 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -56,35 +57,35 @@ def decode(path: Path, rgb: bool) -> Counted:
             if rgb:
                 frame.to_ndarray(format="rgb24")
             frames += 1
-    return frames, time.perf_counter() - began
+    return frames, time.perf_counter() - start
 
 
-def opencv(path: Path) -> Counted:
-    began, frames = time.perf_counter(), 0
+def read_with_opencv(path: Path) -> FramesAndSeconds:
+    start, frames = time.perf_counter(), 0
     capture = cv2.VideoCapture(str(path))
     while capture.read()[0]:
         frames += 1
-    return frames, time.perf_counter() - began
+    return frames, time.perf_counter() - start
 
 
-def reader(path: Path) -> Counted:
+def read_with_ours(path: Path) -> FramesAndSeconds:
     opened = open_video(path)  # hashes the file
-    began = time.perf_counter()
+    start = time.perf_counter()
     frames = sum(1 for _ in opened.frames(Sampling()))
-    return frames, time.perf_counter() - began
+    return frames, time.perf_counter() - start
 
 
-def detect(path: Path, end: float) -> Counted:
+def detect_frames(path: Path, end: float) -> FramesAndSeconds:
     detector = make_detector("builtin")
     opened = open_video(path)
-    began, frames = time.perf_counter(), 0
+    start, frames = time.perf_counter(), 0
     for frame in prefetch(opened.frames(Sampling(end=Fraction(end))), FRAMES_AHEAD):
         detector.detect([frame.image])
         frames += 1
-    return frames, time.perf_counter() - began
+    return frames, time.perf_counter() - start
 
 
-def full_run(path: Path, end: float, detector: str) -> Counted:
+def run_whole(path: Path, end: float, detector: str) -> FramesAndSeconds:
     with tempfile.TemporaryDirectory() as folder:
         frames: list[int] = []
 
@@ -92,25 +93,25 @@ def full_run(path: Path, end: float, detector: str) -> Counted:
             if isinstance(event, Progress):
                 frames.append(event.frames)
 
-        chosen = settings.load("cpu", [*DETECTORS[detector], f"sampling.end={end}"])
-        began = time.perf_counter()
-        run([path], Path(folder) / "case", chosen, listen=listen)
-        return frames[-1], time.perf_counter() - began
+        run_settings = settings.load("cpu", [*DETECTORS[detector], f"sampling.end={end}"])
+        start = time.perf_counter()
+        run([path], Path(folder) / "case", run_settings, listen=listen)
+        return frames[-1], time.perf_counter() - start
 
 
-SHORT: dict[str, Callable[[Path], Counted]] = {
-    "(a) bare PyAV, decoding only": lambda path: decode(path, rgb=False),
-    "(b) bare PyAV, to rgb24": lambda path: decode(path, rgb=True),
-    "(c) our reader, hashing excluded": reader,
-    "peer: cv2.VideoCapture": opencv,
+SHORT: dict[str, Callable[[Path], FramesAndSeconds]] = {
+    "(a) bare PyAV, decoding only": lambda path: count_decoded(path, rgb=False),
+    "(b) bare PyAV, to rgb24": lambda path: count_decoded(path, rgb=True),
+    "(c) our reader, hashing excluded": read_with_ours,
+    "peer: cv2.VideoCapture": read_with_opencv,
 }
-LONG: dict[str, Callable[[Path, float], Counted]] = {
-    "(d) our reader and builtin detector": detect,
-    "(e) whole run into a case, builtin": lambda path, end: full_run(path, end, "builtin"),
-    "(e) whole run into a case, builtin, OpenVINO": lambda path, end: full_run(
+LONG: dict[str, Callable[[Path, float], FramesAndSeconds]] = {
+    "(d) our reader and builtin detector": detect_frames,
+    "(e) whole run into a case, builtin": lambda path, end: run_whole(path, end, "builtin"),
+    "(e) whole run into a case, builtin, OpenVINO": lambda path, end: run_whole(
         path, end, "builtin, OpenVINO"
     ),
-    "(e) whole run into a case, haar": lambda path, end: full_run(path, end, "haar"),
+    "(e) whole run into a case, haar": lambda path, end: run_whole(path, end, "haar"),
 }
 
 
@@ -120,8 +121,8 @@ def make_detector(name: str) -> Detector:
     )
 
 
-def in_own_process(what: str, path: Path, end: float) -> float:
-    """Frames a second."""
+def rate_in_process(what: str, path: Path, end: float) -> float:
+    """Return the frames a second of one chain, measured in a process of its own."""
     command = [
         sys.executable,
         __file__,
@@ -139,65 +140,67 @@ def in_own_process(what: str, path: Path, end: float) -> float:
     return int(frames) / float(seconds)
 
 
-def measure(path: Path, end: float, rounds: int) -> dict[str, float]:
-    """Median frames a second of each chain."""
+def measure_rates(path: Path, end: float, rounds: int) -> dict[str, float]:
+    """Return the median frames a second of each chain."""
     rates: dict[str, list[float]] = {what: [] for what in (*SHORT, *LONG)}
     for turn in range(rounds):
         for what in (*SHORT, *LONG) if turn == 0 else SHORT:
-            rates[what].append(in_own_process(what, path, end))
+            rates[what].append(rate_in_process(what, path, end))
     return {what: statistics.median(values) for what, values in rates.items()}
 
 
-def detector_times(
-    frame: NDArray[np.uint8], looks: int
+def measure_detectors(
+    frame: NDArray[np.uint8], calls: int
 ) -> dict[tuple[str, tuple[int, int]], float]:
-    """(detector, size) → median milliseconds a frame, the detectors in turns."""
+    """Return (detector, size) → median milliseconds a frame, with the detectors in turn."""
     detectors = {name: make_detector(name) for name in DETECTORS}
     times: dict[tuple[str, tuple[int, int]], list[float]] = {}
     for size in SIZES:
         picture = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
-        for turn in range(looks + 2):
+        for turn in range(calls + 2):
             for name, detector in detectors.items():
-                began = time.perf_counter()
+                start = time.perf_counter()
                 detector.detect([picture])
-                if turn >= 2:  # the first looks warm up
-                    times.setdefault((name, size), []).append(1000 * (time.perf_counter() - began))
+                if turn >= 2:  # the first calls warm up
+                    times.setdefault((name, size), []).append(1000 * (time.perf_counter() - start))
     return {key: statistics.median(values) for key, values in times.items()}
 
 
 def sample_frame() -> NDArray[np.uint8]:
-    """Second 6 of the sample: both people in view and near."""
+    """Return second 6 of the sample: both people are in view and near."""
     for index, frame in enumerate(open_video(SAMPLE).frames(Sampling())):
         if index == 150:
             return frame.image
     raise AssertionError("the sample is shorter than it was")
 
 
-def tracker_rate(name: str, faces: int, frames: int) -> float:
-    """Frames a second for faces that walk about in 1920×1080; one in ten looks misses a face."""
+def measure_tracker(name: str, faces: int, frames: int) -> float:
+    """Return the frames a second for faces that wander; one in ten detections is missing."""
     rng = np.random.default_rng(3)
     centres = rng.uniform((50, 50), (1870, 1030), (faces, 2))
     speeds = rng.normal(0, 3, (faces, 2))
     sides = rng.uniform(20, 90, (faces, 1))
-    looks = []
+    detections = []
     for _ in range(frames):
         speeds = 0.95 * speeds + rng.normal(0, 0.8, (faces, 2))
         centres = np.clip(centres + speeds, 30, (1890, 1050))
         boxes = np.concatenate((centres - sides / 2, centres + sides / 2), 1) + rng.normal(
             0, 1, (faces, 4)
         )
-        seen = rng.random(faces) > 0.1
-        looks.append(
-            Detections(boxes[seen].astype(np.float32), np.full(seen.sum(), 0.9, np.float32), None)
+        is_seen = rng.random(faces) > 0.1
+        detections.append(
+            Detections(
+                boxes[is_seen].astype(np.float32), np.full(is_seen.sum(), 0.9, np.float32), None
+            )
         )
     tracker = TRACKERS[name](TrackerSettings())
-    began = time.perf_counter()
-    for index, found in enumerate(looks):
-        tracker.update(index / 25, found)
-    return frames / (time.perf_counter() - began)
+    start = time.perf_counter()
+    for index, in_frame in enumerate(detections):
+        tracker.update(index / 25, in_frame)
+    return frames / (time.perf_counter() - start)
 
 
-def chains(repeats: int, end: float, rounds: int) -> Table:
+def chain_table(repeats: int, end: float, rounds: int) -> Table:
     columns = ["chain", "720p frames/s", "of (a)", "1080p frames/s", "of (a)"]
     table = Table("throughput", "Throughput", command_line(), columns)
     with tempfile.TemporaryDirectory() as name:
@@ -205,13 +208,15 @@ def chains(repeats: int, end: float, rounds: int) -> Table:
         sources = {"720p": SAMPLE, "1080p": enlarge(SAMPLE, folder / "large.mp4", 1920, 1080)}
         rates = {}
         for size, source in sources.items():
-            rates[size] = measure(repeat(source, folder / f"{size}.mp4", repeats), end, rounds)
+            rates[size] = measure_rates(
+                repeat(source, folder / f"{size}.mp4", repeats), end, rounds
+            )
     limit = {size: next(iter(found.values())) for size, found in rates.items()}
     for what in rates["720p"]:
         cells = []
         for size, found in rates.items():
             cells += [f"{found[what]:.1f}", f"{found[what] / limit[size]:.3f}"]
-        table.row([what, *cells])
+        table.add_row([what, *cells])
     return table
 
 
@@ -240,41 +245,46 @@ def main() -> None:
             )
         )
         return
-    table = chains(args.repeats, args.run_seconds, args.rounds)
-    table.note(
-        f"(a) to (c) and the peer: the 8 s sample `{SAMPLE.name}` {args.repeats} times over (packets repeated, nothing "
-        f"encoded again), median of {args.rounds}; (d) and (e): its first {args.run_seconds:g} s, once. One process "
-        "each, one after the other; the start of Python and the loading of the model are not counted in (d), the "
-        "loading, hashing and writing are in (e). The 1080p version is the sample enlarged and encoded once, so it "
-        "decodes more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a thread beside the "
-        "detector. (a), (b) and the peer decode with all cores, our reader with one: see docs/design.md."
+    table = chain_table(args.repeats, args.run_seconds, args.rounds)
+    table.add_note(
+        f"(a) to (c) and the peer: the 8 s sample `{SAMPLE.name}` {args.repeats} times over "
+        f"(packets repeated, without encoding), median of {args.rounds}; (d) and (e): its first "
+        f"{args.run_seconds:g} s, once. One process each, one after the other; the start of "
+        "Python and the loading of the model are not counted in (d), the loading, hashing and "
+        "writing are in (e). The 1080p version is the sample enlarged and encoded once, so it "
+        "decodes more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a "
+        "thread beside the detector. (a), (b) and the peer decode with all cores, our reader with "
+        "one: see docs/design.md."
     )
-    looks = Table(
+    detectors = Table(
         "throughput",
         "Detectors, milliseconds a frame",
         "",
         ["size", *DETECTORS, "haar/builtin", "builtin/OpenVINO"],
     )
-    times = detector_times(sample_frame(), args.looks)
+    times = measure_detectors(sample_frame(), args.looks)
     for size in SIZES:
         ours, fast, peer = (times[name, size] for name in DETECTORS)
         cells = [f"{v:.1f}" for v in (ours, fast, peer)]
-        looks.row(["{}×{}".format(*size), *cells, f"{peer / ours:.2f}", f"{ours / fast:.2f}"])
-    looks.note(
-        f"Median of {args.looks} looks at one frame of the sample with two faces, brought to each size, in "
-        f"turns, `min_score` of the preset, {torch.get_num_threads()} threads each. Builtin here: "
-        f"{make_detector('builtin').name}. Haar is the peer: OpenCV's cascade."
+        detectors.add_row(
+            ["{}×{}".format(*size), *cells, f"{peer / ours:.2f}", f"{ours / fast:.2f}"]
+        )
+    detectors.add_note(
+        f"Median of {args.looks} detections in one frame of the sample with two faces, resized to "
+        f"each size, in turn, `min_score` of the preset, {torch.get_num_threads()} threads each. "
+        f"Builtin here: {make_detector('builtin').name}. Haar is the peer: OpenCV's cascade."
     )
     trackers = Table(
         "throughput", "Trackers, frames a second", "", ["tracker", *(f"{n} faces" for n in FACES)]
     )
     for name in TRACKERS:
-        rates = [statistics.median(tracker_rate(name, n, 300) for _ in range(3)) for n in FACES]
-        trackers.row([name, *(f"{r:.0f}" for r in rates)])
-    trackers.note(
-        "Made-up faces that walk about in 1920×1080 at 25 frames a second; median of 3 times 300 frames."
+        rates = [statistics.median(measure_tracker(name, n, 300) for _ in range(3)) for n in FACES]
+        trackers.add_row([name, *(f"{r:.0f}" for r in rates)])
+    trackers.add_note(
+        "Simulated faces that wander in 1920×1080 at 25 frames a second; median of 3 times 300 "
+        "frames."
     )
-    table.write(looks, trackers)
+    table.write(detectors, trackers)
 
 
 if __name__ == "__main__":

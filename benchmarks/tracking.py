@@ -2,8 +2,9 @@
 
     python benchmarks/tracking.py [--data ../shared/data/mot]
 
-Sequences that come with detections use them. The others have ground truth alone: detections are made from it with
-misses, unsure and false ones, and jitter, from fixed seeds. Both sides run with their own defaults.
+Sequences that come with detections use them. The others have ground truth alone: detections are
+made from it with misses, unsure and false ones, and jitter, from fixed seeds. Both sides run with
+their own defaults.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Sequence:
     last: int
 
 
-def load(folder: Path, seed: int) -> Sequence:
+def load_sequence(folder: Path, seed: int) -> Sequence:
     info = configparser.ConfigParser()
     info.read(folder / "seqinfo.ini")
     fps = float(info.get("Sequence", "frameRate", fallback="25"))
@@ -65,17 +66,21 @@ def load(folder: Path, seed: int) -> Sequence:
 def make_detections(
     truth: dict[int, Rows], last: int, rng: np.random.Generator
 ) -> dict[int, Detections]:
-    """8 % missed (in runs), 12 % unsure, 5 % jitter of the box, a false one every second frame."""
-    everything = np.concatenate(list(truth.values()))
-    asleep: dict[int, int] = {}
-    found = {}
+    """Make detections from the truth.
+
+    8 % are missed (in runs), 12 % unsure, boxes jitter by 5 %, and every second frame has a false
+    one.
+    """
+    all_boxes = np.concatenate(list(truth.values()))
+    missed_until: dict[int, int] = {}
+    detections = {}
     for frame in range(1, last + 1):
         rows = []
         for identity, *box in truth.get(frame, np.zeros((0, 5))):
-            if asleep.get(int(identity), 0) >= frame:
+            if missed_until.get(int(identity), 0) >= frame:
                 continue
             if rng.random() < 0.02:
-                asleep[int(identity)] = frame + int(rng.integers(1, 8))
+                missed_until[int(identity)] = frame + int(rng.integers(1, 8))
                 continue
             size = np.array([box[2] - box[0], box[3] - box[1]] * 2)
             unsure = rng.random() < 0.12
@@ -87,10 +92,10 @@ def make_detections(
                 ]
             )
         if rng.random() < 0.5:
-            box = everything[rng.integers(len(everything)), 1:]
+            box = all_boxes[rng.integers(len(all_boxes)), 1:]
             rows.append([*(box + rng.normal(0, 40, 2).tolist() * 2), rng.uniform(0.1, 0.6)])
-        found[frame] = _detections(np.array(rows).reshape(-1, 5))
-    return found
+        detections[frame] = _detections(np.array(rows).reshape(-1, 5))
+    return detections
 
 
 def _detections(rows: Rows) -> Detections:
@@ -102,10 +107,10 @@ def _detections(rows: Rows) -> Detections:
     )
 
 
-def run(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, float]:
+def run_tracker(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, float]:
     empty = Detections.empty(False)
     ids = []
-    began = time.perf_counter()
+    start = time.perf_counter()
     if peer:
         theirs = PEERS[name](frame_rate=sequence.fps)
         for frame in range(1, sequence.last + 1):
@@ -125,7 +130,7 @@ def run(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, floa
             confirmed |= {e.id for e in step.ended if e.confirmed}
         confirmed |= {e.id for e in ours.finish() if e.confirmed}
         ids = [(np.where(np.isin(i, list(confirmed)), i, -1), b) for i, b in ids]
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     frames = []
     for frame, (track_ids, boxes) in enumerate(ids, 1):
         keep = np.asarray(track_ids) >= 0
@@ -142,13 +147,16 @@ def run(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, floa
 
 
 def compare(folder: Path) -> dict[str, list[float]]:
-    """Tracker → HOTA, IDF1, MOTA of ours and theirs in turn, in %, and the ratio of speeds; means over the seeds."""
+    """Return tracker → HOTA, IDF1, MOTA of ours and theirs in turn, in %, and the ratio of speeds.
+
+    Values are means over the seeds.
+    """
     seeds = [0] if (folder / "det.txt").exists() else SEEDS
     rows: dict[str, list[list[float]]] = {}
     for seed in seeds:
-        sequence = load(folder, seed)
+        sequence = load_sequence(folder, seed)
         for name in TRACKERS:
-            (a, fa), (b, fb) = (run(sequence, name, peer) for peer in (False, True))
+            (a, fa), (b, fb) = (run_tracker(sequence, name, peer) for peer in (False, True))
             values = [100 * v for v in (a.hota, b.hota, a.idf1, b.idf1, a.mota, b.mota)]
             rows.setdefault(name, []).append([*values, fa / fb])
     return {name: np.mean(r, 0).tolist() for name, r in rows.items()}
@@ -177,19 +185,23 @@ def main() -> None:
     for folder in sorted(p for p in args.data.iterdir() if (p / "gt.txt").exists()):
         for name, values in compare(folder).items():
             sums.setdefault(name, []).append(values)
-            table.row([folder.name, name, *(f"{v:.1f}" for v in values[:6]), f"{values[6]:.2f}"])
+            table.add_row(
+                [folder.name, name, *(f"{v:.1f}" for v in values[:6]), f"{values[6]:.2f}"]
+            )
     for name, rows in sums.items():
         mean = np.mean(rows, 0)
-        table.row(["**mean**", name, *(f"**{v:.1f}**" for v in mean[:6]), f"**{mean[6]:.2f}**"])
+        table.add_row(["**mean**", name, *(f"**{v:.1f}**" for v in mean[:6]), f"**{mean[6]:.2f}**"])
         ahead = sum(r[0] >= r[1] - 0.05 and r[2] >= r[3] - 0.05 for r in rows)
-        table.note(
-            f"{name}: at least equal to its twin in HOTA and IDF1 on {ahead} of {len(rows)} sequences."
+        table.add_note(
+            f"{name}: at least equal to its twin in HOTA and IDF1 on {ahead} of {len(rows)} "
+            "sequences."
         )
-    table.note(
-        "TUD-Campus and MOT17-02 come with detections; for the others they are made from the ground truth (2 % chance "
-        f"to fall asleep for 1-7 frames, 12 % unsure, jitter, a false one every second frame; mean of {len(SEEDS)} "
-        "seeds). Both sides run with their own defaults. Ours gives a track's first sightings its identity once it is "
-        "confirmed, as footage is read from files; theirs, made for live use, cannot."
+    table.add_note(
+        "TUD-Campus and MOT17-02 come with detections; for the others they are made from the "
+        "ground truth (2 % chance to be missed for 1-7 frames, 12 % unsure, jitter, a false one "
+        f"every second frame; mean of {len(SEEDS)} seeds). Both sides run with their own "
+        "defaults. Ours gives a track's first sightings its identity once it is confirmed, as "
+        "footage is read from files; theirs, made for live use, cannot."
     )
     table.write()
 

@@ -25,14 +25,18 @@ COLUMNS = 8
 
 def draw(folder: Path, out: Path) -> None:
     with Case.open(folder) as case:
-        found = [asdict(track) for track in tracks(case)]
-    found = [t for t in found if t["source"] == found[0]["source"]]
-    end = max(t["end_seconds"] for t in found)
-    figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(found)), facecolor="white")
+        tracks_shown = [asdict(track) for track in tracks(case)]
+    tracks_shown = [t for t in tracks_shown if t["source"] == tracks_shown[0]["source"]]
+    end = max(t["end_seconds"] for t in tracks_shown)
+    figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(tracks_shown)), facecolor="white")
     grid = figure.add_gridspec(
-        2 * len(found), COLUMNS, height_ratios=[0.3, 2] * len(found), hspace=0.35, wspace=0.08
+        2 * len(tracks_shown),
+        COLUMNS,
+        height_ratios=[0.3, 2] * len(tracks_shown),
+        hspace=0.35,
+        wspace=0.08,
     )
-    for i, track in enumerate(found):
+    for i, track in enumerate(tracks_shown):
         _timeline(figure.add_subplot(grid[2 * i, :]), track, end)
         shown = track["shown"]
         pictures = [(shown["native"], "LR0, own pixels")]
@@ -60,7 +64,10 @@ def _timeline(axis: plt.Axes, track: dict[str, Any], end: float) -> None:
     axis.set_ylim(-0.5, 0.5)
     axis.set_yticks([])
     axis.set_xticks([])
-    text = f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · {track['verdict']} · "
+    text = (
+        f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · "
+        f"{track['verdict']} · "
+    )
     text += f"LR0: {track['shown']['quality']['eye_px']:.0f} px between the eyes"
     axis.set_title(f"{text} · {_answer(track)}", loc="left", fontsize=10)
 

@@ -34,8 +34,8 @@ def main() -> None:
         shot = page.screenshot(full_page=True, clip=clip)
         browser.close()
     # Few colours are enough for a picture of a page, and a third of the bytes.
-    few = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(ROOT / "docs" / "images" / "report.png", optimize=True)
+    quantised = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    quantised.save(ROOT / "docs" / "images" / "report.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ CHROMIUM = "/usr/bin/chromium"
 
 
 @contextmanager
-def served(case: Path) -> Iterator[str]:
-    """The address that `fasr-video serve` prints."""
+def running_server(case: Path) -> Iterator[str]:
+    """Yield the address that `fasr-video serve` prints."""
     command = [sys.executable, "-m", "fasr_video", "serve", str(case)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -40,23 +40,23 @@ def served(case: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    given = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "cases" / "demo"
+    case_folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "cases" / "demo"
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
-        case = Path(shutil.copytree(given, Path(folder) / "demo"))
+        case = Path(shutil.copytree(case_folder, Path(folder) / "demo"))
         with Case.open(case, read_only=True) as opened:
             name = opened.meta("case_id")
         browser = started.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        with served(case) as address:
+        with running_server(case) as address:
             page = browser.new_page(viewport={"width": 1180, "height": 900})
             page.goto(address)
             page.goto(f"{address.split('/?')[0]}/case/{name}/track/T1")
             shot = page.screenshot(full_page=True)
         browser.close()
     # Few colours are enough for a picture of a page, and a third of the bytes.
-    few = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(ROOT / "docs" / "images" / "review.png", optimize=True)
+    quantised = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    quantised.save(ROOT / "docs" / "images" / "review.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ QUICK = (
 SETTINGS = configs.load("cpu", QUICK)
 
 
-def files(folder: Path, **contents: str) -> Path:
+def write_files(folder: Path, **contents: str) -> Path:
     """Write files, and return their folder. In a name __ stands for /, and .mp4 is appended."""
     for name, content in contents.items():
         path = folder / (name.replace("__", "/") + ".mp4")

@@ -50,8 +50,11 @@ MODELS = {
 }
 
 
-def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
-    """Make a case with this many tracks in two sources, and its gallery; the first source has a camera and a clock."""
+def make_synthetic_case(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
+    """Make a case with this many tracks in two sources, and its gallery.
+
+    The first source has a camera and a clock.
+    """
     random = np.random.default_rng(0)
     settings = load("cpu")
     with Case.create(folder, json.loads(settings.model_dump_json()), as_yaml(settings)) as case:
@@ -64,7 +67,7 @@ def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> P
             "from": "path",
         }
         set_recording(case, 1, Recording("Gate <1>", clock))
-        people = _gallery(folder / "gallery", random)
+        people = make_gallery(folder / "gallery", random)
         _answers(case, people, random)
         propose_all(case, settings.link)
     return folder
@@ -78,6 +81,7 @@ def decide(
     by: str,
     undone_by: str | None = None,
 ) -> None:
+    """Store and log a decision, as the program does."""
     with Case.open(folder) as case, case.transaction():
         at = now()
         row = {
@@ -118,7 +122,8 @@ def face_like(random: np.random.Generator, height: int, width: int) -> Image:
     return np.clip(np.asarray(large).astype(int) + noise, 0, 255).astype(np.uint8)
 
 
-def unit(random: np.random.Generator) -> Feature:
+def unit_vector(random: np.random.Generator) -> Feature:
+    """Return a random unit vector."""
     vector = random.normal(size=512).astype(np.float32)
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
@@ -187,13 +192,15 @@ def _source(
     save_segment(case, source, segment, summary)
 
 
-def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
+def make_gallery(folder: Path, random: np.random.Generator) -> Gallery:
+    """Make a gallery of two subjects."""
     gallery = Gallery.create(folder, "builtin", "e" * 64, 512)
     for subject in (LEAD, LOOKED_THROUGH):
         face = AlignedFace(face_like(random, 128, 128), None)
         digest = hashlib.sha256(subject.encode()).hexdigest()
         gallery.add(
-            subject, EnrolledPhoto(digest, f"{subject}.jpg", unit(random), 20.0, 50.0, 0.9, face)
+            subject,
+            EnrolledPhoto(digest, f"{subject}.jpg", unit_vector(random), 20.0, 50.0, 0.9, face),
         )
     return gallery
 
@@ -208,9 +215,9 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             if row["verdict"] == "insufficient":
                 continue
             restoration = _restoration(random, LEAD if kind == "conditioned" else "")
-            probes = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
+            probes = {Kind.BEST: unit_vector(random), Kind.POOLED: unit_vector(random)}
             if kind != "conditioned":
-                probes[Kind.SR] = unit(random)
+                probes[Kind.SR] = unit_vector(random)
             drawn = write_restoration(case, row["id"], restoration)
             results.save_features(
                 case, results.Encoding(row["id"], json.dumps(MODELS), 36), probes, drawn

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
@@ -41,3 +43,20 @@ def corridor_case(corridor: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def copied_case(corridor_case: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(corridor_case, tmp_path / "case"))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small pictures are slower on several threads, and much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def reviewed_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The case of `tests.reviewed`; to be copied before it is changed."""
+    from tests.reviewed import make_case
+
+    return make_case(tmp_path_factory.mktemp("reviewed") / "case")

@@ -1,4 +1,4 @@
-"""A small untrained denoiser that draws faces of all sizes, for tests of what is done with drawn faces."""
+"""A small untrained denoiser that draws faces of all sizes."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from fasr_video.detection import retinaface
 from fasr_video.detection.network import BASE, STRIDES, DetectorNet
 from fasr_video.types import Detections, Image
 
-MARKS = np.array(
+LANDMARKS = np.array(
     [(-4, -4), (4, -4), (0, 0), (-2, 4), (2, 4)], np.float32
 )  # px, from the face's centre
 RED = (255, 0, 0)
 
 
-def silent(net: nn.Module) -> dict[str, Tensor]:
-    """The net's tensors with every convolution at zero and batch norms that change nothing."""
+def zero_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Return the net's tensors, with convolutions at zero and batch norms without effect."""
     return {
         k: torch.zeros_like(v) if v.ndim > 1 or k.endswith("bias") else v
         for k, v in net.state_dict().items()
@@ -31,8 +31,8 @@ def silent(net: nn.Module) -> dict[str, Tensor]:
 
 
 def builtin_weights(path: Path) -> Path:
-    """Red at (4j, 4i) → a face of 16 px at (4j + 2, 4i + 2), from the finest level."""
-    state = silent(DetectorNet())
+    """Write weights for which red at (4j, 4i) is a face of 16 px at (4j + 2, 4i + 2)."""
+    state = zero_tensors(DetectorNet())
     state["stem.0.weight"][0, 0, 1, 1] = 1
     for name in ("stage4.0", "stage4.1", "smooth.0.0", "tower.0.0"):
         state[f"{name}.0.weight"][0, 0, 1, 1] = 1
@@ -41,14 +41,14 @@ def builtin_weights(path: Path) -> Path:
     for level, bias in enumerate((-10.0, -20.0, -20.0)):
         state[f"head.{level}.bias"][0] = bias
     state["head.0.weight"][0, 0] = 20
-    state["head.0.bias"][5:] = torch.from_numpy(MARKS.ravel() / (BASE * STRIDES[0]))
+    state["head.0.bias"][5:] = torch.from_numpy(LANDMARKS.ravel() / (BASE * STRIDES[0]))
     save_file({k: v.half() for k, v in state.items()}, path)
     return path
 
 
 def retinaface_weights(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px at (8j + 4, 8i + 4), from the finest level."""
-    state = silent(retinaface.RetinaFaceNet())
+    """Write weights for which red at (8j, 8i) is a face of 16 px at (8j + 4, 8i + 4)."""
+    state = zero_tensors(retinaface.RetinaFaceNet())
     state["body.conv1.weight"][0, 0, 3, 3] = 1
     for name in ("body.layer1.0.downsample", "body.layer2.0.downsample", "fpn.output1"):
         state[f"{name}.0.weight"][0, 0, 0, 0] = 1
@@ -58,20 +58,23 @@ def retinaface_weights(path: Path) -> Path:
         state[f"ClassHead.{level}.conv1x1.bias"][:] = torch.tensor([20.0, 0.0, 20.0, 0.0])
     state["ClassHead.0.conv1x1.weight"][1, 0] = 8
     state["ClassHead.0.conv1x1.bias"][0] = 10
-    state["LandmarkHead.0.conv1x1.bias"][:10] = torch.from_numpy(MARKS.ravel() / (0.1 * 16))
+    state["LandmarkHead.0.conv1x1.bias"][:10] = torch.from_numpy(LANDMARKS.ravel() / (0.1 * 16))
     save_file(state, path)
     return path
 
 
-def weights_elsewhere(path: Path) -> Path:
-    """The same network, whose weights another file holds."""
+def move_weights_to_file(path: Path) -> Path:
+    """Store the network's weights in another file beside it."""
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path
 
 
 def insightface_graph(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px there, from the first of two anchors of stride 8."""
+    """Write a graph for which red at (8j, 8i) is a face of 16 px there.
+
+    It comes from the first of two anchors of stride 8.
+    """
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     outputs: list[onnx.ValueInfoProto] = []
@@ -105,7 +108,7 @@ def insightface_graph(path: Path) -> Path:
             if kind == "box":
                 bias[:] = 8 / stride
             if kind == "marks":
-                bias[:] = np.tile(MARKS.ravel() / stride, 2)
+                bias[:] = np.tile(LANDMARKS.ravel() / stride, 2)
             output(kind, stride, values, weight, bias)
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, "height", "width"])
     save_graph(path, helper.make_graph(nodes, "dots", [pixels], outputs, constants))
@@ -119,7 +122,7 @@ def save_graph(path: Path, graph: onnx.GraphProto) -> None:
     onnx.save(model, path)
 
 
-def blank(width: int, height: int) -> Image:
+def blank_picture(width: int, height: int) -> Image:
     return np.zeros((height, width, 3), np.uint8)
 
 

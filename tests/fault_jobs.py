@@ -195,7 +195,7 @@ def prepare(job: str, folder: Path, models: Models) -> None:
     mugshots = sorted(p for p in (FIXTURES / "mugshots").rglob("*") if p.is_file())
     shutil.copy(mugshots[0], people / f"kept{mugshots[0].suffix}")
     shutil.copy(mugshots[-1], people / f"{REMOVED}{mugshots[-1].suffix}")
-    small(FIXTURES / "entrance.mp4", folder / "in" / "clip.mp4")
+    write_short_clip(FIXTURES / "entrance.mp4", folder / "in" / "clip.mp4")
     if job == "batch":
         archive = folder / "in" / "archive"
         archive.mkdir()
@@ -214,8 +214,8 @@ def prepare(job: str, folder: Path, models: Models) -> None:
         (folder / "in" / "cases.key").chmod(0o600)
 
 
-def small(source: Path, to: Path, start: float = 3.0, end: float = 5.0) -> None:
-    """Write two seconds of a video, around the face: detection takes most of a try's time."""
+def write_short_clip(source: Path, to: Path, start: float = 3.0, end: float = 5.0) -> None:
+    """Write two seconds of a video around the face, because detection takes longest."""
     with av.open(str(source)) as footage, av.open(str(to), "w") as output:
         stream = output.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (

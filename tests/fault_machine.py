@@ -34,8 +34,9 @@ class Disk:
         self.databases: list[_Connection] = []
         self._unsynced: set[str] = set()
         self._undo: list[tuple[str, str, bytes | None, str | None]] = []
-        """Unsynced changes of names: the folder, the path, its content before (None where it did not
-        exist), and the path that a renamed file had."""
+        """Unsynced changes of names: the folder, the path, its content before (None where it did
+        not exist), and the path that a renamed file had.
+        """
         self._fsync = os.fsync
         self._synced_files: set[str] = set()
 

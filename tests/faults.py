@@ -80,12 +80,12 @@ class Bench:
     """Holds the models, and forks a process for everything else."""
 
     models: Models
-    ground: Path
+    prepared: Path
     """The folder with a prepared folder for each job."""
 
     def undisturbed(self, job: str) -> tuple[list[str], dict[str, Any]]:
         """Return the steps of a job, and the contents of its folder afterwards."""
-        with _copied(self.ground / job) as folder:
+        with _FreshCopy(self.prepared / job) as folder:
             code, messages, error = _in_child(lambda send: self._work(job, folder, None, 0, send))
             assert code == 0, error
             steps = [message["step"] for message in messages if "step" in message]
@@ -94,7 +94,7 @@ class Bench:
     def attempt(self, job: str, fault: str, step: int, expected: Mapping[str, Any]) -> Try:
         """Run a job with a fault, then without it, and return what was wrong after either."""
         result = Try(job, fault, step)
-        with _copied(self.ground / job) as folder:
+        with _FreshCopy(self.prepared / job) as folder:
             code, messages, error = _in_child(
                 lambda send: self._work(job, folder, fault, step, send)
             )
@@ -111,17 +111,17 @@ class Bench:
     def _wrong(
         self, job: str, folder: Path, committed: dict[str, str], expected: Mapping[str, Any]
     ) -> list[str]:
-        """Return what is wrong after the fault, and after the job was done again."""
+        """Return what is wrong after the fault, and the job was repeated."""
 
         def check_fault(send: Send) -> None:
             _check_committed(job, committed, send)
             for problem in problems(folder):
                 send({"wrong": f"after the fault: {problem}"})
 
-        def do_again(send: Send) -> None:
+        def repeat_job(send: Send) -> None:
             JOBS[job](folder, self.models)
             for problem in problems(folder):
-                send({"wrong": f"when done again: {problem}"})
+                send({"wrong": f"when repeated: {problem}"})
             actual = contents(folder)
             for name in expected.keys() | actual.keys():
                 if expected.get(name) != actual.get(name):
@@ -131,7 +131,7 @@ class Bench:
                 self._check_removed(folder, send)
 
         wrong = []
-        for work in (check_fault, do_again):
+        for work in (check_fault, repeat_job):
             code, messages, error = _in_child(work)
             wrong += [message["wrong"] for message in messages if "wrong" in message]
             if code:
@@ -139,7 +139,7 @@ class Bench:
         return wrong
 
     def _check_removed(self, folder: Path, send: Send) -> None:
-        secret = (self.ground / "secret").read_bytes()
+        secret = (self.prepared / "secret").read_bytes()
         files = [path for path in folder.rglob("*") if path.is_file() and "in" not in path.parts]
         left = traces.find_traces(files, [secret])
         if left.pieces:
@@ -221,13 +221,15 @@ def _work_and_exit(work: ChildWork, messages: Path, error: Path) -> None:
     os._exit(code)
 
 
-def _difference(a: Any, b: Any) -> str:
-    if isinstance(a, str) and isinstance(b, str):
-        a = a.splitlines()
-        b = b.splitlines()
-    if isinstance(a, list) and isinstance(b, list):
-        return f"missing {[x for x in a if x not in b][:2]}, new {[x for x in b if x not in a][:2]}"
-    return f"{a!r:.100} and {b!r:.100}"
+def _difference(expected: Any, actual: Any) -> str:
+    if isinstance(expected, str) and isinstance(actual, str):
+        expected = expected.splitlines()
+        actual = actual.splitlines()
+    if isinstance(expected, list) and isinstance(actual, list):
+        missing = [line for line in expected if line not in actual]
+        added = [line for line in actual if line not in expected]
+        return f"missing {missing[:2]}, new {added[:2]}"
+    return f"{expected!r:.100} and {actual!r:.100}"
 
 
 def warm_up() -> None:
@@ -254,16 +256,16 @@ def open_bench(folder: Path, jobs: list[str]) -> Bench:
     return bench
 
 
-class _copied:
+class _FreshCopy:
     """A copy of a prepared folder, always at the same path: stored data contains the path."""
 
-    def __init__(self, ground: Path) -> None:
-        self._ground = ground
-        self._folder = ground.parent / "work" / ground.name
+    def __init__(self, original: Path) -> None:
+        self._original = original
+        self._folder = original.parent / "work" / original.name
 
     def __enter__(self) -> Path:
         shutil.rmtree(self._folder, ignore_errors=True)
-        shutil.copytree(self._ground, self._folder)
+        shutil.copytree(self._original, self._folder)
         return self._folder
 
     def __exit__(self, *_: object) -> None:

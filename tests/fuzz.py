@@ -56,7 +56,7 @@ from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.weights import manifest
 from tests import cases, fault_jobs, faults, videos
-from tests.archives import files, run_batch
+from tests.archives import run_batch, write_files
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FRAMES = 30  # to decode of a video
@@ -435,7 +435,7 @@ def _run(argv: Sequence[str]) -> int | None:
 
 def _gallery(folder: Path) -> list[str]:
     chance = np.random.default_rng(0)
-    with cases._gallery(folder / "g", chance) as gallery:
+    with cases.make_gallery(folder / "g", chance) as gallery:
         Index.open(gallery)
     for path in (folder / "g").iterdir():
         shutil.move(path, folder / path.name)
@@ -455,7 +455,7 @@ def _read_gallery(folder: Path, name: str) -> None:
 
 
 def _ledger(folder: Path) -> list[str]:
-    run_batch(files(folder / "in", a="1", b="bad"), folder / "cases")
+    run_batch(write_files(folder / "in", a="1", b="bad"), folder / "cases")
     return [f"cases/{LEDGER}"]
 
 
@@ -522,7 +522,7 @@ class Tally:
     """What went wrong, with the file and the seed."""
 
 
-def attempts(
+def fuzz_reader(
     name: str, seeds: Sequence[int], keep: Path | None = None, patience: float = PATIENCE
 ) -> Tally:
     """Try a reader on its good files, damaged with each of these seeds."""
@@ -530,27 +530,27 @@ def attempts(
     tally = Tally(name)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        ground = Path(folder, "ground")
+        good_folder = Path(folder, "ground")
         work = Path(folder, "work")
-        ground.mkdir()
-        names = _make(reader, ground)
+        good_folder.mkdir()
+        names = _make_in_process(reader, good_folder)
         for file in names:
-            how, error, _ = _try(reader, ground, file, patience)
-            assert how == "read", f"{name}: {file} undamaged is {how}: {error}"
+            outcome, error, _ = _read_in_process(reader, good_folder, file, patience)
+            assert outcome == "read", f"{name}: {file} undamaged is {outcome}: {error}"
         for seed in seeds:
             shutil.rmtree(work, ignore_errors=True)
-            shutil.copytree(ground, work)
+            shutil.copytree(good_folder, work)
             file = names[seed % len(names)]
             reader.damage(work / file, seed)
             damaged = (work / file).read_bytes()
             started = time.monotonic()
-            how, error, mib = _try(reader, work, file, patience)
+            outcome, error, mib = _read_in_process(reader, work, file, patience)
             tally.tries += 1
-            setattr(tally, how, getattr(tally, how) + 1)
+            setattr(tally, outcome, getattr(tally, outcome) + 1)
             tally.slowest = max(tally.slowest, time.monotonic() - started)
             tally.most_mib = max(tally.most_mib, mib)
-            if how not in {"read", "refused"}:
-                tally.wrong.append(f"{file}, seed {seed}: {how}: {error}")
+            if outcome not in {"read", "refused"}:
+                tally.wrong.append(f"{file}, seed {seed}: {outcome}: {error}")
                 if keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
                     (keep / f"{seed}-{Path(file).name}").write_bytes(damaged)
@@ -558,16 +558,16 @@ def attempts(
     return tally
 
 
-def _make(reader: Reader, ground: Path) -> list[str]:
+def _make_in_process(reader: Reader, folder: Path) -> list[str]:
     """Make the good files in a process of its own, and return their names.
 
     Encoders and FAISS leave threads behind, and a process with threads cannot be forked.
     """
-    listed = ground.parent / "names"
+    listed = folder.parent / "names"
     child = os.fork()
     if child == 0:
         try:
-            listed.write_text(json.dumps(reader.make(ground)))
+            listed.write_text(json.dumps(reader.make(folder)))
         except BaseException:
             traceback.print_exc()
         os._exit(0)
@@ -576,7 +576,9 @@ def _make(reader: Reader, ground: Path) -> list[str]:
     return names
 
 
-def _try(reader: Reader, folder: Path, name: str, patience: float) -> tuple[str, str, float]:
+def _read_in_process(
+    reader: Reader, folder: Path, name: str, patience: float
+) -> tuple[str, str, float]:
     """Read a file in a process; returns how that ended, its error, and its memory in MiB."""
     error_file = folder.parent / "error"
     error_file.unlink(missing_ok=True)
@@ -594,13 +596,13 @@ def _try(reader: Reader, folder: Path, name: str, patience: float) -> tuple[str,
             return "hung", f"longer than {patience:g} s", 0.0
         time.sleep(0.002)
     code = os.waitstatus_to_exitcode(status)
-    how = _ENDS.get(code, "crashed")
+    outcome = _ENDS.get(code, "crashed")
     text = error_file.read_text() if error_file.exists() else ""
     rss_before, _, error = text.partition("\n")
-    if how == "crashed":
+    if outcome == "crashed":
         error = f"exit {code} {error[-300:]}"
     mib = (used.ru_maxrss - int(rss_before or used.ru_maxrss)) / 1024
-    return how, error, mib
+    return outcome, error, mib
 
 
 _ENDS = {0: "read", 2: "refused", 3: "traceback", 4: "memory"}
@@ -651,7 +653,7 @@ def main() -> None:
     for name in READERS:
         if name.lower().startswith(beginnings):
             keep = args.keep and args.keep / name.split(" ")[0]
-            print(json.dumps(asdict(attempts(name, seeds, keep))), flush=True)
+            print(json.dumps(asdict(fuzz_reader(name, seeds, keep))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Random changes of a gallery, and what it has to hold after them: for the test and the benchmark of kills.
+"""Random changes of a gallery, and its expected contents, for the test and benchmark of kills.
 
-python tests/gallery_ops.py GALLERY SEED DONE: works on GALLERY for ever, and writes a line to DONE after each change.
+    python tests/gallery_ops.py GALLERY SEED DONE
+
+Changes GALLERY for ever, and writes a line to DONE after each change.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class Model:
 
     def apply(self, change: Change) -> None:
         self.operations += len(change.photos) + len(change.gone)
-        for subject, photo in change.photos:
-            self.people.setdefault(subject, {})[photo.sha256] = photo
+        for subject, random_photo in change.photos:
+            self.people.setdefault(subject, {})[random_photo.sha256] = random_photo
         for sha256 in change.gone:
             subject = next(s for s, photos in self.people.items() if sha256 in photos)
             del self.people[subject][sha256]
@@ -66,11 +68,11 @@ class Change:
             assert removal.occurrences == 0, removal
             return
         with gallery.transaction():
-            for subject, photo in self.photos:
-                gallery.add(subject, photo)
+            for subject, random_photo in self.photos:
+                gallery.add(subject, random_photo)
 
 
-def photo(
+def random_photo(
     name: str, rng: np.random.Generator, length: int = LENGTH, picture: bool = False
 ) -> EnrolledPhoto:
     feature = rng.standard_normal(length).astype(np.float32)
@@ -80,36 +82,39 @@ def photo(
     return EnrolledPhoto(digest, f"{name}.png", feature, float(rng.uniform(1, 30)), 40.0, 0.9, face)
 
 
-def changes(seed: int, most: int = 60) -> Iterator[Change]:
+def random_changes(seed: int, largest: int = 60) -> Iterator[Change]:
     """Yield random changes that depend on the seed only."""
     rng = np.random.default_rng(seed)
-    held: list[str] = []
+    enrolled: list[str] = []
     step = 0
     while True:
         step += 1
-        count = int(rng.integers(1, most))
-        if len(held) > 10 * PEOPLE or (held and rng.random() < 0.4):
+        count = int(rng.integers(1, largest))
+        if len(enrolled) > 10 * PEOPLE or (enrolled and rng.random() < 0.4):
             rows = sorted(
-                rng.choice(len(held), min(count, len(held)), replace=False).tolist(), reverse=True
+                rng.choice(len(enrolled), min(count, len(enrolled)), replace=False).tolist(),
+                reverse=True,
             )
-            yield Change(gone=tuple(held.pop(row) for row in rows))
+            yield Change(gone=tuple(enrolled.pop(row) for row in rows))
         else:
             names = [f"{seed}-{step}-{i}" for i in range(count)]
-            come = tuple(
-                (f"p{rng.integers(PEOPLE)}", photo(n, rng, picture=rng.random() < 0.02))
+            added = tuple(
+                (f"p{rng.integers(PEOPLE)}", random_photo(n, rng, picture=rng.random() < 0.02))
                 for n in names
             )
-            held += [p.sha256 for _, p in come]
-            yield Change(photos=come)
+            enrolled += [p.sha256 for _, p in added]
+            yield Change(photos=added)
 
 
-def remove(gallery: Gallery, subject: str) -> Removal:
+def remove_subject(gallery: Gallery, subject: str) -> Removal:
+    """Remove a subject with all photographs."""
     return gallery.remove(
         [i.sha256 for i in gallery.select_images((subject,), ())], "test", (subject,)
     )
 
 
-def stored(gallery: Gallery) -> set[tuple[str, str, bytes]]:
+def stored_vectors(gallery: Gallery) -> set[tuple[str, str, bytes]]:
+    """Return (subject, kind or photograph, bytes of the vector) of each stored template."""
     vectors = gallery.vectors()
     known = gallery.templates(vectors.ids)
     assert len(known) == len(vectors.ids)
@@ -121,18 +126,18 @@ def disagreements(gallery: Gallery, model: Model) -> int:
     """Return the templates in which database, index and model differ."""
     from fasr_video.gallery import index
 
-    wanted, found = model.vectors(), stored(gallery)
-    made = Index.open(gallery)
+    expected, stored = model.vectors(), stored_vectors(gallery)
+    opened = Index.open(gallery)
     ids, features = index.read_vectors(gallery.folder)
     vectors = gallery.vectors()
     same = np.array_equal(ids, vectors.ids) and np.array_equal(features, vectors.features)
-    return len(wanted ^ found) + (0 if same and len(made) == len(wanted) else len(wanted))
+    return len(expected ^ stored) + (0 if same and len(opened) == len(expected) else len(expected))
 
 
 def main() -> None:
     folder, seed, done = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     with Gallery.open(folder) as gallery, done.open("a") as lines:
-        for change in changes(seed):
+        for change in random_changes(seed):
             change.apply(gallery)
             lines.write("done\n")
             lines.flush()

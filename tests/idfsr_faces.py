@@ -20,21 +20,21 @@ RESIDUAL = replace(TINY, residual=True)
 ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
 
 
-def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
-    """Landmarks of n faces, each a little different."""
+def make_landmarks(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
+    """Return the landmarks of n faces, each a little different."""
     return (
         FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))
     ).round()
 
 
-def pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
+def make_pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 3, 8, 8, generator=g)
     return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
 
 
-def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
-    """Last layers start at zero, in training: here every layer has something to say."""
+def make_network(size: Size = TINY, seed: int = 0) -> IdfsrNet:
+    """Return a network with random weights in all layers, also those that start at zero."""
     torch.manual_seed(seed)
     net = IdfsrNet(size)
     for parameter in net.parameters():
@@ -43,13 +43,13 @@ def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
     return net.eval()
 
 
-def face_condition(n: int = 3, seed: int = 0) -> FaceCondition:
+def make_condition(n: int = 3, seed: int = 0) -> FaceCondition:
     g = torch.Generator().manual_seed(seed)
     feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
     return assemble(
-        pictures(n, seed),
-        faces(n, seed=seed),
-        pictures(n, seed + 1),
-        faces(n, seed=seed + 1),
+        make_pictures(n, seed),
+        make_landmarks(n, seed=seed),
+        make_pictures(n, seed + 1),
+        make_landmarks(n, seed=seed + 1),
         feature,
     )

@@ -1,4 +1,4 @@
-"""Small networks in OpenVINO's old format, made for tests: every kind of layer that the published teacher has."""
+"""Small networks in OpenVINO's old format, with every kind of layer of the published teacher."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class IrWriter:
                 ElementTree.SubElement(self.edges, "edge", edge)
         self._port(ElementTree.SubElement(layer, "output"), 9, shape)
         if blobs:
-            held = ElementTree.SubElement(layer, "blobs")
+            blob_list = ElementTree.SubElement(layer, "blobs")
             for what, values in blobs.items():
                 where = {"offset": str(len(self.blob)), "size": str(values.nbytes)}
-                ElementTree.SubElement(held, what, where)
+                ElementTree.SubElement(blob_list, what, where)
                 self.blob += values.tobytes()
         self.shapes[name] = shape
         return name
@@ -104,7 +104,7 @@ class IrWriter:
         return self.add("Eltwise", [a, b], self.shapes[a], {"operation": operation})
 
     def block(self, source: str, shape: Shape) -> str:
-        """Add a block of the teacher's, narrow within: what it widens to is told by no map."""
+        """Add a block of the teacher's, with a narrow inner layer, whose width no map shows."""
         y = self.prelu(self.convolution(source, 16, 1))
         y = self.prelu(self.convolution(y, 16, 3, 2 if shape.halves else 1, group=16))
         y = self.convolution(y, shape.outputs, 1)
@@ -124,7 +124,7 @@ class IrWriter:
 
 
 def write_teacher(xml: Path, vectors: int = 256) -> Path:
-    """Write a network with the teacher's maps and vectors: every kind of layer that the published one has."""
+    """Write a small network with the teacher's maps and vectors."""
     ir = IrWriter()
     face = ir.add("Input", [], (1, 3, 128, 128))
     scale = {"weights": np.full(3, 1 / 128, np.float16), "biases": np.full(3, -1, np.float16)}

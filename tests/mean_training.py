@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 SMALL = trainer.Recipe(batch=16, sides=(16,), cameras=0.0)
 
 
-def ovals(count: int) -> Faces:
+def draw_ovals(count: int) -> Faces:
     """Return smooth pictures of one kind: an oval with two dark dots, nobody's face."""
     y, x = torch.meshgrid(torch.arange(144.0), torch.arange(144.0), indexing="ij")
     pictures = []
@@ -32,13 +32,13 @@ def ovals(count: int) -> Faces:
 
 @pytest.fixture
 def job(tmp_path: Path) -> trainer.Job:
-    faces = ovals(24)
+    faces = draw_ovals(24)
     g = np.random.default_rng(0)
     hr, lr = (g.standard_normal((len(faces), 512)).astype(np.float32) for _ in range(2))
     file = tmp_path / "features.npz"
     np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=hr, lr=lr)
-    return trainer.Job(faces, file, None, SMALL, width=16, blocks=1, held_out=ovals(8))
+    return trainer.Job(faces, file, None, SMALL, width=16, blocks=1, held_out=draw_ovals(8))
 
 
-def quiet(progress: Progress) -> None:
+def check_progress(progress: Progress) -> None:
     assert progress.batches_per_second > 0

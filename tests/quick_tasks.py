@@ -48,19 +48,19 @@ def _changed(task: Task) -> Outcome:
     return Outcome(Status.CHANGED, message)
 
 
-def just_done(task: Task, on_progress: OnProgress) -> Outcome:
+def report_done(task: Task, on_progress: OnProgress) -> Outcome:
     return Outcome(Status.DONE)
 
 
-def environment(task: Task, on_progress: OnProgress) -> Outcome:
+def report_environment(task: Task, on_progress: OnProgress) -> Outcome:
     """Return the environment of the worker's process."""
     on_progress(0.5)
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
     return Outcome(Status.DONE, summary={name: os.environ.get(name, "") for name in names})
 
 
-def hoard(task: Task, on_progress: OnProgress) -> Outcome:
-    """Take more and more memory, unless the file says `modest`."""
+def use_memory(task: Task, on_progress: OnProgress) -> Outcome:
+    """Use more and more memory, unless the file's text is `modest`."""
     if task.path.read_text() == "modest":
         return Outcome(Status.DONE)
     held = []
@@ -69,7 +69,7 @@ def hoard(task: Task, on_progress: OnProgress) -> Outcome:
         time.sleep(0.02)
 
 
-def never_fit(task: Task, on_progress: OnProgress) -> Outcome:
+def report_unfit(task: Task, on_progress: OnProgress) -> Outcome:
     return Outcome(Status.UNFIT, "detector.safetensors: missing; put the weights back")
 
 

@@ -171,8 +171,8 @@ def _source(case: Case, number: int, path: str, camera: str | None) -> None:
     sha256 = f"{number:064x}"
     clock = None if camera is None else json.dumps(CLOCK)
     case.db.execute(
-        "INSERT INTO source (id, path, sha256, info, detector, state, camera, clock, losses, frames)"
-        " VALUES (?, ?, ?, ?, ?, 'done', ?, ?, ?, 300)",
+        "INSERT INTO source (id, path, sha256, info, detector, state, camera, clock, losses, "
+        "frames) VALUES (?, ?, ?, ?, ?, 'done', ?, ?, ?, 300)",
         (
             number,
             path,
@@ -201,8 +201,8 @@ def _track(case: Case, number: int, plan: TrackPlan, portrait: Image, names: Nam
     )
     state = ("usable", None) if plan.usable else ("insufficient", "too_small")
     case.db.execute(
-        "INSERT INTO track (id, source, tracker_id, number, state, verdict, verdict_reason, shown_face)"
-        " VALUES (?, ?, ?, ?, 'done', ?, ?, ?)",
+        "INSERT INTO track (id, source, tracker_id, number, state, verdict, verdict_reason, "
+        "shown_face) VALUES (?, ?, ?, ?, 'done', ?, ?, ?)",
         (number, plan.source, number, of_source, *state, 100 * number + plan.start),
     )
     for second in range(plan.start, plan.end + 1):
@@ -269,9 +269,9 @@ def _face(case: Case, track: int, source: int, second: int, reason: str, portrai
     values = (100 * track + second, source, track, second, 1000 * second, 100, 80, 130, 120)
     quality = (0.9, 14.0 + track, 0.2, 0.1, 0.4, 0.1, 1.0, 1.0, 0.5 + 0.08 * track)
     case.db.execute(
-        "INSERT INTO face (id, source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, sharpness, turn,"
-        " exposure, contrast, inside, clear, total, reason, aligned, native, native_x, native_y)"
-        f" VALUES ({', '.join('?' * 23)})",
+        "INSERT INTO face (id, source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, "
+        "sharpness, turn, exposure, contrast, inside, clear, total, reason, aligned, native, "
+        f"native_x, native_y) VALUES ({', '.join('?' * 23)})",
         (*values, *quality, reason, case.write_picture(darker), case.write_picture(small), 90, 70),
     )
 

@@ -19,17 +19,16 @@ from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import make_signing_keys
 from fasr_video.pipeline.run import run
 from fasr_video.report.write import write_report
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
+from tests.commands import run_command
 from tests.conftest import CORRIDOR_QUICK
-from tests.test_cli import called
 from tests.test_review import Browser
 from tests.test_review import app as app
 from tests.test_review import browser as browser
 from tests.test_review import folder as folder
-from tests.test_review import template as template
 
 
-def logged(case: Path, event: str) -> dict[str, Any]:
+def last_log_details(case: Path, event: str) -> dict[str, Any]:
     """Details of the last line of that kind."""
     with Case.open(case, read_only=True) as opened:
         rows = opened.db.execute(
@@ -40,28 +39,39 @@ def logged(case: Path, event: str) -> dict[str, Any]:
     return details
 
 
-def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
+def test_decisions_links_and_their_reversals_name_the_role(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = ("--by", "Anna Huber", "--role", "examiner")
+    options = ("--by", "Anna Huber", "--role", "examiner")
     assert (
-        called(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0] == 0
+        run_command(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *options)[
+            0
+        ]
+        == 0
     )
-    assert called(capsys, "link", folder, 1, "refuse", *said)[0] == 0
-    assert logged(folder, "decided")["role"] == logged(folder, "link decided")["role"] == "examiner"
-    shown = called(capsys, "show", folder)[1]
+    assert run_command(capsys, "link", folder, 1, "refuse", *options)[0] == 0
+    assert (
+        last_log_details(folder, "decided")["role"]
+        == last_log_details(folder, "link decided")["role"]
+        == "examiner"
+    )
+    shown = run_command(capsys, "show", folder)[1]
     assert shown.count("Anna") > 1 and shown.count("(examiner)") > 1
-    told = json.loads(called(capsys, "show", folder, "--json")[1])
-    assert told["tracks"][0]["decisions"][0]["role"] == told["links"][0]["decided_as"] == "examiner"
-    assert called(capsys, "undo", folder, 1, "--by", "Ben", "--role", "supervisor")[0] == 0
-    assert logged(folder, "decision undone")["role"] == "supervisor"
+    document = json.loads(run_command(capsys, "show", folder, "--json")[1])
+    assert (
+        document["tracks"][0]["decisions"][0]["role"]
+        == document["links"][0]["decided_as"]
+        == "examiner"
+    )
+    assert run_command(capsys, "undo", folder, 1, "--by", "Ben", "--role", "supervisor")[0] == 0
+    assert last_log_details(folder, "decision undone")["role"] == "supervisor"
 
 
 def test_a_reopened_link_was_decided_by_nobody(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for decision in ("refuse", "reopen"):
-        called(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
+        run_command(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
     with Case.open(folder, read_only=True) as case:
         assert export.links(case)[0].decided_as == ""
 
@@ -70,54 +80,56 @@ def test_without_the_option_the_role_is_that_of_the_environment_or_none(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
-    called(capsys, *decide)
-    assert logged(folder, "decided")["role"] == ""
+    run_command(capsys, *decide)
+    assert last_log_details(folder, "decided")["role"] == ""
     monkeypatch.setenv(ROLE_VARIABLE, "reviewer")
-    called(capsys, *decide)
-    assert logged(folder, "decided")["role"] == "reviewer"
+    run_command(capsys, *decide)
+    assert last_log_details(folder, "decided")["role"] == "reviewer"
 
 
 def test_a_role_is_one_short_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna", "--role")
-    code, _, err = called(capsys, *decide, "x" * 101)
+    code, _, err = run_command(capsys, *decide, "x" * 101)
     assert code == 2 and "role: it has 101 characters; give at most 100" in err
-    assert called(capsys, *decide, " senior\n examiner ")[0] == 0
-    assert logged(folder, "decided")["role"] == "senior examiner"
+    assert run_command(capsys, *decide, " senior\n examiner ")[0] == 0
+    assert last_log_details(folder, "decided")["role"] == "senior examiner"
 
 
 def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path) -> None:
     page = browser.get("/track/T1")
     assert 'name="role"' in page.text and '<option value="supervisor">' in page.text
-    said = {"by": "Anna", "role": "<examiner>"}
+    fields = {"by": "Anna", "role": "<examiner>"}
     assert (
-        browser.post("/track/T1/decide", verdict="rejected", reason="other ear", **said).status_code
+        browser.post(
+            "/track/T1/decide", verdict="rejected", reason="other ear", **fields
+        ).status_code
         == 303
     )
-    assert logged(folder, "decided")["role"] == "<examiner>"
+    assert last_log_details(folder, "decided")["role"] == "<examiner>"
     for path in ("/track/T1", "/log"):
         assert "Anna (&lt;examiner&gt;)" in browser.get(path).text
     browser.post("/track/T1/undo/1", by="Anna")
-    assert logged(folder, "decision undone")["role"] == "<examiner>", (
+    assert last_log_details(folder, "decision undone")["role"] == "<examiner>", (
         "the form to undo asks for no other"
     )
     browser.post("/sign-off", by="Ben", role="supervisor", although="on")
-    assert logged(folder, "signed off")["role"] == "supervisor"
+    assert last_log_details(folder, "signed off")["role"] == "supervisor"
     (written,) = (folder / SIGNED_OFF).glob("*.json")
-    told = json.loads(written.read_text())
+    document = json.loads(written.read_text())
     assert (
-        told["signed_off_as"] == "supervisor"
-        and told["tracks"][0]["decisions"][0]["role"] == "<examiner>"
+        document["signed_off_as"] == "supervisor"
+        and document["tracks"][0]["decisions"][0]["role"] == "<examiner>"
     )
     assert "by Ben (supervisor)" in browser.get("/sign-off").text
 
 
 def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
-    made = synthetic(tmp_path / "case", 1)
-    with Case.open(made) as case:
+    folder = make_synthetic_case(tmp_path / "case", 1)
+    with Case.open(folder) as case:
         with case.logged_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
             case.log("resumed", {})
         decisions.decide(case, 1, "rejected", "other ear", "Anna", role="examiner")
-    page = (write_report(made, tmp_path / "report", ["html"]) / "index.html").read_text()
+    page = (write_report(folder, tmp_path / "report", ["html"]) / "index.html").read_text()
     assert "Olga (operator)" in page and "by Anna (examiner)" in page
 
 
@@ -135,7 +147,7 @@ def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(
         assert case.meta("log_head") == head, "there was nothing to do"
 
 
-def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -> None:
+def test_an_interrupted_run_ends_with_its_last_log_line(folder: Path) -> None:
     with Case.open(folder) as case:
         before = dump(case)
         with (
@@ -145,14 +157,14 @@ def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -
             with case.transaction():
                 case.log("resumed", {})
             raise KeyboardInterrupt
-        (told,) = export.runs(case)
-        assert not told.finished and told.ended is None and dump(case) == before
+        (run_row,) = export.runs(case)
+        assert not run_row.finished and run_row.ended is None and dump(case) == before
 
 
 def test_tombstone_and_signature_name_the_role(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called(
+    run_command(
         capsys,
         "purge",
         folder,
@@ -165,11 +177,13 @@ def test_tombstone_and_signature_name_the_role(
         "--role",
         "administrator",
     )
-    told = json.loads((folder / TOMBSTONE).read_text())
-    assert (told["by"], told["role"]) == ("Olga", "administrator")
+    tombstone = json.loads((folder / TOMBSTONE).read_text())
+    assert (tombstone["by"], tombstone["role"]) == ("Olga", "administrator")
     export = tmp_path / "report.txt"
     export.write_text("a lead")
     make_signing_keys(tmp_path / "key")
-    called(capsys, "sign", export, "--key", tmp_path / "key", "--by", "Anna", "--role", "examiner")
-    code, out, _ = called(capsys, "check-signature", export, "--key", tmp_path / "key.pub")
+    run_command(
+        capsys, "sign", export, "--key", tmp_path / "key", "--by", "Anna", "--role", "examiner"
+    )
+    code, out, _ = run_command(capsys, "check-signature", export, "--key", tmp_path / "key.pub")
     assert code == 0 and "by Anna (examiner) with key" in out

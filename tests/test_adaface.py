@@ -27,12 +27,13 @@ from torch import Tensor
 from fasr_video.checkpoint import read_torch
 from fasr_video.errors import ModelError
 from fasr_video.recognition.adaface import UNITS, AdaFaceNet, load
+from tests.bad_weights import halve_file, save_with_torch, write_text_file
 
 FIXTURES = Path(__file__).parent / "fixtures"
 State = dict[str, Tensor]
 
 
-def seeded(name: str, shape: tuple[int, ...]) -> Tensor:
+def golden_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
     """The tensor of that name with which the golden features were computed."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     normal = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -52,7 +53,7 @@ def shapes(depth: int) -> dict[str, tuple[int, ...]]:
 
 def seeded_state() -> State:
     """Of an IR-18."""
-    return {name: seeded(name, shape) for name, shape in shapes(18).items()}
+    return {name: golden_tensor(name, shape) for name, shape in shapes(18).items()}
 
 
 def small_state(depth: int = 18) -> State:
@@ -63,12 +64,7 @@ def small_state(depth: int = 18) -> State:
     }
 
 
-def saved(content: object, path: Path) -> Path:
-    torch.save(content, path)
-    return path
-
-
-def same(net: AdaFaceNet, state: State) -> bool:
+def has_weights(net: AdaFaceNet, state: State) -> bool:
     """All tensors that have a part in the function."""
     own = {
         name: value
@@ -81,7 +77,7 @@ def same(net: AdaFaceNet, state: State) -> bool:
 # --- as a training with PyTorch Lightning leaves it --------------------------------------------
 
 
-def lightning(state: State) -> dict[str, Any]:
+def lightning_checkpoint(state: State) -> dict[str, Any]:
     """The tensors under `model.`, and the margin head's under `head.`."""
     head = {"head.kernel": torch.zeros(512, 3), "head.t": torch.zeros(1)}
     return {
@@ -95,16 +91,16 @@ def lightning(state: State) -> dict[str, Any]:
 
 
 @contextmanager
-def for_a_while(names: Mapping[str, type]) -> Iterator[list[type]]:
+def temporary_classes(names: Mapping[str, type]) -> Iterator[list[type]]:
     """Define classes of missing packages by their full names and bases; remove them afterwards."""
     modules: dict[str, types.ModuleType] = {}
     classes = []
     for full, base in names.items():
-        place, _, name = full.rpartition(".")
-        for outer in accumulate(place.split("."), lambda a, b: f"{a}.{b}"):
+        module, _, name = full.rpartition(".")
+        for outer in accumulate(module.split("."), lambda a, b: f"{a}.{b}"):
             modules.setdefault(outer, types.ModuleType(outer))
-        classes.append(type(name, (base,), {"__module__": place}))
-        setattr(modules[place], name, classes[-1])
+        classes.append(type(name, (base,), {"__module__": module}))
+        setattr(modules[module], name, classes[-1])
     assert not modules.keys() & sys.modules.keys()
     sys.modules.update(modules)
     try:
@@ -120,12 +116,12 @@ SETTINGS = "pytorch_lightning.utilities.parsing.AttributeDict"
 
 def test_a_lightning_checkpoint_loads_without_lightning(tmp_path: Path) -> None:
     state = small_state()
-    content = lightning(state)
-    with for_a_while({CALLBACK: object, SETTINGS: dict}) as (callback, settings):
+    content = lightning_checkpoint(state)
+    with temporary_classes({CALLBACK: object, SETTINGS: dict}) as (callback, settings):
         content |= {"callbacks": {callback: {"best_model_score": torch.tensor(0.9)}}}
         content |= {"hparams_name": "kwargs", "hyper_parameters": settings(arch="ir_18", lr=0.1)}
-        path = saved(content, tmp_path / "adaface_ir18.ckpt")
-    assert same(load(path), state)
+        path = save_with_torch(content, tmp_path / "adaface_ir18.ckpt")
+    assert has_weights(load(path), state)
     read = read_torch(path)
     assert isinstance(read, dict) and read["hyper_parameters"] == {"arch": "ir_18", "lr": 0.1}
     assert not [name for name in sys.modules if name.startswith("pytorch_lightning")]
@@ -140,8 +136,10 @@ def test_a_lightning_checkpoint_loads_without_lightning(tmp_path: Path) -> None:
     ],
 )
 def test_other_classes_in_a_checkpoint_are_refused(name: str, tmp_path: Path) -> None:
-    with for_a_while({name: dict}) as (other,):
-        path = saved(lightning(small_state()) | {"hyper_parameters": other()}, tmp_path / "a.ckpt")
+    with temporary_classes({name: dict}) as (other,):
+        path = save_with_torch(
+            lightning_checkpoint(small_state()) | {"hyper_parameters": other()}, tmp_path / "a.ckpt"
+        )
     with pytest.raises(
         ModelError, match="would run code, which is refused; if you trust the file, convert it"
     ):
@@ -159,8 +157,9 @@ class Trap:
 
 
 def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
-    path = saved(
-        lightning(small_state()) | {"callbacks": Trap(tmp_path / "sprung")}, tmp_path / "a.ckpt"
+    path = save_with_torch(
+        lightning_checkpoint(small_state()) | {"callbacks": Trap(tmp_path / "sprung")},
+        tmp_path / "a.ckpt",
     )
     with pytest.raises(
         ModelError, match="would run code, which is refused; if you trust the file, convert it"
@@ -184,7 +183,7 @@ def test_names_shapes_and_order_are_the_published_ones(depth: int) -> None:
     ("depth", "millions"), {18: 24.02, 34: 34.13, 50: 43.59, 101: 65.15}.items()
 )
 def test_the_depth_follows_from_the_keys(depth: int, millions: float, tmp_path: Path) -> None:
-    net = load(saved(lightning(small_state(depth)), tmp_path / "a.ckpt"))
+    net = load(save_with_torch(lightning_checkpoint(small_state(depth)), tmp_path / "a.ckpt"))
     assert net.depth == depth
     assert len(net.body) == sum(UNITS[depth])
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
@@ -192,8 +191,8 @@ def test_the_depth_follows_from_the_keys(depth: int, millions: float, tmp_path: 
 
 
 @torch.no_grad()
-def test_published_features_and_norms(tmp_path: Path) -> None:
-    path = saved(lightning(seeded_state()), tmp_path / "a.ckpt")
+def test_features_and_norms_are_the_published_ones(tmp_path: Path) -> None:
+    path = save_with_torch(lightning_checkpoint(seeded_state()), tmp_path / "a.ckpt")
     net = load(path)
     path.unlink()  # 96 MB: pytest keeps the folders of the last runs
     with np.load(FIXTURES / "adaface_ir_18.npz") as file:
@@ -207,26 +206,28 @@ def test_published_features_and_norms(tmp_path: Path) -> None:
     assert torch.allclose(features.norm(dim=1), torch.ones(len(x)), atol=1e-6)
 
 
-def prefixed(state: State, prefix: str) -> State:
+def add_prefix(state: State, prefix: str) -> State:
     return {prefix + name: value for name, value in state.items()}
 
 
-def tensors_file(state: State, folder: Path) -> Path:
+def write_tensors(state: State, folder: Path) -> Path:
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "a.safetensors")
     return folder / "a.safetensors"
 
 
 FORMS: dict[str, Callable[[State, Path], Path]] = {
-    "published": lambda s, d: saved(lightning(s), d / "a.ckpt"),
-    "state_dict, no prefix": lambda s, d: saved({"state_dict": s}, d / "a.pth"),
-    "prefix, not wrapped": lambda s, d: saved(prefixed(s, "model."), d / "a.pth"),
-    "bare": lambda s, d: saved(s, d / "a.pth"),
-    "bare, from several GPUs": lambda s, d: saved(prefixed(s, "module."), d / "a.pth"),
-    "half precision": lambda s, d: saved({k: v.half() for k, v in s.items()}, d / "a.pth"),
-    "without counters": lambda s, d: saved(
+    "published": lambda s, d: save_with_torch(lightning_checkpoint(s), d / "a.ckpt"),
+    "state_dict, no prefix": lambda s, d: save_with_torch({"state_dict": s}, d / "a.pth"),
+    "prefix, not wrapped": lambda s, d: save_with_torch(add_prefix(s, "model."), d / "a.pth"),
+    "bare": lambda s, d: save_with_torch(s, d / "a.pth"),
+    "bare, from several GPUs": lambda s, d: save_with_torch(add_prefix(s, "module."), d / "a.pth"),
+    "half precision": lambda s, d: save_with_torch(
+        {k: v.half() for k, v in s.items()}, d / "a.pth"
+    ),
+    "without counters": lambda s, d: save_with_torch(
         {k: v for k, v in s.items() if "num_batches" not in k}, d / "a.pth"
     ),
-    "safetensors": tensors_file,
+    "safetensors": write_tensors,
 }
 
 
@@ -236,35 +237,25 @@ def test_wrapped_and_prefixed_weights_load(form: str, tmp_path: Path) -> None:
     path = FORMS[form](state, tmp_path)
     net = load(path)
     path.unlink()
-    assert same(net, state)
+    assert has_weights(net, state)
     assert all(p.dtype == torch.float32 for p in net.parameters())
 
 
 # --- mistakes ----------------------------------------------------------------------------------
 
 
-def changed(folder: Path, edit: Callable[[State], object], depth: int = 18) -> Path:
+def write_changed(folder: Path, edit: Callable[[State], object], depth: int = 18) -> Path:
     state = small_state(depth)
     edit(state)
-    return saved(lightning(state), folder / "a.ckpt")
+    return save_with_torch(lightning_checkpoint(state), folder / "a.ckpt")
 
 
-def half(path: Path) -> Path:
-    os.truncate(path, path.stat().st_size // 2)
-    return path
-
-
-def text(path: Path) -> Path:
-    path.write_text("no model\n" * 100)
-    return path
-
-
-def spoil(state: State, name: str, value: float) -> None:
+def set_value(state: State, name: str, value: float) -> None:
     state[name] = state[name].clone()
     state[name].view(-1)[3] = value
 
 
-def squeeze(state: State) -> None:
+def add_squeeze_layers(state: State) -> None:
     """As the variants with squeeze-and-excitation have it."""
     for unit in range(8):
         state[f"body.{unit}.res_layer.6.fc1.weight"] = torch.ones(1)
@@ -273,46 +264,54 @@ def squeeze(state: State) -> None:
 CONV = "body.5.res_layer.4.weight"
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none.ckpt", "no such file; check the path"),
-    "a text file": (lambda d: text(d / "a.ckpt"), "damaged, or would run code"),
+    "a text file": (lambda d: write_text_file(d / "a.ckpt"), "damaged, or would run code"),
     "truncated": (
-        lambda d: half(changed(d, lambda s: None)),
+        lambda d: halve_file(write_changed(d, lambda s: None)),
         "not a readable PyTorch file; copy or download it again",
     ),
-    "a list": (lambda d: saved([1, 2], d / "a.ckpt"), "something other than named tensors"),
+    "a list": (
+        lambda d: save_with_torch([1, 2], d / "a.ckpt"),
+        "something other than named tensors",
+    ),
     "NaN": (
-        lambda d: changed(d, lambda s: spoil(s, CONV, math.nan)),
+        lambda d: write_changed(d, lambda s: set_value(s, CONV, math.nan)),
         f"NaN or infinity in {CONV}; give weights from",
     ),
     "infinity": (
-        lambda d: changed(d, lambda s: spoil(s, "output_layer.4.running_mean", math.inf)),
+        lambda d: write_changed(d, lambda s: set_value(s, "output_layer.4.running_mean", math.inf)),
         "NaN or infinity in output_layer.4.running_mean",
     ),
     "lacking": (
-        lambda d: changed(d, lambda s: s.pop(CONV)),
+        lambda d: write_changed(d, lambda s: s.pop(CONV)),
         rf"lacks 1 of \d+ tensors: {CONV}; give AdaFace's weights; its units are those of an IR-18",
     ),
     "lacking the head": (
-        lambda d: changed(d, lambda s: s.pop("output_layer.3.weight")),
+        lambda d: write_changed(d, lambda s: s.pop("output_layer.3.weight")),
         "lacks 1 of .*_layer.3.weight",
     ),
     "a unit missing": (
-        lambda d: changed(d, lambda s: [s.pop(k) for k in list(s) if k.startswith("body.4.")]),
+        lambda d: write_changed(
+            d, lambda s: [s.pop(k) for k in list(s) if k.startswith("body.4.")]
+        ),
         "lacks .* body.4.shortcut_layer.0.weight",
     ),
     "squeeze-and-excitation": (
-        lambda d: changed(d, squeeze),
+        lambda d: write_changed(d, add_squeeze_layers),
         "has unknown 8 of .*body.0.res_layer.6.fc1.weight",
     ),
     "other shape": (
-        lambda d: changed(d, lambda s: s.update({CONV: torch.zeros(1)})),
+        lambda d: write_changed(d, lambda s: s.update({CONV: torch.zeros(1)})),
         f"another shape of 1 of .*{CONV}",
     ),
     "another depth": (
-        lambda d: changed(d, lambda s: s.update({"body.9.res_layer.0.weight": torch.zeros(512)})),
-        r"has 10 residual units body.N, AdaFace's networks have 8 \(IR-18\), 16 \(IR-34\), 24 .*, 49 \(IR-101\); give",
+        lambda d: write_changed(
+            d, lambda s: s.update({"body.9.res_layer.0.weight": torch.zeros(512)})
+        ),
+        r"has 10 residual units body.N, AdaFace's networks have 8 \(IR-18\), 16 \(IR-34\), "
+        r"24 .*, 49 \(IR-101\); give",
     ),
     "another network": (
-        lambda d: saved({"conv.weight": torch.zeros(1)}, d / "a.pth"),
+        lambda d: save_with_torch({"conv.weight": torch.zeros(1)}, d / "a.pth"),
         "has 0 residual units body.N.*; give one of AdaFace's checkpoints",
     ),
 }

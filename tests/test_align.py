@@ -45,7 +45,7 @@ def apply(transform: Matrix, points: Matrix) -> Matrix:
     return points @ transform[:, :2].T + transform[:, 2]
 
 
-def turned(scale: float, angle: float, shift: tuple[float, float]) -> Matrix:
+def rotate(scale: float, angle: float, shift: tuple[float, float]) -> Matrix:
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     return np.array([[c, -s, shift[0]], [s, c, shift[1]]])
 
@@ -68,7 +68,7 @@ def test_any_rotation_scale_and_shift_is_recovered(
     source: Matrix, scale: float, angle: float, shift: tuple[float, float]
 ) -> None:
     assume(np.ptp(source, 0).max() > 1)
-    true = turned(scale, angle, shift)
+    true = rotate(scale, angle, shift)
     assert_allclose(
         similarity(source, apply(true, source)), true, rtol=1e-9, atol=1e-8 * max(scale, 1) * 500
     )
@@ -160,7 +160,7 @@ def test_without_landmarks_the_three_points_depend_on_the_box() -> None:
 ROOM = 1.2  # of the canonical square around the face
 
 
-def dotted(points: Matrix, width: float, side: int) -> Image:
+def draw_dots(points: Matrix, width: float, side: int) -> Image:
     """A black picture with a soft dot of its own colour at each point, that many pixels wide."""
     y, x = np.mgrid[:side, :side]
     channels = [
@@ -169,7 +169,7 @@ def dotted(points: Matrix, width: float, side: int) -> Image:
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
-def centres(image: Image) -> Matrix:
+def find_centres(image: Image) -> Matrix:
     """Of the dots, to a fraction of a pixel."""
     y, x = np.indices(image.shape[:2])
     weight = image.astype(np.float64)
@@ -183,22 +183,24 @@ def centres(image: Image) -> Matrix:
 @pytest.mark.parametrize("degrees", [0, 17, 90, 180, -45])
 def test_eyes_and_mouth_are_moved_to_the_canonical_frame(size: float, degrees: float) -> None:
     """For faces from a tenth of the canonical size to eight times."""
-    face = turned(size * CANONICAL_SIDE, np.radians(degrees), (0, 0))
+    face = rotate(size * CANONICAL_SIDE, np.radians(degrees), (0, 0))
     around = apply(face, np.array(list(itertools.product((-0.1, 1.1), repeat=2))))
     face[:, 2] = 3.3 - around.min(0)
     points = apply(face, CANONICAL)
-    image = dotted(points, max(0.7, 3 * size), int(np.ptp(around, 0).max()) + 8)
+    image = draw_dots(points, max(0.7, 3 * size), int(np.ptp(around, 0).max()) + 8)
     aligned = to_canonical(image, points)
     assert aligned.shape == (CANONICAL_SIDE, CANONICAL_SIDE, 3)
-    assert_allclose(centres(aligned), CANONICAL * CANONICAL_SIDE, atol=0.1 if size >= 0.3 else 0.4)
+    assert_allclose(
+        find_centres(aligned), CANONICAL * CANONICAL_SIDE, atol=0.1 if size >= 0.3 else 0.4
+    )
 
 
 @pytest.mark.parametrize("side", [24, 64, 256])
 def test_the_canonical_picture_can_have_any_size(side: int) -> None:
-    points = apply(turned(200, 0.2, (60, 10)), CANONICAL)
-    aligned = to_canonical(dotted(points, 6, 320), points, side)
+    points = apply(rotate(200, 0.2, (60, 10)), CANONICAL)
+    aligned = to_canonical(draw_dots(points, 6, 320), points, side)
     assert aligned.shape == (side, side, 3)
-    assert_allclose(centres(aligned), CANONICAL * side, atol=0.1)
+    assert_allclose(find_centres(aligned), CANONICAL * side, atol=0.1)
 
 
 def test_a_canonical_picture_is_not_changed() -> None:
@@ -243,9 +245,11 @@ FACE = apply(
 )  # the template in the canonical frame
 
 
-def placed(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]:
-    """Return the template rotated and scaled from a picture of 112 px, and the side that holds it."""
-    face = turned(size, np.radians(degrees), (0, 0))
+def place_template(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]:
+    """Return the template rotated and scaled from a picture of 112 px, and the side that holds
+    it.
+    """
+    face = rotate(size, np.radians(degrees), (0, 0))
     corners = np.array(list(itertools.product((-room, 1 + room), repeat=2))) * ARCFACE_SIDE
     around = apply(face, corners)
     face[:, 2] = 3.3 - around.min(0)
@@ -263,23 +267,23 @@ def to_arcface(image: Image, points: Matrix) -> Image:
 @pytest.mark.parametrize("degrees", [0, 17, 180, -45])
 def test_landmarks_are_moved_to_the_template(count: int, size: float, degrees: float) -> None:
     """Each landmark has a colour of its own: a mirrored or bent face would show."""
-    landmarks, side = placed(size, degrees)
+    landmarks, side = place_template(size, degrees)
     shown = landmarks[[0, 1, 4]]
     points = landmarks if count == 5 else eyes_and_mouth(landmarks)
-    aligned = to_arcface(dotted(shown, max(0.7, 3 * size), side), points)
+    aligned = to_arcface(draw_dots(shown, max(0.7, 3 * size), side), points)
     assert aligned.shape == (ARCFACE_SIDE, ARCFACE_SIDE, 3)
-    assert_allclose(centres(aligned), ARCFACE[[0, 1, 4]], atol=0.15)
+    assert_allclose(find_centres(aligned), ARCFACE[[0, 1, 4]], atol=0.15)
 
 
 def test_detail_too_fine_for_arcface_becomes_grey() -> None:
-    landmarks, side = placed(4.0, 0)
+    landmarks, side = place_template(4.0, 0)
     board = np.repeat((np.indices((side, side)).sum(0) % 2 * 255)[..., None], 3, 2).astype(np.uint8)
     inner = to_arcface(board, landmarks)[8:-8, 8:-8]
     assert inner.mean() == pytest.approx(127.5, abs=2)
     assert inner.std() < 0.15 * board.std()
 
 
-def waves(side: int) -> Image:
+def draw_waves(side: int) -> Image:
     """Colours that change slowly, and differently everywhere."""
     y, x = np.mgrid[:side, :side] / side * 2 * np.pi
     channels = (np.sin(3 * x + y), np.cos(2 * y - x), np.sin(2 * x) * np.cos(3 * y))
@@ -308,10 +312,10 @@ def test_both_ways_to_arcfaces_frame_give_one_picture(
 
     With landmarks that holds for a face of any form, without them for one of the template's form.
     """
-    landmarks, side = placed(size, degrees)
+    landmarks, side = place_template(size, degrees)
     if known:
         landmarks = landmarks + np.random.default_rng(0).normal(0, 1.5 * size, (5, 2))
-    image = waves(side)
+    image = draw_waves(side)
     faces, canonical_landmarks = as_canonical(image, landmarks)
     direct = to_arcface(image, landmarks)
     by_way = as_image(canonical_to_arcface(faces, canonical_landmarks if known else None))
@@ -322,14 +326,14 @@ def test_both_ways_to_arcfaces_frame_give_one_picture(
 
 def test_landmarks_of_a_canonical_face_are_moved_to_dlibs_template() -> None:
     """A face of dlib's form, rotated in its canonical picture; each landmark has its own colour."""
-    points = apply(turned(0.72, 0.2, (12, 4)), DLIB)
+    points = apply(rotate(0.72, 0.2, (12, 4)), DLIB)
     faces = (
-        torch.from_numpy(dotted(points[[0, 1, 4]], 2.5, CANONICAL_SIDE)).permute(2, 0, 1)[None]
+        torch.from_numpy(draw_dots(points[[0, 1, 4]], 2.5, CANONICAL_SIDE)).permute(2, 0, 1)[None]
         / 255
     )
     chips = canonical_to_dlib(faces, torch.from_numpy(points)[None])
     assert chips.shape == (1, 3, DLIB_SIDE, DLIB_SIDE)
-    assert_allclose(centres(as_image(chips)), DLIB[[0, 1, 4]], atol=0.15)
+    assert_allclose(find_centres(as_image(chips)), DLIB[[0, 1, 4]], atol=0.15)
 
 
 def test_dlib_itself_cuts_the_same_frame() -> None:
@@ -344,17 +348,17 @@ def test_dlib_itself_cuts_the_same_frame() -> None:
         dlib.rectangle(100, 100, 700, 700), [dlib.point(*map(int, p)) for p in points]
     )
     eyes = [points[2:4].mean(0), points[:2].mean(0)]
-    image = dotted(np.array([*eyes, points[4]]), 12, 800)
+    image = draw_dots(np.array([*eyes, points[4]]), 12, 800)
     chip = dlib.get_face_chip(image, detection, DLIB_SIDE, DLIB_PADDING)
-    assert_allclose(centres(chip)[:2], DLIB[:2], atol=1)
+    assert_allclose(find_centres(chip)[:2], DLIB[:2], atol=1)
 
 
 def test_without_landmarks_the_canonical_points_are_moved_to_the_template() -> None:
-    dots = dotted(CANONICAL * CANONICAL_SIDE, 3, CANONICAL_SIDE)
+    dots = draw_dots(CANONICAL * CANONICAL_SIDE, 3, CANONICAL_SIDE)
     faces = torch.from_numpy(dots).permute(2, 0, 1)[None] / 255
     expected = apply(similarity(CANONICAL * CANONICAL_SIDE, THREE), CANONICAL * CANONICAL_SIDE)
     assert_allclose(expected, THREE, atol=1.5)
-    assert_allclose(centres(as_image(canonical_to_arcface(faces, None))), expected, atol=0.1)
+    assert_allclose(find_centres(as_image(canonical_to_arcface(faces, None))), expected, atol=0.1)
 
 
 def test_each_face_of_a_batch_is_aligned_by_its_own_landmarks() -> None:
@@ -387,10 +391,12 @@ def test_mirrored_landmarks_exchange_left_and_right() -> None:
     """A mirrored face with mirrored landmarks is moved to the same position, mirrored."""
     landmarks = torch.from_numpy(FACE).float()[None]
     assert_allclose(mirror_landmarks(mirror_landmarks(landmarks)), landmarks, atol=1e-4)
-    dots = torch.from_numpy(dotted(FACE[[0, 1, 2]], 3, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
+    dots = (
+        torch.from_numpy(draw_dots(FACE[[0, 1, 2]], 3, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
+    )
     right, left, nose = mirror_landmarks(landmarks)[0, :3].numpy()
-    assert_allclose(centres(as_image(dots.flip(3))), [left, right, nose], atol=0.1)
-    left, right, nose = centres(
+    assert_allclose(find_centres(as_image(dots.flip(3))), [left, right, nose], atol=0.1)
+    left, right, nose = find_centres(
         as_image(canonical_to_arcface(dots.flip(3), mirror_landmarks(landmarks)))
     )
     assert_allclose([right, left, nose], ARCFACE[:3], atol=1)

@@ -21,7 +21,7 @@ from fasr_video.sr.weights import load_own, save_denoiser, save_mean
 from fasr_video.training import around_mean as trainer
 from fasr_video.training.loop import Plan
 from fasr_video.weights.manifest import bundled
-from tests.mean_training import CPU, job, quiet
+from tests.mean_training import CPU, check_progress, job
 
 __all__ = ["job"]
 
@@ -30,7 +30,9 @@ FACE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 
 
 def new_denoiser(mean: str) -> ResidualDenoiser:
-    """Return a denoiser that knows nothing yet: its answer at much noise is what it draws around."""
+    """Return a denoiser that knows nothing yet: its answer at much noise is what it draws
+    around.
+    """
     torch.manual_seed(0)
     denoiser = ResidualDenoiser(CompactNet((16, 32)), spread=0.055)
     denoiser.band, denoiser.embedder, denoiser.mean = (8, 64), EMBEDDER, mean
@@ -58,15 +60,15 @@ def test_the_file_names_the_mean_and_the_spread_around_it(weights: Path) -> None
 
 
 def test_an_untrained_network_draws_the_mean_picture(weights: Path) -> None:
-    def drawn(method: str, network: Path) -> torch.Tensor:
+    def draw_pictures(method: str, network: Path) -> torch.Tensor:
         files = ModelFiles(network=network)
         sampler = "dpmpp-1" if METHODS[method].supports.sampler else None
         restorer = open_restorer(METHODS[method], Options(CPU, files, sampler))
         picture = restorer.restore_all([FaceInput(FACE, (FACE,))], 1, [0])[0].picture
         return torch.from_numpy(picture).float()
 
-    mean = drawn("mean", weights.with_name("mean.safetensors"))
-    assert (drawn("fasr++", weights) - mean).abs().max() < 3
+    mean = draw_pictures("mean", weights.with_name("mean.safetensors"))
+    assert (draw_pictures("fasr++", weights) - mean).abs().max() < 3
     bicubic = torch.from_numpy(
         open_restorer(METHODS["bicubic"], Options(CPU))
         .restore_all([FaceInput(FACE)], 1, [0])[0]
@@ -98,8 +100,8 @@ def test_it_trains_around_a_mean_and_goes_on_where_it_stopped(
     around = trainer.Job(job, tmp_path / "mean.safetensors", widths=(16, 32))
     plan = Plan(steps=4, lr=1e-3, log_every=2, muon=True)
     out = tmp_path / "run"
-    assert trainer.run(around, out, replace(plan, seconds=0.0), CPU, quiet) < 4
-    assert trainer.run(around, out, plan, CPU, quiet) == 4
+    assert trainer.run(around, out, replace(plan, seconds=0.0), CPU, check_progress) < 4
+    assert trainer.run(around, out, plan, CPU, check_progress) == 4
     learned = load_own(out / "sr.safetensors")
     assert learned.mean == sha256_file(tmp_path / "mean.safetensors")
     condition = Condition(torch.rand(1, 3, 128, 128), torch.zeros(1, 512))

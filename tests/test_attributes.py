@@ -1,7 +1,9 @@
-"""The classifier of attributes under noise: SRDG's network, its files and ours, its trainer, its measures.
+"""The classifier of attributes under noise: SRDG's network, its files and ours, its trainer, its
+measures.
 
-The published network is held against a plain NumPy evaluation of the published layout, with weights made from the
-parameters' names. With FASR_SRDG_GENDER=FILE, the path of SRDG's ckpt_gender, against its own logits too.
+The published network is held against a plain NumPy evaluation of the published layout, with weights
+made from the parameters' names. With FASR_SRDG_GENDER=FILE, the path of SRDG's ckpt_gender, against
+its own logits too.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from fasr_video.training.attributes import (
     train_attributes,
 )
 from fasr_video.training.loop import Plan, Progress
-from tests.test_checkpoints import as_safetensors, fasr_file, flax_file, packed
+from tests.test_checkpoints import as_safetensors, fasr_file, flax_file, pack
 
 KEYS = Path(__file__).parent / "fixtures" / "srdg_classifier.keys.json"
 CPU = torch.device("cpu")
@@ -51,10 +53,10 @@ Tree = dict[str, Any]
 Array = NDArray[Any]
 
 
-# --- the published layout ----------------------------------------------------------------------------------------
+# --- the published layout -------------------------------------------------------------------------
 
 
-def seeded(name: str, shape: list[int]) -> Array:
+def golden_array(name: str, shape: list[int]) -> Array:
     """The array of that name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     normal = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -72,18 +74,18 @@ def published_tree() -> Tree:
         node = tree
         for owner in owners:
             node = node.setdefault(owner, {})
-        node[leaf] = seeded(name, shape)
+        node[leaf] = golden_array(name, shape)
     return tree
 
 
 def published_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) -> Path:
     tree = published_tree()
     edit(tree)
-    (folder / "ckpt_gender").write_bytes(msgpack.packb(tree, default=packed))
+    (folder / "ckpt_gender").write_bytes(msgpack.packb(tree, default=pack))
     return folder / "ckpt_gender"
 
 
-def norm(x: Array, tree: Tree, *path: str) -> Array:
+def batch_norm(x: Array, tree: Tree, *path: str) -> Array:
     """BatchNorm with running statistics, then ReLU."""
     p, s = tree["params"], tree["batch_stats"]
     for name in path:
@@ -128,18 +130,20 @@ def plain_logits(tree: Tree, image: Array, sigma: float) -> Array:
         for k in range(6):
             names = (f"DenseBlock_{b}", f"DenseLayer_{k}")
             kernels = p[names[0]][names[1]]
-            h = conv(norm(x, tree, *names, "BatchNorm_0"), kernels["Conv_0"]["kernel"])
-            h = conv(norm(h, tree, *names, "BatchNorm_1"), kernels["Conv_1"]["kernel"])
+            h = conv(batch_norm(x, tree, *names, "BatchNorm_0"), kernels["Conv_0"]["kernel"])
+            h = conv(batch_norm(h, tree, *names, "BatchNorm_1"), kernels["Conv_1"]["kernel"])
             x = np.concatenate((x, h), axis=2)
         if b < 3:
             name = f"TransitionLayer_{b}"
-            x = conv(norm(x, tree, name, "BatchNorm_0"), p[name]["Conv_0"]["kernel"])
+            x = conv(batch_norm(x, tree, name, "BatchNorm_0"), p[name]["Conv_0"]["kernel"])
             x = (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
-    return dense(norm(x, tree, "BatchNorm_0").reshape(-1), "Dense_3")
+    return dense(batch_norm(x, tree, "BatchNorm_0").reshape(-1), "Dense_3")
 
 
 def test_a_published_classifier_is_the_function_of_its_layout(tmp_path: Path) -> None:
-    """The fixture names all 270 arrays with their shapes; the file has to give each of them, and no other loads."""
+    """The fixture names all 270 arrays with their shapes; the file has to give each of them, and no
+    other loads.
+    """
     tree, classifier = (
         published_tree(),
         load_attribute_classifier(published_file(tmp_path), attribute="male"),
@@ -174,10 +178,10 @@ def test_srdgs_gender_classifier_gives_its_own_logits() -> None:
         torch.testing.assert_close(logits, torch.tensor(expected), rtol=2e-6, atol=2e-6)
 
 
-# --- the function ------------------------------------------------------------------------------------------------
+# --- the function ---------------------------------------------------------------------------------
 
 
-def randomised(net: AttributeNet) -> AttributeNet:
+def randomise(net: AttributeNet) -> AttributeNet:
     """No statistic and no bias where a new network has it."""
     g = torch.Generator().manual_seed(0)
     for name, value in net.state_dict().items():
@@ -189,10 +193,10 @@ def randomised(net: AttributeNet) -> AttributeNet:
 @pytest.fixture(scope="module", params=["published", "compact"])
 def net(request: pytest.FixtureRequest) -> AttributeNet:
     torch.manual_seed(0)
-    return randomised(AttributeNet() if request.param == "published" else AttributeNet(3, 4))
+    return randomise(AttributeNet() if request.param == "published" else AttributeNet(3, 4))
 
 
-def noisy(n: int, sigma: float) -> Tensor:
+def add_noise(n: int, sigma: float) -> Tensor:
     g = torch.Generator().manual_seed(1)
     return enlarge(torch.rand(n, 3, 8, 8, generator=g), 128) + sigma * torch.randn(
         n, 3, 128, 128, generator=g
@@ -205,7 +209,7 @@ def test_gradients_are_finite_at_every_noise_level(net: AttributeNet, sigma: flo
     grey = torch.tensor(MEAN)[None, :, None, None].expand_as(
         black
     )  # the same number everywhere once normalised
-    images = torch.cat((noisy(1, sigma), black, grey)).requires_grad_()
+    images = torch.cat((add_noise(1, sigma), black, grey)).requires_grad_()
     names = tuple(f"a{i}" for i in range(net.attributes))
     classifier = AttributeClassifier(net, names, 0.002, 30.0)
     log = classifier.logs(images, torch.full((3,), sigma))[:, :, 1].sum(1)
@@ -214,7 +218,7 @@ def test_gradients_are_finite_at_every_noise_level(net: AttributeNet, sigma: flo
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(net: AttributeNet) -> None:
-    images, sigma = noisy(3, 0.1), torch.tensor([0.01, 0.5, 5.0])
+    images, sigma = add_noise(3, 0.1), torch.tensor([0.01, 0.5, 5.0])
     with torch.no_grad():
         together = net(images, sigma)
         alone = torch.cat([net(images[i : i + 1], sigma[i : i + 1]) for i in range(3)])
@@ -223,7 +227,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(net: AttributeNet) -> None:
 
 
 def test_the_output_ignores_contrast_and_brightness(net: AttributeNet) -> None:
-    images, sigma = noisy(2, 0.1), torch.tensor([0.1, 0.1])
+    images, sigma = add_noise(2, 0.1), torch.tensor([0.1, 0.1])
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     with torch.no_grad():
         expected = net(images, sigma)
@@ -236,12 +240,12 @@ def test_the_output_ignores_contrast_and_brightness(net: AttributeNet) -> None:
 
 def compact(names: tuple[str, ...] = NAMES) -> AttributeClassifier:
     torch.manual_seed(0)
-    return AttributeClassifier(randomised(AttributeNet(len(names), 4)), names, 0.002, 30.0).eval()
+    return AttributeClassifier(randomise(AttributeNet(len(names), 4)), names, 0.002, 30.0).eval()
 
 
 @torch.no_grad()
 def test_class_probabilities_of_each_attribute_sum_to_one() -> None:
-    classifier, images, sigma = compact(), noisy(2, 0.1), torch.full((2,), 0.1)
+    classifier, images, sigma = compact(), add_noise(2, 0.1), torch.full((2,), 0.1)
     logs, logits = classifier.logs(images, sigma), classifier(images, sigma)
     assert logs.shape == (2, 3, 2)
     torch.testing.assert_close(logs.exp().sum(2), torch.ones(2, 3))
@@ -253,7 +257,7 @@ def test_pictures_of_another_size_are_refused() -> None:
         compact()(torch.rand(1, 3, 64, 64), torch.ones(1))
 
 
-# --- our files ---------------------------------------------------------------------------------------------------
+# --- our files ------------------------------------------------------------------------------------
 
 
 def own_file(folder: Path) -> Path:
@@ -272,9 +276,9 @@ def test_a_classifier_survives_saving_and_loading(tmp_path: Path) -> None:
     halves = [k for k, v in own.items() if v.is_floating_point() and k != frequencies]
     assert all(torch.equal(own[k].half().float(), loaded[k]) for k in halves)
     with torch.no_grad():
-        expected = original(noisy(2, 0.1), torch.full((2,), 0.1))
+        expected = original(add_noise(2, 0.1), torch.full((2,), 0.1))
         torch.testing.assert_close(
-            classifier(noisy(2, 0.1), torch.full((2,), 0.1)), expected, rtol=0.02, atol=0.02
+            classifier(add_noise(2, 0.1), torch.full((2,), 0.1)), expected, rtol=0.02, atol=0.02
         )
 
 
@@ -285,15 +289,15 @@ def test_our_files_are_small_and_reproducible(tmp_path: Path) -> None:
         assert list(file.metadata()) == ["fasr-video/attributes/1"]
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
-def written(path: Path, data: bytes) -> Path:
+def write_weights(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
 
 
-def header(folder: Path, **changes: object) -> Path:
+def write_header(folder: Path, **changes: object) -> Path:
     """Our file with another header."""
     fields = {
         "names": NAMES,
@@ -308,15 +312,15 @@ def header(folder: Path, **changes: object) -> Path:
     return folder / "a.safetensors"
 
 
-def nan(tree: Tree) -> None:
+def write_nan(tree: Tree) -> None:
     tree["batch_stats"]["BatchNorm_0"]["mean"] = np.full(184, np.nan, np.float32)
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none", "no such file; check the path"),
-    "text": (lambda d: written(d / "a", b"no model\n" * 9), "not a readable Flax file"),
+    "text": (lambda d: write_weights(d / "a", b"no model\n" * 9), "not a readable Flax file"),
     "truncated": (
-        lambda d: written(d / "a", published_file(d).read_bytes()[:-999]),
+        lambda d: write_weights(d / "a", published_file(d).read_bytes()[:-999]),
         "not a readable Flax file",
     ),
     "torch": (fasr_file, "not a readable Flax file"),
@@ -338,19 +342,19 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "another shape of 1 of 270 tensors: Dense_3.weight",
     ),
-    "NaN": (lambda d: published_file(d, nan), "NaN or infinity in BatchNorm_0.running_mean"),
+    "NaN": (lambda d: published_file(d, write_nan), "NaN or infinity in BatchNorm_0.running_mean"),
     "no file of ours": (
         as_safetensors,
         "does not name a fasr-video attribute classifier; give weights that `train attr",
     ),
     "broken safetensors": (
-        lambda d: written(d / "a.safetensors", b"x" * 99),
+        lambda d: write_weights(d / "a.safetensors", b"x" * 99),
         "not a readable safetensors file",
     ),
-    "a header with more": (lambda d: header(d, hats=1), "its header is damaged"),
-    "a header without sense": (lambda d: header(d, block="four"), "its header is damaged"),
-    "no names": (lambda d: header(d, names=None), "its header is damaged"),
-    "other names": (lambda d: header(d, names=["male"]), "another shape of 2 of"),
+    "a header with more": (lambda d: write_header(d, hats=1), "its header is damaged"),
+    "a header without sense": (lambda d: write_header(d, block="four"), "its header is damaged"),
+    "no names": (lambda d: write_header(d, names=None), "its header is damaged"),
+    "other names": (lambda d: write_header(d, names=["male"]), "another shape of 2 of"),
 }
 
 
@@ -372,7 +376,7 @@ def test_a_classifier_is_no_denoiser(tmp_path: Path) -> None:
             load(path)
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def labelled_faces(n: int = 48) -> tuple[Faces, Tensor]:
@@ -394,34 +398,38 @@ def labels_file(folder: Path, faces: Faces, labels: Tensor) -> Path:
         for path, row in zip(faces.paths, labels.tolist(), strict=True)
     ]
     text = "\n".join(("path,male,glasses,no_beard", *reversed(lines)))
-    return written(folder / "labels.csv", text.encode())
+    return write_weights(folder / "labels.csv", text.encode())
 
 
-def quiet(progress: Progress) -> None:
+def check_loss(progress: Progress) -> None:
     assert math.isfinite(progress.terms["loss"])
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     faces, labels = labelled_faces()
     out = tmp_path_factory.mktemp("run")
     plan = Plan(steps=30, lr=3e-3, warmup=5, ema=0.9, log_every=10, channels_last=False)
-    assert train_attributes(faces, labels, out, plan, 16, CPU, quiet) == 30
+    assert train_attributes(faces, labels, out, plan, 16, CPU, check_loss) == 30
     return out
 
 
 @pytest.mark.slow
-def test_the_trainer_learns_visible_attributes(trained: Path) -> None:
+def test_the_trainer_learns_visible_attributes(train_classifier: Path) -> None:
     faces, labels = labelled_faces()
-    classifier = load_attribute_classifier(trained / "attributes.safetensors")
+    classifier = load_attribute_classifier(train_classifier / "attributes.safetensors")
     results = scores(classifier, faces, labels, (View(0.01), View(0.3), View(0.01, 16)))
     assert [s.attribute for s in results] == list(NAMES) * 3
     assert min(s.accuracy for s in results) > 0.9
-    manifest = json.loads((trained / "manifest.json").read_text())
+    manifest = json.loads((train_classifier / "manifest.json").read_text())
     assert (
         manifest["share_of_class_1"] == {name: 0.5 for name in NAMES} and manifest["people"] == 48
     )
-    assert (trained / "log.csv").read_text().startswith("step,loss,accuracy,male,glasses,no_beard,")
+    assert (
+        (train_classifier / "log.csv")
+        .read_text()
+        .startswith("step,loss,accuracy,male,glasses,no_beard,")
+    )
 
 
 def test_the_command_trains_and_resumes(tmp_path: Path) -> None:
@@ -446,10 +454,10 @@ def test_the_command_trains_and_resumes(tmp_path: Path) -> None:
     assert "batch 4, not 2" in str(other.exception)
 
 
-def tuned(out: Path, begin: str | None = None, **more: float) -> AttributeClassifier:
+def tune_classifier(out: Path, begin: str | None = None, **more: float) -> AttributeClassifier:
     faces, labels = labelled_faces(16)
     plan = Plan(steps=1, lr=1e-9, warmup=1, ema=0.0, channels_last=False)
-    train_attributes(faces, labels, out, plan, 4, CPU, quiet, begin, **more)
+    train_attributes(faces, labels, out, plan, 4, CPU, check_loss, begin, **more)
     return load_attribute_classifier(out / "attributes.safetensors")
 
 
@@ -460,7 +468,7 @@ def test_a_run_can_start_from_our_or_a_published_classifier(tmp_path: Path) -> N
         (f"beard={published}", load_attribute_classifier(published, attribute="no_beard")),
     ):
         out = tmp_path / original.names[0]
-        after = tuned(out, begin)
+        after = tune_classifier(out, begin)
         assert after.names == original.names and after.network.block == original.network.block
         for name, weight in original.network.named_parameters():
             torch.testing.assert_close(
@@ -469,7 +477,7 @@ def test_a_run_can_start_from_our_or_a_published_classifier(tmp_path: Path) -> N
         file = Path(begin.removeprefix("beard="))
         assert json.loads((out / "manifest.json").read_text())["begun with"] == sha256_file(file)
         with pytest.raises(UsageError, match="begun with"):
-            tuned(out)
+            tune_classifier(out)
 
 
 @pytest.mark.parametrize(
@@ -487,22 +495,22 @@ def test_unsuitable_weights_to_start_from_are_refused(
         begin = str(tmp_path / "strange.safetensors")
         weights.save_attributes(compact(("hat",)), Path(begin))
     with pytest.raises(FasrError, match=message):
-        tuned(tmp_path, begin)
+        tune_classifier(tmp_path, begin)
 
 
 def test_a_share_of_the_batches_is_degraded_as_by_cameras(tmp_path: Path) -> None:
     clean = enlarge(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), 128)
 
-    def by_a_camera(share: float, seed: int) -> bool:
+    def degrade_by_camera(share: float, seed: int) -> bool:
         g, same = (torch.Generator().manual_seed(seed) for _ in range(2))
         torch.rand((), generator=same)
         return not torch.equal(small(clean, share, g), degrade(clean, same))
 
-    assert [by_a_camera(share, 0) for share in (0.0, 1.0)] == [False, True]
-    assert 5 < sum(by_a_camera(0.5, seed) for seed in range(24)) < 19
-    tuned(tmp_path, surveillance=0.5)
+    assert [degrade_by_camera(share, 0) for share in (0.0, 1.0)] == [False, True]
+    assert 5 < sum(degrade_by_camera(0.5, seed) for seed in range(24)) < 19
+    tune_classifier(tmp_path, surveillance=0.5)
     with pytest.raises(UsageError, match=r"surveillance 0\.5, not 0\.0"):
-        tuned(tmp_path)
+        tune_classifier(tmp_path)
 
 
 def test_labels_follow_the_faces(tmp_path: Path) -> None:
@@ -533,13 +541,13 @@ def test_labels_follow_the_faces(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:
     faces, _ = labelled_faces(1)
     with pytest.raises(InputError, match=message):
-        read_labels(written(tmp_path / "labels.csv", text.encode("latin-1")), faces)
+        read_labels(write_weights(tmp_path / "labels.csv", text.encode("latin-1")), faces)
 
 
 def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
     faces, labels = labelled_faces(4)  # all dark below
     with pytest.raises(InputError, match="all faces are alike in no_beard"):
-        train_attributes(faces, labels, tmp_path, Plan(steps=1, lr=1e-3), 2, CPU, quiet)
+        train_attributes(faces, labels, tmp_path, Plan(steps=1, lr=1e-3), 2, CPU, check_loss)
 
 
 def test_both_classes_have_equal_weight_even_if_one_is_rare() -> None:
@@ -581,7 +589,7 @@ def test_half_of_the_faces_are_shrunk_before_the_noise() -> None:
     )
 
 
-# --- measures ----------------------------------------------------------------------------------------------------
+# --- measures -------------------------------------------------------------------------------------
 
 
 def test_a_constant_classifier_has_a_balanced_accuracy_of_one_half() -> None:
@@ -595,9 +603,9 @@ def test_a_constant_classifier_has_a_balanced_accuracy_of_one_half() -> None:
     assert results["glasses"].accuracy == pytest.approx(15 / 16) and results["male"].accuracy == 0.5
 
 
-def test_scores_are_the_same_in_any_batch(trained: Path) -> None:
+def test_scores_are_the_same_in_any_batch(train_classifier: Path) -> None:
     faces, labels = labelled_faces(16)
-    classifier = load_attribute_classifier(trained / "attributes.safetensors")
+    classifier = load_attribute_classifier(train_classifier / "attributes.safetensors")
     conditions = (View(3.0), View(0.1, 12))
     assert scores(classifier, faces, labels, conditions, 5) == scores(
         classifier, faces, labels, conditions, 64

@@ -54,36 +54,37 @@ def index() -> Iterator[str]:
     server.server_close()
 
 
-def audited(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
+def run_audit(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
     file = folder / "pins.txt"
     file.write_text("\n".join(["# what it is made of", *pins, ""]))
     environment = os.environ | {"PIP_INDEX_URL": index, "no_proxy": "127.0.0.1"}
     command = [sys.executable, ROOT / "scripts" / "audit.py", file]
-    told = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
-    assert not told.stderr, told.stderr
-    return told.returncode, told.stdout.splitlines()
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+    assert not finished.stderr, finished.stderr
+    return finished.returncode, finished.stdout.splitlines()
 
 
-def test_a_known_weakness_is_told_with_the_version_that_mends_it(
+def test_a_known_weakness_is_printed_with_the_version_that_fixes_it(
     index: str, tmp_path: Path
 ) -> None:
-    code, (line, total) = audited(tmp_path, index, "sound==1.0", "weak==2.0.9")
+    code, (line, total) = run_audit(tmp_path, index, "sound==1.0", "weak==2.0.9")
     assert code == 1
     assert line == (
-        "audit: weak 2.0.9: PYSEC-2026-1, CVE-2026-1: A picture of doom.; raise the pin to 2.0.10, then `make lock`"
+        "audit: weak 2.0.9: PYSEC-2026-1, CVE-2026-1: A picture of doom.; raise the pin to 2.0.10, "
+        "then `make lock`"
     )
     assert total == "audit: 2 of 2 pins asked for, 1 known weaknesses"
 
 
-def test_one_that_nothing_mends_is_told_and_one_that_was_withdrawn_is_not(
+def test_an_unfixed_weakness_is_printed_and_a_withdrawn_one_is_not(
     index: str, tmp_path: Path
 ) -> None:
-    code, lines = audited(tmp_path, index, "hopeless==1.0", "cleared==1.0  # judged")
+    code, lines = run_audit(tmp_path, index, "hopeless==1.0", "cleared==1.0  # judged")
     assert code == 1 and len(lines) == 2 and lines[0].endswith("no version mends it yet")
 
 
-def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> None:
-    code, lines = audited(tmp_path, index, "sound==1.0", "ours==1.0", "silent==1.0")
+def test_packages_that_the_index_does_not_know_are_named(index: str, tmp_path: Path) -> None:
+    code, lines = run_audit(tmp_path, index, "sound==1.0", "ours==1.0", "silent==1.0")
     assert code == 0
     assert lines == [
         "audit: 1 of 3 pins asked for, 0 known weaknesses; the index does not know ours, silent"
@@ -99,10 +100,10 @@ def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> No
         ("sound==1.0", "file:///mirror/simple", "no web address"),
     ],
 )
-def test_where_nothing_can_be_asked_one_line_says_so(
+def test_without_an_index_one_line_says_so(
     index: str, tmp_path: Path, pin: str, address: str, why: str
 ) -> None:
-    code, (line,) = audited(tmp_path, address or index, pin)
+    code, (line,) = run_audit(tmp_path, address or index, pin)
     assert code == 0 and "could not ask" in line and why in line and "nothing was checked" in line
 
 

@@ -1,5 +1,6 @@
-"""Bad files: whatever is in them, one clear line or a result; a share of the thousands that benchmarks/reliability.py
-tries, and the tricks that chance does not find."""
+"""Bad files: whatever is in them, one clear line or a result; a share of the thousands that
+benchmarks/reliability.py tries, and the tricks that chance does not find.
+"""
 
 from __future__ import annotations
 
@@ -104,9 +105,9 @@ def test_malicious_texts_are_one_short_line(what: str, tmp_path: Path) -> None:
     text, read = TEXTS[what]
     path = tmp_path / ("a.yaml" if "settings" in what else "a.csv")
     path.write_text(text)
-    with pytest.raises(FasrError) as told:
+    with pytest.raises(FasrError) as error:
         read(path)
-    assert "\n" not in str(told.value) and len(str(told.value)) < 400
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_manifest_rows_that_are_not_paths_are_listed(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ ODD = (
 
 def test_names_of_people_and_files_are_stored_as_plain_text(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
-    with cases._gallery(tmp_path / "g", chance) as gallery:
+    with cases.make_gallery(tmp_path / "g", chance) as gallery:
         for number, name in enumerate(ODD):
             gallery.add(name, _photo(name, number, chance))
     with Gallery.open(tmp_path / "g", read_only=True) as gallery:
@@ -250,7 +251,7 @@ def test_names_of_people_and_files_are_stored_as_plain_text(tmp_path: Path) -> N
 
 def _photo(name: str, number: int, chance: np.random.Generator) -> cases.EnrolledPhoto:
     return cases.EnrolledPhoto(
-        f"{number:064x}", f"{name}.jpg", cases.unit(chance), 20.0, 50.0, 0.9, None
+        f"{number:064x}", f"{name}.jpg", cases.unit_vector(chance), 20.0, 50.0, 0.9, None
     )
 
 
@@ -267,7 +268,9 @@ def test_a_line_break_in_a_file_name_still_gives_a_one_line_error(
 CHANGES = {
     "a JSON that is none": "UPDATE source SET info = '{'",
     "another kind of value": "UPDATE restoration SET samples = '7'",
-    "a log without what it should tell": "UPDATE log SET details = '{}' WHERE event = 'source done'",
+    "a log without what it should tell": (
+        "UPDATE log SET details = '{}' WHERE event = 'source done'"
+    ),
     "a text where a number belongs": "UPDATE face SET pts = 'soon'",
 }
 
@@ -286,7 +289,7 @@ def test_an_error_without_damage_is_raised_unchanged(copied_case: Path) -> None:
 
 
 def test_a_gallery_with_impossible_values_is_reported_as_damaged(tmp_path: Path) -> None:
-    with cases._gallery(tmp_path / "g", np.random.default_rng(0)) as gallery:
+    with cases.make_gallery(tmp_path / "g", np.random.default_rng(0)) as gallery:
         gallery._db.execute("UPDATE template SET vector = x'00'")
     with pytest.raises(IntegrityError), Gallery.open(tmp_path / "g", read_only=True) as gallery:
         gallery.features_of([cases.LEAD])

@@ -43,13 +43,14 @@ from fasr_video.media import open_video
 from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.types import Image
 from fasr_video.weights import manifest
-from tests.archives import QUICK, SETTINGS, files, query_ledger, run_batch
+from tests.archives import QUICK, SETTINGS, query_ledger, run_batch, write_files
+from tests.commands import start_command
 from tests.conftest import PORTRAITS
-from tests.quick_tasks import change_always, change_once, just_done
+from tests.quick_tasks import change_always, change_once, report_done
 
 
 def test_each_file_becomes_a_case_named_after_it(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", door__one="1", door__two="22")
+    archive = write_files(tmp_path / "in", door__one="1", door__two="22")
     events, jobs = run_batch(archive, tmp_path / "cases")
     assert events.about("done") == ["one", "two"]
     assert [job.folder.rpartition("-")[0] for job in jobs] == ["one", "two"]
@@ -61,7 +62,7 @@ def test_each_file_becomes_a_case_named_after_it(tmp_path: Path) -> None:
 
 
 def test_files_of_equal_content_are_one_job_that_names_both(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="same", b__copy="same")
+    archive = write_files(tmp_path / "in", a="same", b__copy="same")
     events, (job,) = run_batch(archive, tmp_path / "cases")
     assert job.state == "done" and events.about("skipped") == ["copy"]
     with Ledger.read(tmp_path / "cases") as ledger:
@@ -69,7 +70,7 @@ def test_files_of_equal_content_are_one_job_that_names_both(tmp_path: Path) -> N
 
 
 def test_a_bad_file_is_reported_one_time_and_the_others_are_done(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="bad", b="good")
+    archive = write_files(tmp_path / "in", a="bad", b="good")
     events, jobs = run_batch(archive, tmp_path / "cases")
     assert {job.folder[0]: job.state for job in jobs} == {"a": "failed", "b": "done"}
     assert jobs[0].error is not None and "no good" in jobs[0].error and jobs[0].tries == 1
@@ -78,7 +79,7 @@ def test_a_bad_file_is_reported_one_time_and_the_others_are_done(tmp_path: Path)
 
 
 def test_a_failed_job_is_retried_and_then_given_up(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="poor", b="good")
+    archive = write_files(tmp_path / "in", a="poor", b="good")
     events, jobs = run_batch(archive, tmp_path / "cases", retries=2)
     assert {job.folder[0]: (job.state, job.tries) for job in jobs} == {
         "a": ("failed", 3),
@@ -90,15 +91,15 @@ def test_a_failed_job_is_retried_and_then_given_up(tmp_path: Path) -> None:
 
 
 def test_a_second_batch_only_processes_new_files(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="1")
+    archive = write_files(tmp_path / "in", a="1")
     run_batch(archive, tmp_path / "cases")
-    files(archive, b="2")
+    write_files(archive, b="2")
     events, _ = run_batch(archive, tmp_path / "cases")
     assert events.about("done") == ["b"]
 
 
 def test_a_job_whose_file_was_removed_is_missing_until_the_file_is_back(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="poor")
+    archive = write_files(tmp_path / "in", a="poor")
     run_batch(archive, tmp_path / "cases", retries=0)
     shutil.move(archive / "a.mp4", tmp_path / "a.mp4")
     with Ledger.open(tmp_path / "cases") as ledger:
@@ -112,7 +113,7 @@ def test_a_job_whose_file_was_removed_is_missing_until_the_file_is_back(tmp_path
 
 
 def test_files_are_ordered_by_priority_then_time_then_name(tmp_path: Path) -> None:
-    archive = files(
+    archive = write_files(
         tmp_path / "in", door__20240502="1", door__20240501="2", yard__20240503="3", z="4", a="5"
     )
     (tmp_path / "cameras.csv").write_text("camera,priority\nyard,5\n")
@@ -124,7 +125,7 @@ def test_files_are_ordered_by_priority_then_time_then_name(tmp_path: Path) -> No
 def test_a_window_leaves_out_files_outside_and_lists_those_without_a_time(
     tmp_path: Path, entrance: Path
 ) -> None:
-    archive = files(tmp_path / "in", d20240501T120000="1", d20240501T150002="2", unnamed="3")
+    archive = write_files(tmp_path / "in", d20240501T120000="1", d20240501T150002="2", unnamed="3")
     shutil.copy(
         entrance, archive / "d20240501T125957.mp4"
     )  # six seconds long: it goes on into the window
@@ -132,14 +133,14 @@ def test_a_window_leaves_out_files_outside_and_lists_those_without_a_time(
     after, before = (datetime(2024, 5, 1, h, tzinfo=UTC) for h in (13, 15))
 
     events, _ = run_batch(
-        archive, tmp_path / "cases", just_done, cameras=cameras, after=after, before=before
+        archive, tmp_path / "cases", report_done, cameras=cameras, after=after, before=before
     )
     assert sorted(events.about("done")) == ["d20240501T120000", "d20240501T125957"]
     assert events.about("failed") == ["unnamed"]
 
 
 def test_a_window_includes_files_of_which_only_the_day_is_known(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", d20240501="1", d20240504="2")
+    archive = write_files(tmp_path / "in", d20240501="1", d20240504="2")
     cameras = read_cameras(r"d(?P<date>\d{8})", None, "UTC")
     events, _ = run_batch(
         archive,
@@ -152,7 +153,7 @@ def test_a_window_includes_files_of_which_only_the_day_is_known(tmp_path: Path) 
 
 
 def test_a_file_that_changes_while_it_is_read_is_reported_and_read_again(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="early", b="good")
+    archive = write_files(tmp_path / "in", a="early", b="good")
     events, jobs = run_batch(archive, tmp_path / "cases", change_once)
     assert events.about("changed") == ["a"] and sorted(events.about("done")) == ["a", "b"]
     done = [
@@ -164,7 +165,7 @@ def test_a_file_that_changes_while_it_is_read_is_reported_and_read_again(tmp_pat
 
 
 def test_a_file_that_changes_at_each_try_is_given_up(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="x")
+    archive = write_files(tmp_path / "in", a="x")
     events, _ = run_batch(archive, tmp_path / "cases", change_always, retries=1)
     assert events.about("changed") == ["a"] and events.about("failed") == ["a"]
     with Ledger.read(tmp_path / "cases") as ledger:
@@ -174,7 +175,7 @@ def test_a_file_that_changes_at_each_try_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 def test_folders_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
-        archive = files(Path(name), a="1", locked__b="2")
+        archive = write_files(Path(name), a="1", locked__b="2")
         archive.chmod(0o755)
         (archive / "locked").chmod(0o700)
         os.seteuid(65534)
@@ -189,7 +190,7 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 def test_a_file_is_read_although_its_copy_lies_in_a_closed_folder(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
-        archive = files(Path(name) / "in", a__locked="same", b="same")
+        archive = write_files(Path(name) / "in", a__locked="same", b="same")
         run_batch(archive, Path(name) / "cases")
         (case,) = (Path(name) / "cases").glob("locked-*")
         shutil.rmtree(case)
@@ -212,7 +213,7 @@ def test_a_file_is_read_although_its_copy_lies_in_a_closed_folder(tmp_path: Path
 
 
 def test_pipes_and_devices_are_listed_and_do_not_block(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="1")
+    archive = write_files(tmp_path / "in", a="1")
     os.mkfifo(archive / "pipe.mp4")
     (archive / "device.mp4").symlink_to("/dev/zero")
     events, (job,) = run_batch(archive, tmp_path / "cases")
@@ -229,7 +230,7 @@ def test_pipes_and_devices_are_listed_and_do_not_block(tmp_path: Path) -> None:
 def test_a_finished_job_stays_done_when_a_later_window_cannot_place_its_file(
     tmp_path: Path,
 ) -> None:
-    archive = files(tmp_path / "in", unnamed="1")
+    archive = write_files(tmp_path / "in", unnamed="1")
     run_batch(archive, tmp_path / "cases")
     events, (job,) = run_batch(archive, tmp_path / "cases", after=datetime(2024, 5, 1, tzinfo=UTC))
     assert events.about("failed") == ["unnamed"] and job.state == "done"
@@ -244,7 +245,7 @@ def test_a_finished_job_stays_done_when_a_later_window_cannot_place_its_file(
 def test_deleted_and_renamed_files_are_no_failures_and_their_names_are_forgotten(
     tmp_path: Path,
 ) -> None:
-    archive = files(tmp_path / "in", a="bad", b="good", c="film")
+    archive = write_files(tmp_path / "in", a="bad", b="good", c="film")
     run_batch(archive, tmp_path / "cases")
     (archive / "a.mp4").unlink()
     (archive / "b.mp4").rename(archive / "renamed.mp4")
@@ -260,7 +261,7 @@ def test_deleted_and_renamed_files_are_no_failures_and_their_names_are_forgotten
 def test_the_exit_code_is_about_the_archive_given_this_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files(tmp_path / "one", a="no film")
+    write_files(tmp_path / "one", a="no film")
     (tmp_path / "one" / "link").symlink_to(tmp_path)
     (tmp_path / "two").mkdir()
 
@@ -291,7 +292,7 @@ def test_the_exit_code_is_about_the_archive_given_this_time(
 
 
 def test_links_to_folders_and_the_cases_themselves_are_not_scanned(tmp_path: Path) -> None:
-    archive = files(tmp_path, a="1", cases__clip="2", other__b="3")
+    archive = write_files(tmp_path, a="1", cases__clip="2", other__b="3")
     (archive / "link").symlink_to(archive / "other")
     found = scan(archive, None, tmp_path / "cases")
     assert [f.name for f in found.files] == ["a.mp4", "other/b.mp4"]
@@ -299,7 +300,7 @@ def test_links_to_folders_and_the_cases_themselves_are_not_scanned(tmp_path: Pat
 
 
 def test_a_glob_matches_across_folders_and_any_ending(tmp_path: Path) -> None:
-    files(tmp_path, cam3__x="1", cam4__x="2")
+    write_files(tmp_path, cam3__x="1", cam4__x="2")
     (tmp_path / "cam3" / "y.dat").write_text("3")
     assert [f.name for f in scan(tmp_path, "cam3/*", tmp_path / "cases").files] == [
         "cam3/x.mp4",
@@ -308,7 +309,7 @@ def test_a_glob_matches_across_folders_and_any_ending(tmp_path: Path) -> None:
 
 
 def test_a_case_that_was_deleted_is_made_again(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="1")
+    archive = write_files(tmp_path / "in", a="1")
     _, (job,) = run_batch(archive, tmp_path / "cases")
     shutil.rmtree(tmp_path / "cases" / job.folder)
     events, _ = run_batch(archive, tmp_path / "cases")
@@ -391,7 +392,7 @@ def test_wrong_options_are_an_error_before_anybody_is_enrolled(
 def test_jobs_that_failed_before_are_named_by_the_next_batch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files(tmp_path / "in", a="no film")
+    write_files(tmp_path / "in", a="no film")
     command = [
         "batch",
         str(tmp_path / "in"),
@@ -583,7 +584,7 @@ def test_a_case_whose_report_cannot_be_written_is_done_with_a_warning(
 
 
 def test_a_file_that_is_no_video_is_bad_and_another_version_is_unfit(tmp_path: Path) -> None:
-    text = files(tmp_path, a="no film") / "a.mp4"
+    text = write_files(tmp_path, a="no film") / "a.mp4"
     outcome = run_task(task_for(text, tmp_path / "case"), lambda share: None)
     assert outcome.status is Status.BAD and "not a video" in outcome.message
     other = run_task(task_for(text, tmp_path / "case", version="0.0.0"), lambda share: None)
@@ -732,25 +733,11 @@ def test_camera_and_clock_are_stored_in_the_case_and_can_be_corrected(
     assert [n.text for n in events.notes] == ["camera and clock corrected"]
 
 
-def start(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
+def start_batch(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [
-        sys.executable,
-        "-m",
-        "fasr_video",
-        "batch",
-        str(archive),
-        "--out",
-        str(cases),
-        "--workers",
-        "1",
-    ]
-    return subprocess.Popen(
-        [*command, *overrides, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cases.parent,
+    return start_command(
+        "batch", archive, "--out", cases, "--workers", 1, *overrides, *more, cwd=cases.parent
     )
 
 
@@ -762,14 +749,14 @@ def test_a_killed_batch_goes_on_and_makes_the_same_cases(
     archive.mkdir()
     shutil.copy(entrance, archive / "a.mp4")
     (archive / "b.mp4").write_text("no film")
-    process = start(archive, cases)
+    process = start_batch(archive, cases)
     while not list(cases.glob("a-*/case.sqlite")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert ("running",) in query_ledger(cases, "SELECT state FROM job")
-    process = start(archive, cases, "--json")
+    process = start_batch(archive, cases, "--json")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 3, err
     assert '"failed": 1' in out.splitlines()[-1] and "Traceback" not in err

@@ -1,4 +1,6 @@
-"""Small files that hold enormous pictures: their size is looked at before a pixel of them is decoded."""
+"""Small files that hold enormous pictures: their size is looked at before a pixel of them is
+decoded.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tests.reviewed import make_case
 SIDE = 16_000
 
 
-def bomb(side: int = SIDE) -> bytes:
+def make_bomb(side: int = SIDE) -> bytes:
     """A whole RGB picture of side × side px, all black: some hundred kilobytes."""
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     packer = zlib.compressobj(9)
@@ -42,7 +44,7 @@ def bomb(side: int = SIDE) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-BOMB = bomb()
+BOMB = make_bomb()
 
 
 @pytest.fixture
@@ -56,7 +58,10 @@ def case(tmp_path: Path) -> Path:
         path.write_bytes(BOMB)
         opened.db.execute("UPDATE face SET aligned = ?, native = ? WHERE id = 100", (name, name))
         opened.db.execute(
-            """UPDATE encoding SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'"""
+            """
+            UPDATE encoding
+            SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'
+            """
         )
     return folder
 
@@ -83,8 +88,8 @@ def test_a_bomb_among_the_pictures_of_a_case_is_an_error_and_costs_nothing(
 
 def test_verify_names_a_bomb(case: Path) -> None:
     with Case.open(case, read_only=True) as opened:
-        told = {c.what: c.problems for c in verify(opened)}
-    assert [p for p in told["pictures"] if p.endswith(".png was changed")]
+        problems = {c.what: c.problems for c in verify(opened)}
+    assert [p for p in problems["pictures"] if p.endswith(".png was changed")]
 
 
 def test_a_bomb_in_a_gallery_is_an_error(case: Path) -> None:
@@ -119,7 +124,7 @@ def test_every_format_that_is_read_is_decoded(kind: str) -> None:
     assert np.abs(decoded(file.getvalue()).astype(int) - grey).max() <= 3
 
 
-def test_no_module_opens_a_picture_but_the_one_that_looks_at_its_size() -> None:
+def test_only_the_module_that_checks_the_size_opens_pictures() -> None:
     root = Path(fasr_video.__file__).parent
     opens = re.compile(r"\b(PilImage|Pictures|Image)\.open\(|cv2\.im(read|decode)\(")
     found = {

@@ -1,4 +1,6 @@
-"""Making a calibration: who serves for what, from features with known answers, from photographs, after a kill."""
+"""Making a calibration: who serves for what, from features with known answers, from photographs,
+after a kill.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ import pytest
 import torch
 from PIL import Image as Pictures
 
-from fasr_video import cli
 from fasr_video.calibration import calibrate
 from fasr_video.calibration.calibrate import (
     LabelledProbe,
@@ -30,27 +31,30 @@ from fasr_video.gallery.calibration import Calibration, Tail
 from fasr_video.gallery.encoder import Feature, Kind, make_encoder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.methods.bicubic import Bicubic
+from tests.commands import run_command
 
 LENGTH = 48
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "c", "restorer": None}
 
 
-def unit(x: np.ndarray) -> Feature:
+def normalise(x: np.ndarray) -> Feature:
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def crowd(
+def make_crowd(
     people: int, noise: dict[Kind, float], seed: int = 0, searches: int = 1
 ) -> tuple[list[LabelledProbe], dict[str, Feature]]:
-    """People as random directions, half of them enrolled; a probe is its person's direction and noise."""
+    """People as random directions, half of them enrolled; a probe is its person's direction and
+    noise.
+    """
     generator = np.random.default_rng(seed)
-    truth = unit(generator.normal(size=(people, LENGTH)))
+    truth = normalise(generator.normal(size=(people, LENGTH)))
     gallery = {f"p{i:04d}": truth[i] for i in range(0, people, 2)}
     probes = [
         LabelledProbe(
             person=f"p{i:04d}",
             features={
-                k: unit(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH))
+                k: normalise(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH))
                 for k, s in noise.items()
             },
             side=16,
@@ -66,14 +70,14 @@ NOISE = {Kind.BEST: 2.8, Kind.POOLED: 2.0, Kind.SR: 2.4}
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    return from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
+    return from_probes(*make_crowd(600, NOISE), FACTS, "600 directions", 0)
 
 
 # --- who serves for what
 
 
 def test_no_person_is_used_for_two_steps() -> None:
-    probes, gallery = crowd(120, NOISE, searches=2)
+    probes, gallery = make_crowd(120, NOISE, searches=2)
     people = divide(probes, gallery, 0)
     everyone = {p.person for p in probes}
     assert people.fit | people.choose | people.report == everyone
@@ -84,7 +88,7 @@ def test_no_person_is_used_for_two_steps() -> None:
 
 
 def test_people_of_a_part_are_compared_within_that_part() -> None:
-    probes, gallery = crowd(60, NOISE)
+    probes, gallery = make_crowd(60, NOISE)
     people = divide(probes, gallery, 0)
     held = compare(probes, gallery, people.report)
     assert set(held.person) == people.report
@@ -100,7 +104,7 @@ def test_people_of_a_part_are_compared_within_that_part() -> None:
 
 
 def test_too_few_people_raise_a_usage_error() -> None:
-    probes, gallery = crowd(22, NOISE)
+    probes, gallery = make_crowd(22, NOISE)
     with pytest.raises(UsageError, match="11 enrolled people and 11 others"):
         from_probes(probes, gallery, FACTS, "", 0)
     with pytest.raises(UsageError, match="and 0 others"):
@@ -120,7 +124,7 @@ def test_every_kind_and_both_fusions_have_a_scale(calibration: Calibration) -> N
     ]
     assert calibration.gallery_size == 150
     assert (calibration.people, calibration.enrolled, calibration.searches) == (600, 300, 600)
-    alone = from_probes(*crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", 0)
+    alone = from_probes(*make_crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", 0)
     assert list(alone.bands[0].scales) == ["best", "pooled", "best+pooled"]
 
 
@@ -133,13 +137,13 @@ def test_independent_kinds_are_weighted_by_their_information(calibration: Calibr
 
 
 def test_a_redundant_kind_never_has_a_negative_weight() -> None:
-    probes, gallery = crowd(300, {Kind.POOLED: 1.0})
+    probes, gallery = make_crowd(300, {Kind.POOLED: 1.0})
     generator = np.random.default_rng(9)
     worse = [
         LabelledProbe(
             p.person,
             p.features
-            | {Kind.BEST: unit(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))},
+            | {Kind.BEST: normalise(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))},
             16,
         )
         for p in probes
@@ -165,10 +169,12 @@ def test_the_better_form_is_stored(calibration: Calibration) -> None:
 
 
 def test_the_observed_fpir_is_the_requested_one() -> None:
-    """Held-out halves of twenty crowds of independent directions follow FPIR(N) = 1 - (1 - FMR)^N."""
+    """Held-out halves of twenty crowds of independent directions follow FPIR(N) = 1 - (1 -
+    FMR)^N.
+    """
     requested, observed = np.array([0.3, 0.1, 0.03]), []
     for seed in range(20):
-        probes, gallery = crowd(600, {Kind.BEST: 2.8}, seed=seed)
+        probes, gallery = make_crowd(600, {Kind.BEST: 2.8}, seed=seed)
         people = divide(probes, gallery, seed)
         fit, held = (
             compare(probes, gallery, part) for part in (people.fit | people.choose, people.report)
@@ -191,7 +197,7 @@ def test_each_point_of_the_report_lies_in_its_band(calibration: Calibration) -> 
 
 def test_thresholds_hold_on_a_new_crowd_of_another_size(calibration: Calibration) -> None:
     """A gallery four times as large, of people from nowhere in the calibration."""
-    probes, gallery = crowd(1200, NOISE, seed=77)
+    probes, gallery = make_crowd(1200, NOISE, seed=77)
     new = compare(probes, gallery, frozenset(p.person for p in probes))
     scores = calibration.bands[0].fused_score(new.cosines)
     searches_ = new.searches(scores)
@@ -202,7 +208,7 @@ def test_thresholds_hold_on_a_new_crowd_of_another_size(calibration: Calibration
 
 
 def test_the_nearest_scores_are_the_highest_of_the_data(calibration: Calibration) -> None:
-    probes, gallery = crowd(600, NOISE)
+    probes, gallery = make_crowd(600, NOISE)
     block = np.stack(list(gallery.values()))
     strangers = np.stack([p.features[Kind.SR] for p in probes if p.person not in gallery])
     assert calibration.bands[0].scale("sr").nearest_stranger == pytest.approx(
@@ -216,7 +222,7 @@ def test_the_nearest_scores_are_the_highest_of_the_data(calibration: Calibration
 
 
 def test_the_same_data_and_seed_give_the_same_numbers(calibration: Calibration) -> None:
-    repeated = from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
+    repeated = from_probes(*make_crowd(600, NOISE), FACTS, "600 directions", 0)
     assert repeated.bands[0].scales == calibration.bands[0].scales
 
 
@@ -225,7 +231,9 @@ def test_the_same_data_and_seed_give_the_same_numbers(calibration: Calibration) 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """36 'people': smooth random pictures, three of each with a little noise; and files that are no faces."""
+    """36 'people': smooth random pictures, three of each with a little noise; and files that are no
+    faces.
+    """
     folder = tmp_path_factory.mktemp("faces")
     generator = np.random.default_rng(0)
     for person in range(36):
@@ -248,21 +256,13 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        cli.main()
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
-
-
 @pytest.mark.slow
-def test_calibrate_from_the_command_line(
+def test_the_command_writes_a_calibration(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a restorer that needs no weights; every table and number is there, and nothing stays behind."""
+    """With a restorer that needs no weights; every table and number is there, and nothing stays
+    behind.
+    """
     out = tmp_path / "new" / "c.json"
     code, output, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
     assert code == 0, err

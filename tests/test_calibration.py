@@ -1,4 +1,6 @@
-"""Scores to likelihood ratios and thresholds: closed forms, scikit-learn as the oracle, and the stored file."""
+"""Scores to likelihood ratios and thresholds: closed forms, scikit-learn as the oracle, and the
+stored file.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ SHIFT = 2.0
 LN10 = math.log(10)
 
 
-def even(n: int, mean: float = 0.0) -> np.ndarray:
+def even_normal_sample(n: int, mean: float = 0.0) -> np.ndarray:
     """A normal sample without chance in it."""
     return norm.ppf((np.arange(n) + 0.5) / n) + mean
 
@@ -53,13 +55,15 @@ def even(n: int, mean: float = 0.0) -> np.ndarray:
 
 def test_the_ratio_of_two_gaussians_is_the_analytic_line() -> None:
     """N(2, 1) against N(0, 1): ln LR = 2·s - 2, whatever the numbers of either."""
-    slopes, offset = logistic(even(2_000, SHIFT)[:, None], even(50_000)[:, None])
+    slopes, offset = logistic(
+        even_normal_sample(2_000, SHIFT)[:, None], even_normal_sample(50_000)[:, None]
+    )
     assert slopes[0] * LN10 == pytest.approx(SHIFT, abs=0.01)
     assert offset * LN10 == pytest.approx(-(SHIFT**2) / 2, abs=0.01)
 
 
 def test_both_maps_find_the_known_ratio() -> None:
-    same, different = even(3_000, SHIFT), even(30_000)
+    same, different = even_normal_sample(3_000, SHIFT), even_normal_sample(30_000)
     at = np.linspace(-0.5, 2.5, 13)
     truth = (SHIFT * at - SHIFT**2 / 2) / LN10
     assert fit_map("logistic", same, different)(at) == pytest.approx(truth, abs=0.01)
@@ -117,20 +121,22 @@ def test_maps_are_monotonic_and_stay_within_supported_bounds(
 
 
 def test_uninformative_scores_get_a_ratio_of_one() -> None:
-    scores = even(200)
+    scores = even_normal_sample(200)
     for form in likelihood.Form.__args__:
         assert fit_map(form, scores, scores)([-3.0, 0.0, 3.0]) == pytest.approx([0, 0, 0])
         assert fit_map(form, scores - 5, scores)([-3.0, 0.0, 3.0]) == pytest.approx([0, 0, 0])
 
 
 def test_bounds_of_a_perfect_system_allow_for_one_more_misleading_sample() -> None:
-    """99 of one person all high, 999 of two all low. One false high: 1/1000 of the different, and one of 100 missed."""
+    """99 of one person all high, 999 of two all low. One false high: 1/1000 of the different, and
+    one of 100 missed.
+    """
     low, high = supported_bounds(np.full(99, 9.0), np.full(999, -9.0))
     assert high == pytest.approx(math.log10(0.99 * 1000))
     assert low == pytest.approx(-math.log10(0.999 * 100))
 
 
-def test_cllr_of_hand_computed_ratios() -> None:
+def test_cllr_is_the_one_computed_by_hand() -> None:
     assert cllr(np.zeros(3), np.zeros(5)) == pytest.approx(1)
     assert cllr(np.array([1.0]), np.array([-1.0])) == pytest.approx(math.log2(1.1))
     assert cllr(np.array([300.0]), np.array([-300.0])) == pytest.approx(0, abs=1e-12)
@@ -164,7 +170,7 @@ def test_scores_that_cannot_be_fitted_raise_a_usage_error(
 
 
 def test_thresholds_within_the_data_are_quantiles() -> None:
-    tail = Tail.of(even(100_000))
+    tail = Tail.of(even_normal_sample(100_000))
     for fpir, size in ((0.3, 10), (0.1, 100), (0.01, 50), (0.3, 1000)):
         threshold = tail.threshold(fpir, size)
         fmr = 1 - (1 - fpir) ** (1 / size)
@@ -185,7 +191,9 @@ def test_an_exponential_tail_is_extrapolated_correctly() -> None:
 
 
 def test_thresholds_for_the_worst_group_are_those_of_smaller_rates() -> None:
-    """Where a group's false match rate is four times everybody's, a quarter of the rate is everybody's."""
+    """Where a group's false match rate is four times everybody's, a quarter of the rate is
+    everybody's.
+    """
     scores = np.random.default_rng(0).normal(size=20_000)
     everybody, group = Tail.of(scores), Tail.of(scores, 4)
     for rate in (0.5, 0.01, 1e-3, 1e-6):
@@ -196,7 +204,7 @@ def test_thresholds_for_the_worst_group_are_those_of_smaller_rates() -> None:
 
 def test_a_lighter_tail_than_exponential_gets_a_cautious_threshold() -> None:
     """Normal scores fall faster: the extrapolated threshold lies above the true one."""
-    tail = Tail.of(even(10_000))
+    tail = Tail.of(even_normal_sample(10_000))
     for rate in (1e-5, 1e-6, 1e-7):
         assert tail.threshold_at(rate).score > norm.isf(rate)
 
@@ -220,12 +228,12 @@ def test_no_more_comparisons_than_allowed_reach_a_measured_threshold() -> None:
 
 
 def test_impossible_rates_and_sizes_raise_a_usage_error() -> None:
-    tail = Tail.of(even(100))
+    tail = Tail.of(even_normal_sample(100))
     for fpir, size in ((0.0, 10), (1.0, 10), (0.1, 0)):
         with pytest.raises(UsageError, match="give others"):
             tail.threshold(fpir, size)
     with pytest.raises(UsageError, match="more people"):
-        Tail.of(even(5))
+        Tail.of(even_normal_sample(5))
 
 
 # --- the stored object
@@ -238,11 +246,11 @@ FACTS: dict[str, object] = {
 
 
 def make_calibration(restorer: bool = True) -> Calibration:
-    same, different = even(100, SHIFT), even(9_900)
+    same, different = even_normal_sample(100, SHIFT), even_normal_sample(9_900)
     point = Point(0.1, 1.5, False, 0.1, (0.05, 0.15), 0.3, (0.2, 0.4), 0.25, (0.2, 0.3), True)
     report = Report(100, 100, 100, ((1, 0.8), (10, 0.9)), 0.98, 0.9, 0.4, 0.35, (point,))
 
-    def scale(*kinds: Kind) -> Scale:
+    def make_scale(*kinds: Kind) -> Scale:
         scorer = (
             Scorer(kinds, (1.0,), 0.0)
             if len(kinds) == 1
@@ -257,7 +265,7 @@ def make_calibration(restorer: bool = True) -> Calibration:
     expected = [(Kind.BEST,), (Kind.POOLED,), (Kind.BEST, Kind.POOLED)]
     expected += [(Kind.SR,), tuple(Kind)] if restorer else []
     facts = FACTS if restorer else {**FACTS, "restorer": None}
-    scales = {scale_name(w): scale(*w) for w in expected}
+    scales = {scale_name(w): make_scale(*w) for w in expected}
     return Calibration(
         facts, "200 people", "2026-01-01T00:00:00+00:00", 0, 200, 100, 200, (Band(12, 32, scales),)
     )

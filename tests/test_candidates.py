@@ -1,4 +1,6 @@
-"""From tracklets to leads: a case's probes, reconstructions, candidate lists and clusters, and what undoes them."""
+"""From tracklets to leads: a case's probes, reconstructions, candidate lists and clusters, and what
+undoes them.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,7 @@ def test_insufficient_tracks_are_neither_reconstructed_nor_searched(searched: Pa
 
 def test_right_person_is_ranked_first(searched: Path) -> None:
     truth = json.loads((PORTRAITS / "ground_truth.json").read_text())["corridor.mp4"]["frames"]
-    searches = 0
+    count_searches = 0
     for t in document(searched)["tracks"]:
         people = truth.get(str(t["shown"]["frame"]), {})
         x1, y1, x2, y2 = t["shown"]["box"]
@@ -93,8 +95,8 @@ def test_right_person_is_ranked_first(searched: Path) -> None:
             inside = bx1 < (x1 + x2) / 2 < bx2 and by1 < (y1 + y2) / 2 < by2
             if inside and t["answer"] is not None and face["occluded"] < 0.2:
                 assert t["answer"]["joined"][0]["subject"] == name
-                searches += 1
-    assert searches >= 2
+                count_searches += 1
+    assert count_searches >= 2
 
 
 def test_person_of_the_gallery_is_a_candidate_and_a_stranger_unknown(
@@ -324,7 +326,9 @@ def _all_tracks_done(out: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def twice(corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def person_on_two_cameras(
+    corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Grace Hopper on two cameras."""
     out = tmp_path_factory.mktemp("twice") / "case"
     run(
@@ -335,8 +339,8 @@ def twice(corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
-def test_same_person_on_two_cameras_is_proposed_with_a_score(twice: Path) -> None:
-    result = document(twice)
+def test_same_person_on_two_cameras_is_proposed_with_a_score(person_on_two_cameras: Path) -> None:
+    result = document(person_on_two_cameras)
     source = {t["id"]: Path(t["source"]).name for t in result["tracks"]}
     across = [
         x
@@ -348,8 +352,8 @@ def test_same_person_on_two_cameras_is_proposed_with_a_score(twice: Path) -> Non
     )
 
 
-def test_two_tracks_in_one_frame_are_never_in_one_cluster(twice: Path) -> None:
-    with Case.open(twice, read_only=True) as case:
+def test_two_tracks_in_one_frame_are_never_in_one_cluster(person_on_two_cameras: Path) -> None:
+    with Case.open(person_on_two_cameras, read_only=True) as case:
         for cluster in clusters(case, ["proposed", "accepted"]):
             frames: list[tuple[int, int]] = []
             for track in cluster:
@@ -358,12 +362,15 @@ def test_two_tracks_in_one_frame_are_never_in_one_cluster(twice: Path) -> None:
             assert len(frames) == len(set(frames))
 
 
-def test_a_link_between_two_tracks_in_one_frame_is_refused(twice: Path, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(twice, tmp_path / "case"))
+def test_a_link_between_two_tracks_in_one_frame_is_refused(
+    person_on_two_cameras: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(person_on_two_cameras, tmp_path / "case"))
     with Case.open(copied) as case:
         pair = case.db.execute(
-            "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON one.source ="
-            " other.source AND one.frame_index = other.frame_index WHERE one.track < other.track"
+            "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON "
+            "one.source = other.source AND one.frame_index = other.frame_index WHERE one.track < "
+            "other.track"
         ).fetchone()
         case.db.execute("DELETE FROM link")
         link = propose_link(case, *pair)
@@ -371,8 +378,8 @@ def test_a_link_between_two_tracks_in_one_frame_is_refused(twice: Path, tmp_path
             decide(case, link, "accepted", "somebody")
 
 
-def test_accepted_links_make_a_cluster(twice: Path, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(twice, tmp_path / "case"))
+def test_accepted_links_make_a_cluster(person_on_two_cameras: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(person_on_two_cameras, tmp_path / "case"))
     with Case.open(copied) as case:
         link = case.db.execute("SELECT * FROM link ORDER BY score DESC").fetchone()
         assert clusters(case, ["accepted"]) == []
@@ -383,8 +390,9 @@ def test_accepted_links_make_a_cluster(twice: Path, tmp_path: Path) -> None:
 def test_tables_hold_tracks_of_every_state(
     copy: Path, corridor: Path, entrance: Path, tmp_path: Path
 ) -> None:
-    """Searched; usable but not searched yet; insufficient; without super-resolution: a line each, and no name for any
-    but the first."""
+    """Searched; usable but not searched yet; insufficient; without super-resolution: a line each,
+    and no name for any but the first.
+    """
     lines = list(csv.DictReader(export_csv(copy).splitlines()))
     assert {x["answer"] for x in lines if x["verdict"] == "usable"} == {"candidates"}
     assert all(
@@ -489,7 +497,7 @@ def test_each_kind_has_one_unit_vector_as_probe(searched: Path) -> None:
             assert all(np.linalg.norm(f) == pytest.approx(1, abs=1e-5) for f in result.values())
 
 
-# --- one stage again, without the footage ---------------------------------------------------------------------------
+# --- one stage again, without the footage ---------------------------------------------------------
 
 
 def settings_of(folder: Path, *overrides: str) -> configs.Settings:
@@ -591,7 +599,7 @@ def test_a_case_that_was_never_searched_needs_a_gallery(corridor: Path, tmp_path
     assert all(t["answer"] for t in document(out)["tracks"] if t["verdict"] == "usable")
 
 
-def by_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_by_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["fasr-video", "run", *arguments, "--no-report"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -608,23 +616,23 @@ def test_a_stage_uses_the_options_of_the_last_search(
         MUGSHOTS,
     )
     stage = ("--stage", "restore", "--out", str(copy), "--set", "restore.seed=5")
-    assert by_command(monkeypatch, *stage, "--set", "search.candidates=2") == 0
+    assert run_by_command(monkeypatch, *stage, "--set", "search.candidates=2") == 0
     after = document(copy)
     for options in (after["searched"]["question"], after["settings"]["search"]):
         assert options["fpir"] == 0.2, "as last"
         assert options["candidates"] == 2, "but for what this command says"
-    assert by_command(monkeypatch, "--stage", "link", "--out", str(copy)) == 0
+    assert run_by_command(monkeypatch, "--stage", "link", "--out", str(copy)) == 0
     with Case.open(copy, read_only=True) as case:
         assert not [problem for check in verify(case) for problem in check.problems]
 
 
 def test_new_reconstructions_are_searched_again(copy: Path) -> None:
-    def searches() -> list[str]:
+    def count_searches() -> list[str]:
         return [line["details"] for line in document(copy)["log"] if line["event"] == "searched"]
 
-    assert len(searches()) == 1
+    assert len(count_searches()) == 1
     assert redo(copy, "restore", settings_of(copy, "restore.seed=5"))
-    assert len(searches()) == 2, "the question is the same, what it was asked with is not"
+    assert len(count_searches()) == 2, "the question is the same, what it was asked with is not"
     assert not redo(copy, "restore", settings_of(copy))
 
 
@@ -665,7 +673,7 @@ def test_answers_for_old_probes_are_deleted_without_the_gallery(
                 copy / "gallery", "builtin", gallery_.embedder.sha256, gallery_.length
             ).close()
     quick = [part for setting in QUICK for part in ("--set", setting)]
-    assert by_command(monkeypatch, str(corridor), "--out", str(copy), *quick) == 0
+    assert run_by_command(monkeypatch, str(corridor), "--out", str(copy), *quick) == 0
     text = capsys.readouterr().out
     assert (
         "were taken out" in text

@@ -24,8 +24,8 @@ from fasr_video.media import hash_folder, pyav
 from fasr_video.pipeline.run import run
 from fasr_video.report.write import write_report
 from tests.cases import propose_link
+from tests.commands import run_command
 from tests.reviewed import make_case
-from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def case(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, tmp_path / "copy")
     path = str(tmp_path / "copy" / "footage.mp4")
 
-    def moved(case: Case) -> None:
+    def move_case(case: Case) -> None:
         case.db.execute("UPDATE source SET path = ?", (path,))
         case.db.execute(
             "UPDATE log SET details = json_set(details, '$.path', ?) WHERE event = 'source added'",
@@ -53,11 +53,11 @@ def case(finished: Path, tmp_path: Path) -> Path:
         rows = "UPDATE log SET details = json_set(details, '$.rows', ?) WHERE event = 'source done'"
         case.db.execute(rows, (rows_digest(case, 1),))
 
-    forge(tmp_path / "copy" / "case", moved)
+    recompute_log_chain(tmp_path / "copy" / "case", move_case)
     return tmp_path / "copy" / "case"
 
 
-def forge(folder: Path, change: Callable[[Case], object]) -> None:
+def recompute_log_chain(folder: Path, change: Callable[[Case], object]) -> None:
     """Make a change and recompute the whole log chain, which the case alone cannot reveal."""
     with Case.open(folder) as case, case.transaction():
         change(case)
@@ -99,7 +99,8 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE track SET verdict = 'insufficient'", "faces or tracks"),
         ("UPDATE meta SET value = '{}' WHERE key = 'settings'", "row settings of meta"),
         (
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'",
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = "
+            "'settings'",
             "settings",
         ),
         ("UPDATE source SET sha256 = 'abc'", "not the footage"),
@@ -130,7 +131,8 @@ def test_untouched_case_is_intact(case: Path) -> None:
             "the tracks that links were proposed from",
         ),
         (
-            "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', 'proposed' FROM track",
+            "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', "
+            "'proposed' FROM track",
             "link 1 is not in the log",
         ),
     ],
@@ -162,7 +164,7 @@ def test_hashes_that_an_older_version_did_not_log_are_noted_and_no_problem(case:
         opened.db.execute("UPDATE log SET details = json_remove(details, '$.rows', '$.case_id')")
         opened.db.execute("UPDATE track SET tracker_id = tracker_id + 100")
 
-    forge(case, older)
+    recompute_log_chain(case, older)
     with Case.open(case, read_only=True) as opened:
         checks = verify(opened)
     assert not [p for c in checks for p in c.problems]
@@ -181,7 +183,7 @@ def test_a_rewritten_log_is_detected_by_a_noted_head(
         head = opened.meta("log_head")
     assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 0
     write_report(case)
-    forge(
+    recompute_log_chain(
         case,
         lambda opened: opened.db.execute("DELETE FROM log WHERE id = (SELECT max(id) FROM log)"),
     )
@@ -281,12 +283,13 @@ def test_unreadable_footage_is_reported_with_its_reason(
     footage = case.parent / "footage.mp4"
     footage.unlink()
     footage.symlink_to("/proc/self/mem")
-    code, out, err = called(capsys, "verify", case)
+    code, out, err = run_command(capsys, "verify", case)
     assert code == 0 and err == "" and "intact  log chain" in out
     assert f"not checked: {footage} cannot be read (Input/output error)" in out
-    code, out, err = called(capsys, "run", footage, "--out", case.parent / "other")
+    code, out, err = run_command(capsys, "run", footage, "--out", case.parent / "other")
     assert code == 2 and err == (
-        f"fasr-video: {footage}: Input/output error; check its permissions and the disk that it is on\n"
+        f"fasr-video: {footage}: Input/output error; check its permissions and the disk that it is "
+        "on\n"
     )
 
 

@@ -5,7 +5,6 @@ The networks are small ones of the published layout, with weights made from the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from fasr_video.errors import FasrError, ModelError, UsageError
 from fasr_video.sr.checkpoints import Kind, Published, load
 from fasr_video.sr.networks.ncsnpp import NCSNpp
+from tests.bad_weights import FolderMaker, halve_file, save_with_torch, write_text_file
 from tests.published_files import export_published
 from tests.test_ncsnpp import difference, golden, twin
 
@@ -31,8 +31,10 @@ def state_of(net: NCSNpp) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
-def release() -> Tree:
-    """A FASR file as its training loop leaves it; the averaged weights are the twin's, the last ones are not."""
+def fasr_content() -> Tree:
+    """A FASR file as its training loop leaves it; the averaged weights are the twin's, the last
+    ones are not.
+    """
     net = twin()
     averaged = [p.detach().clone() for p in net.parameters() if p.requires_grad]
     trained = {name for name, p in net.named_parameters() if p.requires_grad}
@@ -49,18 +51,13 @@ def release() -> Tree:
     }
 
 
-def saved(content: object, path: Path) -> Path:
-    torch.save(content, path)
-    return path
-
-
 def fasr_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) -> Path:
-    content = release()
+    content = fasr_content()
     edit(content)
-    return saved(content, folder / "checkpoint.pth")
+    return save_with_torch(content, folder / "checkpoint.pth")
 
 
-# --- Flax, written by other means than the exporter's ------------------------------------------------------------
+# --- Flax, written by other means than the exporter's ---------------------------------------------
 
 
 def flax_net(**changes: Any) -> NCSNpp:
@@ -112,7 +109,7 @@ def flax_module(state: dict[str, Tensor]) -> Tree:
     return tree
 
 
-def packed(value: Any) -> msgpack.ExtType:
+def pack(value: Any) -> msgpack.ExtType:
     if isinstance(value, complex):
         return msgpack.ExtType(2, msgpack.packb((value.real, value.imag)))
     array = np.asarray(value)
@@ -133,11 +130,11 @@ def flax_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) 
         "rng": np.array([0, 42], np.uint32),
     }
     edit(tree)
-    (folder / "checkpoint_5").write_bytes(msgpack.packb(tree, default=packed, strict_types=True))
+    (folder / "checkpoint_5").write_bytes(msgpack.packb(tree, default=pack, strict_types=True))
     return folder / "checkpoint_5"
 
 
-# --- what loads --------------------------------------------------------------------------------------------------
+# --- what loads -----------------------------------------------------------------------------------
 
 
 def test_a_fasr_release_gives_the_published_score(tmp_path: Path) -> None:
@@ -167,11 +164,11 @@ def to_old_numpy(path: Path) -> None:
 def test_a_release_of_numpy_1_loads(tmp_path: Path) -> None:
     path = fasr_file(tmp_path)
     to_old_numpy(path)
-    assert same(load(path).network, twin())
+    assert is_identical(load(path).network, twin())
 
 
-def bare(prefix: str) -> Callable[[Path], Path]:
-    return lambda folder: saved(
+def bare_weights(prefix: str) -> Callable[[Path], Path]:
+    return lambda folder: save_with_torch(
         {prefix + k: v for k, v in state_of(twin()).items()}, folder / "a.pth"
     )
 
@@ -187,9 +184,9 @@ FORMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "ema",
         lambda d: fasr_file(d, lambda c: c.update(model={k[7:]: v for k, v in c["model"].items()})),
     ),
-    "bare": ("raw", bare("")),
-    "bare, with prefix": ("raw", bare("module.")),
-    "state_dict": ("raw", lambda d: saved({"state_dict": state_of(twin())}, d / "a.pth")),
+    "bare": ("raw", bare_weights("")),
+    "bare, with prefix": ("raw", bare_weights("module.")),
+    "state_dict": ("raw", lambda d: save_with_torch({"state_dict": state_of(twin())}, d / "a.pth")),
     "safetensors": ("raw", as_safetensors),
 }
 
@@ -199,7 +196,7 @@ def test_fasr_weights_in_all_layouts_load(form: str, tmp_path: Path) -> None:
     weights, prepare = FORMS[form]
     model = load(prepare(tmp_path))
     assert model.weights == weights
-    assert same(model.network, twin())
+    assert is_identical(model.network, twin())
 
 
 def test_without_averaged_weights_the_last_ones_are_used(tmp_path: Path) -> None:
@@ -213,7 +210,9 @@ def test_without_averaged_weights_the_last_ones_are_used(tmp_path: Path) -> None
 def test_a_pytorch_release_of_sde_sr_loads(tmp_path: Path) -> None:
     net = twin(feature=False)
     model = load(
-        saved({"model": {f"module.{k}": v for k, v in state_of(net).items()}}, tmp_path / "a.pth")
+        save_with_torch(
+            {"model": {f"module.{k}": v for k, v in state_of(net).items()}}, tmp_path / "a.pth"
+        )
     )
     assert (model.kind, model.feature_length, model.sigma_min, model.side) == (
         Kind.SDE_SR,
@@ -221,7 +220,7 @@ def test_a_pytorch_release_of_sde_sr_loads(tmp_path: Path) -> None:
         0.01,
         64,
     )
-    assert same(model.network, net)
+    assert is_identical(model.network, net)
 
 
 def test_a_flax_release_computes_the_same_function(tmp_path: Path) -> None:
@@ -233,7 +232,7 @@ def test_a_flax_release_computes_the_same_function(tmp_path: Path) -> None:
         0,
     )
     assert (model.sigma_min, model.sigma_max) == (0.01, 348.0)
-    assert same(model.network, flax_net())
+    assert is_identical(model.network, flax_net())
     assert all(p.is_contiguous() for p in model.network.parameters())
     x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -257,10 +256,10 @@ def test_without_an_average_in_a_flax_file_the_last_weights_are_used(
 ) -> None:
     model = load(flax_file(tmp_path, edit))
     assert model.weights == "raw"
-    assert same(model.network, flax_net())
+    assert is_identical(model.network, flax_net())
 
 
-def in_chunks(array: NDArray[Any]) -> Tree:
+def chunk_arrays(array: NDArray[Any]) -> Tree:
     flat = array.reshape(-1)
     parts = [
         flat[i : i + 500] for i in range(0, flat.size, 500)
@@ -270,23 +269,23 @@ def in_chunks(array: NDArray[Any]) -> Tree:
     return {"__msgpack_chunked_array__": True, "shape": shape, "chunks": chunks}
 
 
-def habits_of_flax(tree: Tree) -> None:
+def write_like_early_flax(tree: Tree) -> None:
     """Chunked arrays, norms as early Flax stores them, and a complex number that nobody needs."""
     block = tree["params_ema"]["ResnetBlockBigGANpp_6"]
-    block["Conv_1"]["kernel"] = in_chunks(block["Conv_1"]["kernel"])
+    block["Conv_1"]["kernel"] = chunk_arrays(block["Conv_1"]["kernel"])
     for leaf in ("scale", "bias"):
         block["GroupNorm_1"][leaf] = block["GroupNorm_1"][leaf].reshape(1, 1, 1, -1)
     tree["model_state"]["none"] = 1 + 2j
 
 
 def test_all_layouts_of_flax_are_read(tmp_path: Path) -> None:
-    assert same(load(flax_file(tmp_path, habits_of_flax)).network, flax_net())
+    assert is_identical(load(flax_file(tmp_path, write_like_early_flax)).network, flax_net())
 
 
-# --- export ------------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
-def same(a: NCSNpp, b: NCSNpp) -> bool:
+def is_identical(a: NCSNpp, b: NCSNpp) -> bool:
     """Bit for bit, in the same order, with the same parts to be trained."""
     first, second = a.state_dict(), b.state_dict()
     trained = [p.requires_grad for p in a.parameters()] == [p.requires_grad for p in b.parameters()]
@@ -301,15 +300,15 @@ def test_fasr_export_and_load_are_inverse(tmp_path: Path) -> None:
     net = twin()
     export_published(net, tmp_path / "a.pth", "fasr")
     model = load(tmp_path / "a.pth")
-    assert same(model.network, net) and model.weights == "ema" and model.kind == "fasr"
+    assert is_identical(model.network, net) and model.weights == "ema" and model.kind == "fasr"
     export_published(model, tmp_path / "b.pth")
-    assert same(load(tmp_path / "b.pth").network, net)
+    assert is_identical(load(tmp_path / "b.pth").network, net)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "b.pth"]
 
 
 def test_fasr_export_has_the_published_form(tmp_path: Path) -> None:
     export_published(twin(), tmp_path / "a.pth")
-    content, expected = torch.load(tmp_path / "a.pth", weights_only=True), release()
+    content, expected = torch.load(tmp_path / "a.pth", weights_only=True), fasr_content()
     assert set(content) == set(expected) and set(content["ema"]) == set(expected["ema"])
     assert list(content["model"]) == list(expected["model"])
     pairs = zip(content["ema"]["shadow_params"], expected["ema"]["shadow_params"], strict=True)
@@ -321,7 +320,7 @@ def test_fasr_export_has_the_published_form(tmp_path: Path) -> None:
 def test_flax_export_and_load_are_inverse(tmp_path: Path) -> None:
     net = flax_net()
     export_published(net, tmp_path / "a", "sde-sr")
-    assert same(load(tmp_path / "a").network, net)
+    assert is_identical(load(tmp_path / "a").network, net)
     assert load(tmp_path / "a").weights == "ema"
 
 
@@ -335,49 +334,29 @@ def test_flax_export_has_the_published_form(tmp_path: Path) -> None:
         }
 
     content = msgpack.unpackb((tmp_path / "a").read_bytes())
-    written = msgpack.unpackb(msgpack.packb(flax_params(flax_net()), default=packed))
+    written = msgpack.unpackb(msgpack.packb(flax_params(flax_net()), default=pack))
     assert shapes(content["params_ema"]) == shapes(written)
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
-class Trap:
-    """Unpickling it would create a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.target),)
-
-
-def half(path: Path) -> Path:
-    os.truncate(path, path.stat().st_size // 2)
-    return path
-
-
-def empty(folder: Path) -> Path:
+def write_empty_file(folder: Path) -> Path:
     (folder / "a.pth").touch()
     return folder / "a.pth"
 
 
-def text(folder: Path) -> Path:
-    (folder / "a.pth").write_text("no model\n" * 100)
-    return folder / "a.pth"
-
-
-def spoil(values: Tensor | NDArray[Any], value: float) -> None:
+def set_value(values: Tensor | NDArray[Any], value: float) -> None:
     values.reshape(-1)[3] = value
 
 
-def spoil_flax(tree: Tree) -> None:
+def set_flax_value(tree: Tree) -> None:
     kernel = tree["params_ema"]["Conv_1"]["kernel"].copy()
-    spoil(kernel, np.inf)
+    set_value(kernel, np.inf)
     tree["params_ema"]["Conv_1"]["kernel"] = kernel
 
 
-def drop(tree: Tree, *keys: str) -> None:
+def drop_weight(tree: Tree, *keys: str) -> None:
     for key in keys:
         del tree[key]
 
@@ -391,18 +370,21 @@ BLOCK = "ResnetBlockBigGANpp_4"
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none.pth", "no such file; check the path"),
     "a folder": (lambda d: d, "no such file"),
-    "an empty file": (empty, "not a readable PyTorch file"),
-    "a text file": (text, "damaged, or would run code, which is refused"),
+    "an empty file": (write_empty_file, "not a readable PyTorch file"),
+    "a text file": (
+        lambda folder: write_text_file(folder / "a.pth"),
+        "damaged, or would run code, which is refused",
+    ),
     "torch, truncated": (
-        lambda d: half(fasr_file(d)),
+        lambda d: halve_file(fasr_file(d)),
         "not a readable PyTorch file; copy or download it again",
     ),
     "flax, truncated": (
-        lambda d: half(flax_file(d)),
+        lambda d: halve_file(flax_file(d)),
         "not a readable Flax file: cut short or damaged; copy",
     ),
     "flax, unknown extension": (
-        lambda d: flax_file(d, lambda t: t.update(lr=msgpack.ExtType(9, packed(np.zeros(2)).data))),
+        lambda d: flax_file(d, lambda t: t.update(lr=msgpack.ExtType(9, pack(np.zeros(2)).data))),
         "not a readable Flax file",
     ),
     "flax, arrays of objects": (
@@ -413,13 +395,17 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "not a readable Flax file",
     ),
     "code": (
-        lambda d: fasr_file(d, lambda c: c.update(step=Trap(d / "sprung"))),
+        lambda d: fasr_file(d, lambda c: c.update(step=FolderMaker(d / "sprung"))),
         "run code, which is refused",
     ),
-    "a list": (lambda d: saved([1, 2], d / "a.pth"), "has nothing by name; give weights as FASR"),
+    "a list": (
+        lambda d: save_with_torch([1, 2], d / "a.pth"),
+        "has nothing by name; give weights as FASR",
+    ),
     "another network": (
-        lambda d: saved({"conv.weight": torch.zeros(1)}, d / "a.pth"),
-        r"not PyTorch \(model → .*all_modules.0.W.*not Flax \(params_ema.*ResnetBlockBigGANpp_0\); it has conv.weight",
+        lambda d: save_with_torch({"conv.weight": torch.zeros(1)}, d / "a.pth"),
+        r"not PyTorch \(model → .*all_modules.0.W.*not Flax "
+        r"\(params_ema.*ResnetBlockBigGANpp_0\); it has conv.weight",
     ),
     "a classifier of SRDG": (
         lambda d: flax_file(
@@ -428,20 +414,25 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "not PyTorch .*not Flax .*it has params, batch_stats",
     ),
     "torch, NaN": (
-        lambda d: fasr_file(d, lambda c: spoil(c["ema"]["shadow_params"][SHADOW], np.nan)),
+        lambda d: fasr_file(d, lambda c: set_value(c["ema"]["shadow_params"][SHADOW], np.nan)),
         f"NaN or infinity in {CONV}; ",
     ),
     "torch, infinity": (
-        lambda d: fasr_file(d, lambda c: spoil(c["model"]["module.all_modules.0.W"], np.inf)),
+        lambda d: fasr_file(d, lambda c: set_value(c["model"]["module.all_modules.0.W"], np.inf)),
         "NaN or infinity in all_modules.0.W; ",
     ),
-    "flax, infinity": (lambda d: flax_file(d, spoil_flax), "NaN or infinity in Conv_1/kernel; "),
+    "flax, infinity": (
+        lambda d: flax_file(d, set_flax_value),
+        "NaN or infinity in Conv_1/kernel; ",
+    ),
     "torch, lacking": (
-        lambda d: fasr_file(d, lambda c: drop(c["model"], f"module.{CONV}", "module.sigmas")),
+        lambda d: fasr_file(
+            d, lambda c: drop_weight(c["model"], f"module.{CONV}", "module.sigmas")
+        ),
         rf"lacks 2 of 432 tensors: sigmas, {CONV}; give weights as FASR",
     ),
     "torch, lacking what tells the size": (
-        lambda d: fasr_file(d, lambda c: drop(c["model"], "module.all_modules.0.W")),
+        lambda d: fasr_file(d, lambda c: drop_weight(c["model"], "module.all_modules.0.W")),
         "lacks all_modules.0.W; give",
     ),
     "torch, lacking all attention": (
@@ -451,11 +442,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "fit no NCSN",
     ),
     "flax, lacking": (
-        lambda d: flax_file(d, lambda t: drop(t["params_ema"][BLOCK], "Dense_0", "Conv_0")),
-        f"lacks 4 of 3.. tensors: {BLOCK}/Conv_0/kernel, {BLOCK}/Conv_0/bias, {BLOCK}/Dense_0/kernel, …; ",
+        lambda d: flax_file(d, lambda t: drop_weight(t["params_ema"][BLOCK], "Dense_0", "Conv_0")),
+        f"lacks 4 of 3.. tensors: {BLOCK}/Conv_0/kernel, {BLOCK}/Conv_0/bias, "
+        f"{BLOCK}/Dense_0/kernel, …; ",
     ),
     "flax, lacking what tells the size": (
-        lambda d: flax_file(d, lambda t: drop(t["params_ema"], "GaussianFourierProjection_0")),
+        lambda d: flax_file(
+            d, lambda t: drop_weight(t["params_ema"], "GaussianFourierProjection_0")
+        ),
         "lacks GaussianFourierProjection_0/W; give",
     ),
     "torch, unknown": (
@@ -516,7 +510,7 @@ def test_there_is_no_silent_fallback_to_another_device(tmp_path: Path) -> None:
         load(fasr_file(tmp_path), device="warp")
 
 
-# --- score -------------------------------------------------------------------------------------------------------
+# --- score ----------------------------------------------------------------------------------------
 
 
 def published(net: NCSNpp) -> Published:
@@ -541,7 +535,8 @@ WRONG: dict[str, tuple[Callable[[], NCSNpp], tuple[Tensor, Tensor, Tensor | None
     "length, AdaFace's network": (
         lambda: twin(width=128, multipliers=(1, 1, 1)),
         (PICTURE, PICTURE, torch.zeros(1, 64)),
-        r"length 64, but the network takes 512 \(the builtin embedder, AdaFace and ArcFace give 512\); use",
+        r"length 64, but the network takes 512 "
+        r"\(the builtin embedder, AdaFace and ArcFace give 512\); use",
     ),
     "a feature for none": (
         lambda: twin(feature=False),

@@ -17,6 +17,7 @@ from fasr_video import cli
 from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
 from tests import videos
+from tests.commands import run_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,19 +49,9 @@ def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:
     }
 
 
-def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_in_shell(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fasr_video", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=100)
-
-
-def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run the command in this process; return exit code, standard output and standard error."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
-        cli.main()
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +75,7 @@ def test_the_option_tables_of_the_documentation_are_those_of_the_commands() -> N
 
 @pytest.mark.slow
 def test_run_works_from_a_shell(entrance: Path, tmp_path: Path) -> None:
-    result = call(
+    result = run_in_shell(
         "run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
@@ -98,8 +89,8 @@ def test_lost_footage_ends_with_exit_code_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     intact = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
-    broken = videos.flipped(intact, tmp_path / "broken.mkv", seed=1)
-    code, out, _ = called(capsys, "run", broken, "--out", tmp_path / "case")
+    broken = videos.flip_bits(intact, tmp_path / "broken.mkv", seed=1)
+    code, out, _ = run_command(capsys, "run", broken, "--out", tmp_path / "case")
     assert code == 3
     assert "lost:" in out
 
@@ -108,7 +99,7 @@ def test_footage_without_faces_is_reported_and_succeeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     footage = videos.encode(tmp_path / "street.mp4", videos.Recipe("no faces"), frames=10)
-    code, out, _ = called(capsys, "run", footage, "--out", tmp_path / "case")
+    code, out, _ = run_command(capsys, "run", footage, "--out", tmp_path / "case")
     assert code == 0
     assert "no face" in out
 
@@ -164,28 +155,28 @@ def test_bad_input_is_one_line_and_exit_code_two(
         "case": case,
     }
     out = ["--out", tmp_path / "out"] if arguments[0] == "run" else []
-    code, _, err = called(capsys, *(a.format(**paths) for a in arguments), *out)
+    code, _, err = run_command(capsys, *(a.format(**paths) for a in arguments), *out)
     assert code == 2
     assert says in err
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
 
 
 def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = called(capsys, "run", "--frobnicate")
+    code, _, err = run_command(capsys, "run", "--frobnicate")
     assert code == 2 and "--frobnicate" in err
 
 
 def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, printed, _ = called(capsys, "show", case, "--json")
-    _, exported, _ = called(capsys, "export", case, "--format", "json")
+    _, printed, _ = run_command(capsys, "show", case, "--json")
+    _, exported, _ = run_command(capsys, "export", case, "--format", "json")
     assert json.loads(printed) == json.loads(exported)
     document = json.loads(printed)
     assert document["schema"] == "fasr-video/case/3"
-    _, text, _ = called(capsys, "export", case, "--format", "csv")
+    _, text, _ = run_command(capsys, "export", case, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [r["name"] for r in rows] == [t["name"] for t in document["tracks"]]
     assert all(r["source"] and r["source_sha256"] and r["start_seconds"] for r in rows)
-    _, text, _ = called(capsys, "export", case, "--format", "csv", "--rows", "faces")
+    _, text, _ = run_command(capsys, "export", case, "--format", "csv", "--rows", "faces")
     faces = list(csv.DictReader(io.StringIO(text)))
     assert len(faces) == sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
     assert all(f["reason"] and f["seconds"] for f in faces)
@@ -194,13 +185,13 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
 def test_show_prints_sources_tracks_and_reasons(
     case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = called(capsys, "show", case)
+    code, out, _ = run_command(capsys, "show", case)
     assert code == 0
     assert "entrance.mp4" in out and "T1" in out and "the best and most frontal face" in out
 
 
 def test_export_to_a_full_disk_is_one_line(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = called(capsys, "export", case, "--format", "json", "--out", "/dev/full")
+    code, _, err = run_command(capsys, "export", case, "--format", "json", "--out", "/dev/full")
     assert code == 1 and "disk is full" in err
 
 
@@ -213,7 +204,7 @@ def test_help_and_documentation_use_no_word_that_claims_too_much() -> None:
 
 
 def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = called(capsys, "doctor", "--json")
+    code, out, _ = run_command(capsys, "doctor", "--json")
     found = {f["what"]: f for f in json.loads(out)}
     assert code == 0
     assert found["torch"]["state"].startswith("2.")
@@ -222,4 +213,4 @@ def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) ->
     assert len(bundled) >= 5 and all(
         "sha256" in f["state"] and "research use" in f["state"] for f in bundled
     )
-    assert called(capsys, "doctor")[0] == 0
+    assert run_command(capsys, "doctor")[0] == 0

@@ -46,21 +46,21 @@ LENGTH = 32
 SOURCE = Source("builtin", "ab" * 32)
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
+def random_features(*shape: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def make(eta: float = 0.5) -> FeatureCombiner:
+def make_combiner(eta: float = 0.5) -> FeatureCombiner:
     """A combiner with a large correction, and running statistics unlike those of any batch here."""
     torch.manual_seed(1)
     combiner = FeatureCombiner(LENGTH, eta, SOURCE)
     for parameter in combiner.delta[-1].parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    combiner(random(200, LENGTH, seed=8), random(200, LENGTH, seed=9))
+    combiner(random_features(200, LENGTH, seed=8), random_features(200, LENGTH, seed=9))
     return combiner.eval()
 
 
-def close(a: Tensor, b: Tensor) -> bool:
+def is_close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, atol=2e-6)
 
 
@@ -82,55 +82,55 @@ def test_layers_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_pair_is_the_mean_and_eta_times_the_correction(eta: float) -> None:
-    combiner = make(eta)
-    first, second = random(4, LENGTH), random(4, LENGTH, seed=1)
+    combiner = make_combiner(eta)
+    first, second = random_features(4, LENGTH), random_features(4, LENGTH, seed=1)
     correction = combiner.delta(torch.cat((first, second), 1))
     assert correction.norm(dim=1).min() > 0.1
     expected = F.normalize((first + second) / 2 + eta * correction, dim=1)
-    assert close(combiner.pair(first, second), expected)
-    assert close(combiner(first, second), expected)
+    assert is_close(combiner.pair(first, second), expected)
+    assert is_close(combiner(first, second), expected)
 
 
 def test_without_correction_a_pair_is_its_mean() -> None:
-    features = random(2, LENGTH)
-    assert close(make(eta=0.0).combine(features), mean(features))
+    features = random_features(2, LENGTH)
+    assert is_close(make_combiner(eta=0.0).combine(features), mean(features))
 
 
 def test_an_untrained_combiner_is_the_mean() -> None:
-    features = random(2, LENGTH)
-    assert close(FeatureCombiner(LENGTH, 1.0).combine(features), mean(features))
+    features = random_features(2, LENGTH)
+    assert is_close(FeatureCombiner(LENGTH, 1.0).combine(features), mean(features))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 @pytest.mark.parametrize("k", [2, 3, 4, 5])
 def test_ensemble_is_the_mean_of_disjoint_pairs_and_an_odd_last_one(k: int, eta: float) -> None:
-    combiner, features = make(eta), random(k, LENGTH)
+    combiner, features = make_combiner(eta), random_features(k, LENGTH)
     pairs = [
         combiner.pair(features[i : i + 1], features[i + 1 : i + 2])[0] for i in range(0, k - 1, 2)
     ]
     members = pairs + [features[-1]] * (k % 2)
-    assert close(combiner.combine(features), F.normalize(torch.stack(members).mean(0), dim=0))
+    assert is_close(combiner.combine(features), F.normalize(torch.stack(members).mean(0), dim=0))
 
 
 def test_one_feature_is_itself_and_none_is_zero() -> None:
-    combiner, feature = make(), random(1, LENGTH)
-    assert close(combiner.combine(5 * feature), feature[0])
+    combiner, feature = make_combiner(), random_features(1, LENGTH)
+    assert is_close(combiner.combine(5 * feature), feature[0])
     assert torch.equal(combiner.combine(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
 
 
 def test_the_result_depends_on_the_pairs_and_the_order_within_them() -> None:
-    combiner, features = make(), random(4, LENGTH)
+    combiner, features = make_combiner(), random_features(4, LENGTH)
     combined = combiner.combine(features)
-    assert close(combiner.combine(features[[2, 3, 0, 1]]), combined)
+    assert is_close(combiner.combine(features[[2, 3, 0, 1]]), combined)
     for order in ([1, 0, 2, 3], [0, 2, 1, 3]):
         assert (combiner.combine(features[order]) - combined).norm() > 0.01
 
 
 def test_a_pair_does_not_depend_on_the_batch_nor_combine_on_the_mode() -> None:
-    combiner = make()
-    first, second = random(6, LENGTH), random(6, LENGTH, seed=1)
+    combiner = make_combiner()
+    first, second = random_features(6, LENGTH), random_features(6, LENGTH, seed=1)
     combined = combiner.combine(torch.stack((first[0], second[0])))
-    assert close(combiner.pair(first, second)[0], combined)
+    assert is_close(combiner.pair(first, second)[0], combined)
     before = {k: v.clone() for k, v in combiner.state_dict().items()}
     assert torch.equal(combiner.train().combine(torch.stack((first[0], second[0]))), combined)
     assert combiner.training, "a training goes on as it was"
@@ -138,9 +138,9 @@ def test_a_pair_does_not_depend_on_the_batch_nor_combine_on_the_mode() -> None:
 
 
 def test_features_need_not_be_unit_vectors_or_float32() -> None:
-    combiner, features = make(), random(3, LENGTH)
+    combiner, features = make_combiner(), random_features(3, LENGTH)
     scales = torch.tensor([[0.5], [3.0], [20.0]])
-    assert close(combiner.combine(features * scales), combiner.combine(features))
+    assert is_close(combiner.combine(features * scales), combiner.combine(features))
     assert combiner.combine(features.half()).dtype == torch.float32
 
 
@@ -151,15 +151,15 @@ def test_eta_is_0_to_1(eta: float) -> None:
 
 
 def test_features_of_another_length_or_not_finite_are_refused() -> None:
-    combiner = make()
+    combiner = make_combiner()
     with pytest.raises(UsageError, match="K×32 needed, not 3×16"):
-        combiner.combine(random(3, 16))
+        combiner.combine(random_features(3, 16))
     with pytest.raises(UsageError, match="K×32 needed, not 32"):
-        combiner.combine(random(LENGTH))
+        combiner.combine(random_features(LENGTH))
     with pytest.raises(UsageError, match="K×32"):
-        combiner.pair(random(3, LENGTH), random(3, 16))
+        combiner.pair(random_features(3, LENGTH), random_features(3, 16))
     for bad in (math.nan, math.inf):
-        features = random(3, LENGTH)
+        features = random_features(3, LENGTH)
         features[1, 4] = bad
         for merge in (
             combiner.combine,
@@ -185,65 +185,71 @@ def test_averages_are_unit_vectors_for_any_lengths_and_order(
     average: Callable[[Tensor], Tensor],
 ) -> None:
     assert torch.equal(average(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
-    feature = random(1, LENGTH)
-    assert close(average(3 * feature), feature[0])
-    assert close(average(feature.expand(5, -1)), feature[0])
-    assert float(average(random(5, LENGTH)).norm()) == pytest.approx(1)
+    feature = random_features(1, LENGTH)
+    assert is_close(average(3 * feature), feature[0])
+    assert is_close(average(feature.expand(5, -1)), feature[0])
+    assert float(average(random_features(5, LENGTH)).norm()) == pytest.approx(1)
 
 
 def test_the_order_does_not_matter_to_averages() -> None:
-    features, order = random(5, LENGTH), [3, 1, 4, 0, 2]
+    features, order = random_features(5, LENGTH), [3, 1, 4, 0, 2]
     weights = torch.arange(5.0)
-    assert close(mean(features), mean(features[order]))
-    assert close(robust_mean(features), robust_mean(features[order]))
-    assert close(weighted_mean(features, weights), weighted_mean(features[order], weights[order]))
+    assert is_close(mean(features), mean(features[order]))
+    assert is_close(robust_mean(features), robust_mean(features[order]))
+    assert is_close(
+        weighted_mean(features, weights), weighted_mean(features[order], weights[order])
+    )
 
 
 def test_weighted_mean_follows_the_weights() -> None:
-    features = random(3, LENGTH)
-    assert close(weighted_mean(features, torch.tensor([0.0, 2.0, 0.0])), features[1])
-    assert close(weighted_mean(features, torch.full((3,), 0.7)), mean(features))
-    assert close(weighted_mean(features, torch.zeros(3)), mean(features))
+    features = random_features(3, LENGTH)
+    assert is_close(weighted_mean(features, torch.tensor([0.0, 2.0, 0.0])), features[1])
+    assert is_close(weighted_mean(features, torch.full((3,), 0.7)), mean(features))
+    assert is_close(weighted_mean(features, torch.zeros(3)), mean(features))
     expected = F.normalize(1 * features[0] + 3 * features[2], dim=0)
-    assert close(weighted_mean(features, torch.tensor([1e-20, 0, 3e-20])), expected)
+    assert is_close(weighted_mean(features, torch.tensor([1e-20, 0, 3e-20])), expected)
 
 
 @pytest.mark.parametrize("weights", [[1, -1, 1], [1, math.nan, 1], [1, math.inf, 1], [1, 1]])
 def test_weights_are_one_a_feature_and_not_negative(weights: list[float]) -> None:
     with pytest.raises(UsageError, match="3 numbers"):
-        weighted_mean(random(3, LENGTH), torch.tensor(weights))
+        weighted_mean(random_features(3, LENGTH), torch.tensor(weights))
 
 
 def test_one_stranger_among_five_moves_the_mean_but_hardly_the_robust_mean() -> None:
-    own = F.normalize(random(LENGTH) + 0.2 * random(4, LENGTH, seed=1), dim=1)
-    features = torch.cat((own, random(1, LENGTH, seed=5)))
+    own = F.normalize(random_features(LENGTH) + 0.2 * random_features(4, LENGTH, seed=1), dim=1)
+    features = torch.cat((own, random_features(1, LENGTH, seed=5)))
     assert (mean(features) - mean(own)).norm() > 0.2
     assert (robust_mean(features) - mean(own)).norm() < 0.04
     assert float(robust_mean(features) @ mean(own)) > 0.999
 
 
 def test_strangers_in_the_minority_cannot_move_features_that_agree() -> None:
-    features = torch.cat((random(1, LENGTH).expand(3, -1), random(2, LENGTH, seed=5)))
+    features = torch.cat(
+        (random_features(1, LENGTH).expand(3, -1), random_features(2, LENGTH, seed=5))
+    )
     assert torch.allclose(robust_mean(features), features[0], atol=1e-4)
 
 
 def test_robust_mean_has_the_least_sum_of_distances() -> None:
-    features = F.normalize(random(7, LENGTH) + random(LENGTH, seed=1), dim=1)
+    features = F.normalize(random_features(7, LENGTH) + random_features(LENGTH, seed=1), dim=1)
 
-    def total(centre: Tensor) -> float:
+    def total_distance(centre: Tensor) -> float:
         return float((features.double() - centre.double()).norm(dim=1).sum())
 
     best = robust_mean(features)
-    assert total(best) < total(mean(features)) - 1e-4
+    assert total_distance(best) < total_distance(mean(features)) - 1e-4
     for seed in range(20):
-        assert total(F.normalize(best + 0.02 * random(LENGTH, seed=seed), dim=0)) > total(best)
+        assert total_distance(
+            F.normalize(best + 0.02 * random_features(LENGTH, seed=seed), dim=0)
+        ) > total_distance(best)
 
 
 # --- files -------------------------------------------------------------------------------------
 
 
 def test_weights_load_with_eta_length_source_and_margin(tmp_path: Path) -> None:
-    combiner, file = make(0.25), tmp_path / "combiner.safetensors"
+    combiner, file = make_combiner(0.25), tmp_path / "combiner.safetensors"
     combiner.margin = 0.495
     save(combiner, file)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
@@ -255,9 +261,9 @@ def test_weights_load_with_eta_length_source_and_margin(tmp_path: Path) -> None:
         False,
     )
     assert loaded.margin == 0.495
-    features = random(5, LENGTH)
+    features = random_features(5, LENGTH)
     assert torch.allclose(loaded.combine(features), combiner.combine(features), atol=2e-3)
-    assert not close(loaded.combine(features), FeatureCombiner(LENGTH).combine(features))
+    assert not is_close(loaded.combine(features), FeatureCombiner(LENGTH).combine(features))
 
 
 def test_files_that_are_no_combiner_are_refused(tmp_path: Path) -> None:
@@ -286,7 +292,7 @@ def test_files_that_are_no_combiner_are_refused(tmp_path: Path) -> None:
 )
 def test_damaged_headers_are_refused(change: dict[str, object], tmp_path: Path) -> None:
     file = tmp_path / "combiner.safetensors"
-    save(make(), file)
+    save(make_combiner(), file)
     with safe_open(file, "pt") as content:
         header = json.loads(content.metadata()["header"])
     save_file(load_file(file), file, {"header": json.dumps(header)})
@@ -299,28 +305,28 @@ def test_damaged_headers_are_refused(change: dict[str, object], tmp_path: Path) 
 # --- training ----------------------------------------------------------------------------------
 
 
-def synthetic(people: int = 60, photos: int = 6, length: int = LENGTH) -> CombinerFeatures:
+def synthetic_pairs(people: int = 60, photos: int = 6, length: int = LENGTH) -> CombinerFeatures:
     """HR: the person and a little noise. LR: more noise, and a part that all LR faces share."""
-    person = random(people, length).repeat_interleave(photos, 0)
-    noise = [random(people * photos, length, seed=s) for s in (1, 2)]
+    person = random_features(people, length).repeat_interleave(photos, 0)
+    noise = [random_features(people * photos, length, seed=s) for s in (1, 2)]
     hr = F.normalize(person + 0.2 * noise[0], dim=1)
-    lr = F.normalize(0.6 * person + 0.8 * random(length, seed=3) + 0.3 * noise[1], dim=1)
+    lr = F.normalize(0.6 * person + 0.8 * random_features(length, seed=3) + 0.3 * noise[1], dim=1)
     return CombinerFeatures(
         hr, lr, tuple(f"p{i // photos}" for i in range(people * photos)), SOURCE
     )
 
 
-def quiet(line: str) -> None:
+def check_line(line: str) -> None:
     assert line
 
 
-def train(out: Path, report: Callable[[str], None] = quiet, **options: float) -> object:
-    return train_combiner(synthetic(), out, **{"batch": 32, **options}, report=report)  # type: ignore[arg-type]
+def train_small(out: Path, report: Callable[[str], None] = check_line, **options: float) -> object:
+    return train_combiner(synthetic_pairs(), out, **{"batch": 32, **options}, report=report)  # type: ignore[arg-type]
 
 
 def test_a_trained_combiner_beats_the_plain_mean_on_unseen_people(tmp_path: Path) -> None:
     lines: list[str] = []
-    summary = train_combiner(synthetic(), tmp_path, batch=32, report=lines.append)
+    summary = train_combiner(synthetic_pairs(), tmp_path, batch=32, report=lines.append)
     assert (summary.train_people, summary.validation_people, summary.single) == (51, 9, 0)
     assert summary.best.cosine > summary.best.cosine_mean + 0.1
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
@@ -339,7 +345,7 @@ def test_a_trained_combiner_beats_the_plain_mean_on_unseen_people(tmp_path: Path
         "state.pt",
     }
 
-    unseen = split(synthetic(), seed=0).validation
+    unseen = split(synthetic_pairs(), seed=0).validation
     triplets = draw_triplets(unseen, torch.Generator().manual_seed(7))
     combiner = load_combiner(tmp_path / "combiner.safetensors")
     assert (combiner.source, combiner.margin) == (SOURCE, summary.margin)
@@ -350,10 +356,10 @@ def test_a_trained_combiner_beats_the_plain_mean_on_unseen_people(tmp_path: Path
 
 
 def test_no_person_is_in_both_parts_of_the_split() -> None:
-    features = synthetic(20, 3)
+    features = synthetic_pairs(20, 3)
     alone = CombinerFeatures(
-        torch.cat((features.hr, random(2, LENGTH))),
-        torch.cat((features.lr, random(2, LENGTH))),
+        torch.cat((features.hr, random_features(2, LENGTH))),
+        torch.cat((features.lr, random_features(2, LENGTH))),
         (*features.identity, "alone", "lonely"),
     )
     parts = split(alone, seed=0)
@@ -365,12 +371,12 @@ def test_no_person_is_in_both_parts_of_the_split() -> None:
     assert (len(train_people), len(validation_people), parts.single) == (17, 3, 2)
     for part in (parts.train, parts.validation):
         rows = [3 * int(p) + i % 3 for i, p in enumerate(part.person)]
-        assert close(part.hr, alone.hr[rows]) and close(part.lr, alone.lr[rows])
+        assert is_close(part.hr, alone.hr[rows]) and is_close(part.lr, alone.lr[rows])
     assert set(split(alone, seed=1).validation.person.tolist()) != validation_people
 
 
 def test_the_split_works_with_people_in_any_order() -> None:
-    features = synthetic(12, 2)
+    features = synthetic_pairs(12, 2)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     part = split(
         CombinerFeatures(
@@ -385,7 +391,7 @@ def test_the_split_works_with_people_in_any_order() -> None:
 
 def test_triplets_are_disjoint_pairs_of_a_person_and_any_stranger() -> None:
     person = torch.tensor([4] * 5 + [0] * 2 + [7] * 4)
-    part = Part(random(11, LENGTH), random(11, LENGTH), person)
+    part = Part(random_features(11, LENGTH), random_features(11, LENGTH), person)
     strangers: dict[int, set[int]] = {0: set(), 4: set(), 7: set()}
     for seed in range(200):
         first, second, other = draw_triplets(part, torch.Generator().manual_seed(seed)).unbind(1)
@@ -418,7 +424,7 @@ def test_the_margin_is_just_above_the_gap_of_the_plain_mean() -> None:
 def test_training_reports_the_gap_the_margin_and_eta(eta: float, tmp_path: Path) -> None:
     lines: list[str] = []
     summary = train_combiner(
-        synthetic(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append
+        synthetic_pairs(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append
     )
     line = re.search(r"gap (\S+), margin (\S+), eta (\S+)$", lines[0])
     assert line is not None
@@ -430,7 +436,7 @@ def test_training_reports_the_gap_the_margin_and_eta(eta: float, tmp_path: Path)
 def test_the_margin_can_be_given_and_training_stops_when_nothing_improves(tmp_path: Path) -> None:
     # With eta 0 nothing can be learned: each epoch's loss is that of the first.
     summary = train_combiner(
-        synthetic(), tmp_path, margin=0.4, patience=2, batch=32, eta=0.0, report=quiet
+        synthetic_pairs(), tmp_path, margin=0.4, patience=2, batch=32, eta=0.0, report=check_line
     )
     assert summary.margin == 0.4
     assert (summary.epochs, summary.best.epoch) == (2, 0)
@@ -446,15 +452,15 @@ def test_a_resumed_training_ends_like_an_unbroken_one(tmp_path: Path) -> None:
         if line.startswith("epoch 2"):
             raise Killed
 
-    uninterrupted = train(tmp_path / "whole", epochs=4)
+    uninterrupted = train_small(tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
-        train(tmp_path / "broken", kill, epochs=4)
+        train_small(tmp_path / "broken", kill, epochs=4)
     assert len((tmp_path / "broken" / "log.csv").read_text().splitlines()) == 4, (
         "a heading and epochs 0, 1, 2"
     )
     torch.rand(3)  # other random numbers drawn between change nothing
     lines_again: list[str] = []
-    assert train(tmp_path / "broken", lines_again.append, epochs=4) == uninterrupted
+    assert train_small(tmp_path / "broken", lines_again.append, epochs=4) == uninterrupted
     assert [line[:7] for line in lines_again[1:]] == ["epoch 3", "epoch 4"]
     for name in ("combiner.safetensors", "log.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
@@ -469,22 +475,22 @@ def test_training_does_not_change_the_global_random_state(tmp_path: Path) -> Non
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train(tmp_path, epochs=1)
+    train_small(tmp_path, epochs=1)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_folder_with_another_run_is_refused_and_unchanged(tmp_path: Path) -> None:
-    train(tmp_path, epochs=1)
+    train_small(tmp_path, epochs=1)
     before = (tmp_path / "state.pt").read_bytes()
     with pytest.raises(UsageError, match=r"begun with eta 0\.1, not 0\.9"):
-        train(tmp_path, epochs=1, eta=0.9)
+        train_small(tmp_path, epochs=1, eta=0.9)
     assert (tmp_path / "state.pt").read_bytes() == before
     (tmp_path / "state.pt").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"state\.pt"):
-        train(tmp_path, epochs=1)
+        train_small(tmp_path, epochs=1)
     torch.save({"net": {}}, tmp_path / "state.pt")
     with pytest.raises(InputError, match="not a checkpoint of this trainer"):
-        train(tmp_path, epochs=1)
+        train_small(tmp_path, epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +498,7 @@ def test_a_folder_with_another_run_is_refused_and_unchanged(tmp_path: Path) -> N
 )
 def test_options_out_of_bounds_are_refused(option: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=next(iter(option))):
-        train(tmp_path / "run", **option)
+        train_small(tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
 
 
@@ -500,14 +506,14 @@ def test_fewer_than_ten_people_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match="9 people have two or more photos, but training needs at least 10"
     ):
-        train_combiner(synthetic(9, 2), tmp_path, report=quiet)
+        train_combiner(synthetic_pairs(9, 2), tmp_path, report=check_line)
     # Eight pairs in batches of seven: the one left over is no batch of its own.
-    summary = train_combiner(synthetic(10, 2), tmp_path, epochs=1, batch=7, report=quiet)
+    summary = train_combiner(synthetic_pairs(10, 2), tmp_path, epochs=1, batch=7, report=check_line)
     assert (summary.train_people, summary.validation_people, summary.epochs) == (8, 2, 1)
 
 
 def test_features_are_read_from_an_npz(tmp_path: Path) -> None:
-    original, file = synthetic(3, 2), tmp_path / "features.npz"
+    original, file = synthetic_pairs(3, 2), tmp_path / "features.npz"
     arrays = {
         "hr": original.hr.half().numpy(),
         "lr": original.lr.half().numpy(),
@@ -527,7 +533,7 @@ def test_features_are_read_from_an_npz(tmp_path: Path) -> None:
 
 
 def test_files_without_features_are_refused(tmp_path: Path) -> None:
-    original, file = synthetic(3, 2), tmp_path / "features.npz"
+    original, file = synthetic_pairs(3, 2), tmp_path / "features.npz"
     hr, lr, identity = (
         original.hr.numpy(),
         original.lr.numpy(),
@@ -586,6 +592,6 @@ def test_without_matplotlib_weights_are_written_but_no_curves(
     with pytest.raises(MissingExtra, match=r"fasr-video\[report\]"):
         curves.draw(tmp_path / "log.csv", tmp_path / "curves.png", ("loss",))
     lines: list[str] = []
-    train(tmp_path, lines.append, epochs=1)
+    train_small(tmp_path, lines.append, epochs=1)
     assert "no curves: matplotlib" in lines[-1]
     assert (tmp_path / "combiner.safetensors").exists() and not (tmp_path / "curves.png").exists()

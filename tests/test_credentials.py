@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from fasr_video.provenance import NOTE
-from tests.cases import synthetic
-from tests.test_cli import called
+from tests.cases import make_synthetic_case
+from tests.commands import run_command
 
 MISSING = importlib.util.find_spec("c2pa") is None
 needs_c2pa = pytest.mark.skipif(
@@ -44,12 +44,15 @@ def certificate(
     """Return a certificate of `subject` by `issuer`; where both are equal, of an authority."""
     is_authority, at = subject == issuer, datetime.now(UTC)
 
-    def named(name: str) -> Any:
+    def distinguished_name(name: str) -> Any:
         given = ((NameOID.ORGANIZATION_NAME, "Laboratory"), (NameOID.COMMON_NAME, name))
         return x509.Name([x509.NameAttribute(oid, value) for oid, value in given])
 
     builder = x509.CertificateBuilder(
-        named(issuer), named(subject), key.public_key(), x509.random_serial_number()
+        distinguished_name(issuer),
+        distinguished_name(subject),
+        key.public_key(),
+        x509.random_serial_number(),
     )
     builder = builder.not_valid_before(at - timedelta(days=9)).not_valid_after(
         at + timedelta(days=ends_in)
@@ -74,7 +77,7 @@ def certificate(
     )
 
 
-def issued(
+def write_chain(
     folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = True
 ) -> tuple[Path, Path]:
     """Write a chain of two certificates and the key of the first."""
@@ -92,7 +95,7 @@ def issued(
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic(tmp_path_factory.mktemp("made") / "case", 1)
+    return make_synthetic_case(tmp_path_factory.mktemp("made") / "case", 1)
 
 
 def manifest(picture: Path) -> dict[str, Any]:
@@ -118,9 +121,9 @@ def metadata(stored: dict[str, Any]) -> dict[str, Any]:
 def test_each_picture_holds_a_manifest_with_the_same_metadata_as_its_text(
     case: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chain, key = issued(tmp_path, kind)
+    chain, key = write_chain(tmp_path, kind)
     out = tmp_path / "out"
-    code, _, err = called(
+    code, _, err = run_command(
         capsys, "pictures", case, "--out", out, "--c2pa-cert", chain, "--c2pa-key", key
     )
     assert code == 0, err
@@ -141,8 +144,8 @@ def test_each_picture_holds_a_manifest_with_the_same_metadata_as_its_text(
 def test_a_reconstruction_names_the_camera_picture_that_it_was_drawn_from(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chain, key = issued(tmp_path)
-    called(
+    chain, key = write_chain(tmp_path)
+    run_command(
         capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key
     )
     stored = manifest(tmp_path / "out" / "T1-sr.png")
@@ -157,8 +160,8 @@ def test_a_reconstruction_names_the_camera_picture_that_it_was_drawn_from(
 def test_a_changed_picture_fails_the_signature_check(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chain, key = issued(tmp_path)
-    called(
+    chain, key = write_chain(tmp_path)
+    run_command(
         capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key
     )
     data = bytearray((tmp_path / "out" / "T1-sr.png").read_bytes())
@@ -174,10 +177,10 @@ def test_an_unusable_certificate_or_key_is_one_line_and_writes_nothing(
     folders = {name: tmp_path / name for name in ("good", "other", "old", "no_purpose", "text")}
     for folder in folders.values():
         folder.mkdir()
-    good, other = issued(folders["good"]), issued(folders["other"])
+    good, other = write_chain(folders["good"]), write_chain(folders["other"])
     old, no_purpose = (
-        issued(folders["old"], ends_in=-1),
-        issued(folders["no_purpose"], usable=False),
+        write_chain(folders["old"], ends_in=-1),
+        write_chain(folders["no_purpose"], usable=False),
     )
     text = folders["text"] / "note.pem"
     text.write_text("no certificate")
@@ -196,7 +199,7 @@ def test_an_unusable_certificate_or_key_is_one_line_and_writes_nothing(
         (tmp_path / "none.pem", good[1], "cannot be read"),
     ):
         out = tmp_path / "out"
-        code, _, err = called(
+        code, _, err = run_command(
             capsys, "pictures", case, "--out", out, "--c2pa-cert", chain, "--c2pa-key", key
         )
         assert code == 2 and why in err and len(err.splitlines()) == 1, err
@@ -206,7 +209,7 @@ def test_an_unusable_certificate_or_key_is_one_line_and_writes_nothing(
 def test_certificate_and_key_must_be_given_together(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(
+    code, _, err = run_command(
         capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", tmp_path / "chain.pem"
     )
     assert code == 2 and "a manifest needs both" in err and not (tmp_path / "out").exists()

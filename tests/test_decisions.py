@@ -1,4 +1,6 @@
-"""What reviewers say of tracks, and who is one person: recorded, undone, and never changed unnoticed."""
+"""What reviewers say of tracks, and who is one person: recorded, undone, and never changed
+unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +26,22 @@ from fasr_video.case.decisions import (
 )
 from fasr_video.case.decisions import decisions as decisions_on
 from fasr_video.case.document import as_document
-from fasr_video.case.verify import verify
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.pipeline.links import BY_FACE
 from fasr_video.review.signoff import sign_off
-from tests.reviewed import make_case
-from tests.test_cli import called
-
-
-@pytest.fixture(scope="module")
-def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_case(tmp_path_factory.mktemp("whole") / "case")
+from tests.checks import problems_of
+from tests.commands import run_command
 
 
 @pytest.fixture
-def folder(prepared_case: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared_case, tmp_path / "case"))
+def folder(reviewed_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reviewed_case, tmp_path / "case"))
 
 
 @pytest.fixture
 def case(folder: Path) -> Iterator[Case]:
     with Case.open(folder) as opened:
         yield opened
-
-
-def problems(case: Case) -> list[str]:
-    return [p for c in verify(case) for p in c.problems]
 
 
 def test_a_decision_is_stored_with_its_reason_and_its_reviewer(case: Case) -> None:
@@ -59,7 +51,7 @@ def test_a_decision_is_stored_with_its_reason_and_its_reviewer(case: Case) -> No
     assert decision.reason == "same scar\nover the left eye" and decision.at and decision.stands
     (line,) = case.db.execute("SELECT details FROM log WHERE event = 'decided'").fetchall()
     assert json.loads(line["details"])["reason"] == decision.reason
-    assert problems(case) == []
+    assert problems_of(case) == []
 
 
 def test_an_undone_decision_stays_and_names_who_undid_it(case: Case) -> None:
@@ -71,7 +63,7 @@ def test_an_undone_decision_stays_and_names_who_undid_it(case: Case) -> None:
     ) == []
     with pytest.raises(CaseError, match="Ben has undone it already"):
         undo(case, decision.id, "Anna")
-    assert problems(case) == []
+    assert problems_of(case) == []
 
 
 def test_two_reviewers_stand_beside_each_other_and_agree_or_not(case: Case) -> None:
@@ -91,7 +83,7 @@ def test_a_reviewer_is_recognised_however_the_name_is_written(case: Case) -> Non
     second = decide(case, 1, "insufficient", "too blurred after all", " anna  huber")
     former, latter = decisions_on(case, 1)
     assert (former.id, former.undone_by) == (first.id, "anna huber") and latter == second
-    assert agreement(standing_decisions(case, 1)) is Agreement.ONE and problems(case) == []
+    assert agreement(standing_decisions(case, 1)) is Agreement.ONE and problems_of(case) == []
 
 
 @pytest.mark.parametrize(
@@ -118,8 +110,12 @@ def test_an_incomplete_decision_is_refused_and_not_stored(
 
 # Behind the log's back, and what `verify` says of each.
 CHANGES = {
-    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 differs from the log (verdict)",
-    "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 differs from the log (reason)",
+    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": (
+        "decision 1 differs from the log (verdict)"
+    ),
+    "UPDATE decision SET reason = 'another' WHERE id = 1": (
+        "decision 1 differs from the log (reason)"
+    ),
     "UPDATE decision SET undone_by = 'Anna', undone_at = 'now' WHERE id = 1": (
         "decision 1 differs from the log (undone_by, undone_at)"
     ),
@@ -127,9 +123,10 @@ CHANGES = {
         "decision 2 differs from the log (undone_by, undone_at)"
     ),
     "DELETE FROM decision WHERE id = 2": "decision 2 is in the log and not in the case",
-    "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', '2026-01-01T09Z')": (
-        "decision 3 is not in the log"
-    ),
+    (
+        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', "
+        "'2026-01-01T09Z')"
+    ): ("decision 3 is not in the log"),
     "UPDATE link SET state = 'accepted', decided_by = 'Anna', decided_at = 'now'": (
         "link 1 differs from the log (state, decided_by, decided_at)"
     ),
@@ -138,8 +135,12 @@ CHANGES = {
     "UPDATE candidate SET score = 9 WHERE track = 2 AND list = 'joined' AND rank = 1": (
         "the candidates of track 2 differ from the log"
     ),
-    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 differ from the log",
-    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs differs from the log",
+    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": (
+        "the candidates of track 1 differ from the log"
+    ),
+    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": (
+        "the list of photographs differs from the log"
+    ),
 }
 
 
@@ -147,9 +148,9 @@ CHANGES = {
 def test_a_change_without_a_log_line_is_named_and_blocks_decisions(case: Case, change: str) -> None:
     decide(case, 1, "accepted", "a", "Anna", "anna")
     undo(case, decide(case, 1, "rejected", "b", "Ben").id, "Ben")
-    assert problems(case) == []
+    assert problems_of(case) == []
     assert case.db.execute(change).rowcount >= 1
-    assert problems(case) == [CHANGES[change]]
+    assert problems_of(case) == [CHANGES[change]]
     lines = case.db.execute("SELECT count(*) FROM log").fetchone()[0]
     for entry in (
         lambda: decide(case, 3, "rejected", "c", "Carl"),
@@ -161,7 +162,7 @@ def test_a_change_without_a_log_line_is_named_and_blocks_decisions(case: Case, c
         with pytest.raises(IntegrityError, match=re.escape(CHANGES[change])):
             entry()
     assert case.db.execute("SELECT count(*) FROM log").fetchone()[0] == lines
-    assert problems(case) == [CHANGES[change]]
+    assert problems_of(case) == [CHANGES[change]]
 
 
 def test_a_change_before_a_later_log_line_is_still_named(
@@ -174,7 +175,7 @@ def test_a_change_before_a_later_log_line_is_still_named(
             "fasr_video.case.decisions.require_unchanged", lambda case: None
         )  # as a program without this check
         decide(case, 2, "rejected", "b", "Ben")
-    assert problems(case) == ["decision 1 differs from the log (verdict)"]
+    assert problems_of(case) == ["decision 1 differs from the log (verdict)"]
 
 
 def test_no_line_is_added_to_a_truncated_or_changed_log(case: Case) -> None:
@@ -187,7 +188,7 @@ def test_no_line_is_added_to_a_truncated_or_changed_log(case: Case) -> None:
         decide(case, 2, "rejected", "b", "Ben")
     with pytest.raises(IntegrityError, match="the end of its log is missing"), case.transaction():
         case.log("resumed", {})
-    assert problems(case) == ["the end of the log is missing"]
+    assert problems_of(case) == ["the end of the log is missing"]
 
 
 def test_a_changed_log_line_blocks_decisions(case: Case) -> None:
@@ -232,9 +233,10 @@ def _steps(case: Case, most: int) -> int:
 
 def test_a_forged_first_decision_is_detected(case: Case) -> None:
     case.db.execute(
-        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', '2026-01-01T09Z')"
+        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', "
+        "'2026-01-01T09Z')"
     )
-    assert problems(case) == ["decision 1 is not in the log"]
+    assert problems_of(case) == ["decision 1 is not in the log"]
 
 
 def test_decisions_stay_when_the_case_is_searched_again(case: Case) -> None:
@@ -263,7 +265,7 @@ def test_a_decision_while_another_process_writes_fails_in_one_line(
                 decide(reviewer, 1, "rejected", "a", "Anna")
             assert standing_decisions(reviewer, 1) == []
         decide(reviewer, 1, "rejected", "a", "Anna")
-        assert len(standing_decisions(run, 1)) == 1 and problems(run) == []
+        assert len(standing_decisions(run, 1)) == 1 and problems_of(run) == []
 
 
 def clusters(case: Case) -> list[list[int]]:
@@ -275,7 +277,7 @@ def test_a_reviewer_can_join_tracks_without_a_proposed_link(case: Case) -> None:
     row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
     assert (row["evidence"], row["state"], row["decided_by"]) == ("person", "accepted", "Anna")
     assert 0.8 < row["score"] < 1  # the cosine of the two, although the link was not proposed
-    assert clusters(case) == [[1, 3]] and problems(case) == []
+    assert clusters(case) == [[1, 3]] and problems_of(case) == []
 
 
 def test_joining_tracks_accepts_their_proposed_link(case: Case) -> None:
@@ -290,7 +292,7 @@ def test_several_tracks_become_one_subject_and_are_split_again(case: Case) -> No
     assert clusters(case) == [[1, 3]] and len(refused) == 1
     links.decide(case, refused[0], "proposed", "Ben")
     links.join(case, [1, 4], "Ben")
-    assert clusters(case) == [[1, 3, 4]] and problems(case) == []
+    assert clusters(case) == [[1, 3, 4]] and problems_of(case) == []
     events = [
         r[0]
         for r in case.db.execute("SELECT event FROM log WHERE event = 'link decided'").fetchall()
@@ -334,9 +336,9 @@ def test_splitting_without_effect_is_an_error(case: Case) -> None:
 def test_an_accepted_link_that_was_deleted_or_changed_is_detected(case: Case) -> None:
     (link,) = links.join(case, [1, 3], "Anna")
     case.db.execute("UPDATE link SET b = 4 WHERE id = ?", (link,))
-    assert problems(case) == [f"link {link} differs from the log (b)"]
+    assert problems_of(case) == [f"link {link} differs from the log (b)"]
     case.db.execute("DELETE FROM link WHERE id = ?", (link,))
-    assert problems(case) == [f"link {link} is in the log and not in the case"]
+    assert problems_of(case) == [f"link {link} is in the log and not in the case"]
 
 
 @pytest.mark.parametrize("name", ["Bob\x00", "Bob\u202e", "Bob\x1b[2J"])
@@ -346,18 +348,18 @@ def test_an_unreadable_reviewer_name_is_refused(case: Case, name: str) -> None:
     assert decisions_on(case, 1) == []
 
 
-def test_deciding_and_undoing_on_the_command_line(
+def test_the_command_line_decides_and_undoes(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("--subject", "anna", "--reason", "same ear", "--by", "Anna")
-    assert called(capsys, "decide", folder, "T1", "accepted", *given)[:2] == (
+    assert run_command(capsys, "decide", folder, "T1", "accepted", *given)[:2] == (
         0,
         "decision 1: T1 accepted\n",
     )
-    code, out, _ = called(capsys, "show", folder)
+    code, out, _ = run_command(capsys, "show", folder)
     assert code == 0 and "decided by people" in out and "same ear" in out
-    assert called(capsys, "undo", folder, 1, "--by", "Anna")[:2] == (0, "decision 1: undone\n")
-    code, _, err = called(
+    assert run_command(capsys, "undo", folder, 1, "--by", "Anna")[:2] == (0, "decision 1: undone\n")
+    code, _, err = run_command(
         capsys, "decide", folder, "T9", "rejected", "--reason", "x", "--by", "Anna"
     )
     assert code == 2 and err.startswith(

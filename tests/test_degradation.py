@@ -1,4 +1,6 @@
-"""Degradation: exact resizing by closed forms, and a surveillance chain held against real codecs."""
+"""Degradation: exact resizing by closed forms, and a surveillance chain held against real
+codecs.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,13 @@ def picture(side: int = CANVAS, n: int = 4) -> Tensor:
     return (0.8 * soft + 0.2 * fine).clamp(0, 1)
 
 
-# ------------------------------------------------------------------------------------------------------------- resizing
+# ----------------------------------------------------------------------------------------- resizing
 
 
 def test_eight_to_one_is_the_triangle_of_tensorflows_antialiased_resize() -> None:
-    """Inside: sixteen taps (k + ½)/64 up and down again. At the border: those inside, scaled to sum to one."""
+    """Inside: sixteen taps (k + ½)/64 up and down again. At the border: those inside, scaled to sum
+    to one.
+    """
     rise = (torch.arange(8) + 0.5).double() / 64
     table = weights(128, 16, "triangle")
     expected = torch.zeros(128).double()
@@ -56,18 +60,20 @@ def test_shrinking_by_two_equals_the_calculation_by_hand() -> None:
 def test_enlarging_by_two_equals_keys_cubic_by_hand() -> None:
     """Halfway points: −0.0703125 …: Keys' kernel with a = −½ at ¼, ¾, 1¼, 1¾."""
 
-    def keys(d: float) -> float:
+    def keys_cubic(d: float) -> float:
         return 1.5 * d**3 - 2.5 * d**2 + 1 if d < 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
 
     row = weights(8, 16, "cubic")[7]  # its centre is at 3.75: ¼ left of tap 3½+½
-    taps = {k: keys(abs(k + 0.5 - 3.75)) for k in range(2, 6)}
+    taps = {k: keys_cubic(abs(k + 0.5 - 3.75)) for k in range(2, 6)}
     assert sum(taps.values()) == pytest.approx(1.0)
     assert all(float(row[k]) == pytest.approx(v) for k, v in taps.items())
     assert float(row.sum()) == pytest.approx(1.0) and int((row != 0).sum()) == 4
 
 
 def test_at_the_border_the_cubics_taps_inside_sum_to_one() -> None:
-    """Of twice as many pixels, the first has its centre at ¼ and the second at ¾; the taps inside lie at ½, 1½, 2½."""
+    """Of twice as many pixels, the first has its centre at ¼ and the second at ¾; the taps inside
+    lie at ½, 1½, 2½.
+    """
     near, far = 1.5 * 0.25**3 - 2.5 * 0.25**2 + 1, 1.5 * 0.75**3 - 2.5 * 0.75**2 + 1
     last = -0.5 * 1.25**3 + 2.5 * 1.25**2 - 4 * 1.25 + 2
     # the first lies ¼, 1¼ and 2¼ away from them
@@ -141,7 +147,7 @@ def test_resizing_is_exact_inside_training_too() -> None:
     assert torch.equal(inside, enlarge(shrink(x, 16), 128))
 
 
-# --------------------------------------------------------------------------------------------------------- surveillance
+# ------------------------------------------------------------------------------------- surveillance
 
 
 def test_a_face_depends_on_its_own_seed_alone() -> None:
@@ -219,7 +225,7 @@ def test_each_part_of_the_chain_changes_the_face(one: dict[str, object]) -> None
     assert (poor - plain).abs().mean() > 1e-3
 
 
-def rms(x: Tensor) -> float:
+def root_mean_square(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 
 
@@ -227,7 +233,7 @@ def pictures(x: Tensor) -> list[Image]:
     return [(a * 255).round().byte().permute(1, 2, 0).contiguous().numpy() for a in x]
 
 
-def tensor(images: list[Image]) -> Tensor:
+def as_tensor(images: list[Image]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
 
 
@@ -237,35 +243,41 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("quality", [20, 50, 80, 95])
 def test_jpeg_is_close_to_a_real_encoder(quality: int) -> None:
-    """40 dB, and the same errors in the same places; what differs is the encoder's rounding to whole numbers."""
-    x = tensor(pictures(picture()))
+    """40 dB, and the same errors in the same places; what differs is the encoder's rounding to
+    whole numbers.
+    """
+    x = as_tensor(pictures(picture()))
     ours = jpeg(x, torch.full((4, 1), float(quality)))
-    real = tensor([through_jpeg(a, quality) for a in pictures(x)])
-    assert rms(ours - real) < 0.01
+    real = as_tensor([through_jpeg(a, quality) for a in pictures(x)])
+    assert root_mean_square(ours - real) < 0.01
     assert correlation(ours - x, real - x) > 0.7
-    assert rms(ours - x) == pytest.approx(rms(real - x), rel=0.15)
+    assert root_mean_square(ours - x) == pytest.approx(root_mean_square(real - x), rel=0.15)
 
 
 def test_h264_loses_about_what_the_real_codec_loses() -> None:
     """Not the same errors: the real codec predicts each block from its neighbours."""
-    x = tensor(pictures(picture(96)))
+    x = as_tensor(pictures(picture(96)))
     ours, real = [], []
     for qp in (10, 22, 28, 34, 40):
-        ours.append(rms(h264(x, torch.full((4, 1), float(qp))) - x))
-        real.append(rms(tensor([through_h264([a], qp)[0] for a in pictures(x)]) - x))
+        ours.append(root_mean_square(h264(x, torch.full((4, 1), float(qp))) - x))
+        real.append(
+            root_mean_square(as_tensor([through_h264([a], qp)[0] for a in pictures(x)]) - x)
+        )
     assert ours == sorted(ours) and real == sorted(real)
     assert all(0.5 < a / b < 2 for a, b in zip(ours, real, strict=True)), (ours, real)
 
 
-# ---------------------------------------------------------------------------------------------------------- real codecs
+# -------------------------------------------------------------------------------------- real codecs
 
 
 def test_h264_at_its_best_quality_keeps_colours() -> None:
-    """All that is lost at QP 0 is the colours' finer half: no shift of brightness or colour on the way."""
-    x = tensor(pictures(picture(96)))
-    lost = tensor(through_h264(pictures(x), 0)) - x
+    """All that is lost at QP 0 is the colours' finer half: no shift of brightness or colour on the
+    way.
+    """
+    x = as_tensor(pictures(picture(96)))
+    lost = as_tensor(through_h264(pictures(x), 0)) - x
     assert lost.mean((0, 2, 3)).abs().max() < 0.1 / 255
-    assert rms(lost) < 1 / 255
+    assert root_mean_square(lost) < 1 / 255
 
 
 def test_frames_of_a_video_come_back_in_their_order() -> None:

@@ -19,7 +19,7 @@ from fasr_video.sr.weights import load_own, save_denoiser
 SIDE, LENGTH = 16, 64
 
 
-def speaking(net: torch.nn.Module) -> torch.nn.Module:
+def fill_weights(net: torch.nn.Module) -> torch.nn.Module:
     """Last layers start at zero, in training: here every layer has something to say."""
     g = torch.Generator().manual_seed(0)
     for parameter in net.parameters():
@@ -28,24 +28,24 @@ def speaking(net: torch.nn.Module) -> torch.nn.Module:
     return net.eval()
 
 
-def compact() -> Denoiser:
+def compact_denoiser() -> Denoiser:
     torch.manual_seed(0)
     net = CompactNet((32, 64), blocks=1, feature_length=LENGTH, condition=64, side=SIDE)
-    speaking(net)
+    fill_weights(net)
     return ResidualDenoiser(net).eval()
 
 
 def score_network() -> Denoiser:
     torch.manual_seed(0)
     net = NCSNpp(SIDE, LENGTH // 4, (1, 1, 2), attention_at=8)
-    speaking(net)
+    fill_weights(net)
     return ScoreDenoiser(net, 0.001, 348.0).eval()
 
 
-BOTH = pytest.mark.parametrize("make", [compact, score_network])
+BOTH = pytest.mark.parametrize("make", [compact_denoiser, score_network])
 
 
-def faces(n: int = 3) -> tuple[Tensor, Condition]:
+def make_faces(n: int = 3) -> tuple[Tensor, Condition]:
     g = torch.Generator().manual_seed(1)
     feature = torch.nn.functional.normalize(torch.randn(n, LENGTH, generator=g), dim=1)
     return torch.rand(n, 3, SIDE, SIDE, generator=g), Condition(
@@ -56,7 +56,7 @@ def faces(n: int = 3) -> tuple[Tensor, Condition]:
 @BOTH
 def test_the_output_is_a_float32_picture_that_agrees_with_the_score(make: type[Denoiser]) -> None:
     denoiser = make()
-    x, condition = faces()
+    x, condition = make_faces()
     sigma = torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
         clean = denoiser(x, sigma, condition)
@@ -69,7 +69,7 @@ def test_the_output_is_a_float32_picture_that_agrees_with_the_score(make: type[D
 @BOTH
 def test_an_item_does_not_depend_on_the_rest_of_its_batch(make: type[Denoiser]) -> None:
     denoiser = make()
-    x, condition = faces()
+    x, condition = make_faces()
     sigma = torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
         together = denoiser(x, sigma, condition)
@@ -80,7 +80,7 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(make: type[Denoiser]) 
 @BOTH
 def test_both_conditions_change_the_output(make: type[Denoiser]) -> None:
     denoiser = make()
-    x, condition = faces()
+    x, condition = make_faces()
     sigma = torch.full((3,), 0.5)
     other = Condition(condition.lr.flip(0), condition.feature)
     without = Condition(condition.lr, torch.zeros_like(condition.feature))
@@ -93,7 +93,7 @@ def test_both_conditions_change_the_output(make: type[Denoiser]) -> None:
 @BOTH
 def test_bfloat16_is_close_to_float32(make: type[Denoiser]) -> None:
     denoiser = make()
-    x, condition = faces()
+    x, condition = make_faces()
     sigma = torch.full((3,), 0.3)
     with torch.no_grad():
         exact = denoiser(x, sigma, condition)
@@ -106,7 +106,7 @@ def test_bfloat16_is_close_to_float32(make: type[Denoiser]) -> None:
 @BOTH
 def test_float32_is_close_to_float64(make: type[Denoiser]) -> None:
     denoiser = make()
-    x, condition = faces()
+    x, condition = make_faces()
     sigma = torch.tensor([0.02, 0.3, 4.0])
     with torch.no_grad():
         single = denoiser(x, sigma, condition)
@@ -120,13 +120,15 @@ def test_float32_is_close_to_float64(make: type[Denoiser]) -> None:
 def test_a_feature_of_another_length_is_refused_with_the_expected_length(
     make: type[Denoiser],
 ) -> None:
-    _, condition = faces()
+    _, condition = make_faces()
     with pytest.raises(FasrError, match=str(LENGTH)):
         make().conditioned(Condition(condition.lr, condition.feature[:, :10]))
 
 
 def test_an_exact_network_has_no_loss_and_all_levels_count_the_same() -> None:
-    """With EDM's weight an untrained (zero) network loses 1 at every noise level, for data of the right spread."""
+    """With EDM's weight an untrained (zero) network loses 1 at every noise level, for data of the
+    right spread.
+    """
     denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)).eval()
     g = torch.Generator().manual_seed(0)
     lr = torch.full((400, 3, SIDE, SIDE), 0.5)
@@ -143,12 +145,12 @@ def test_an_exact_network_has_no_loss_and_all_levels_count_the_same() -> None:
 
 
 def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
-    denoiser = compact()
-    x, condition = faces(1)
+    denoiser = compact_denoiser()
+    x, condition = make_faces(1)
     with torch.no_grad():
         before = denoiser(x, torch.tensor([1.0]), condition)
-        places = denoiser.network.places_up[0]  # type: ignore[index, union-attr]
-        places.bias.view(places.shape)[:, 0, 0] = 2.0  # type: ignore[operator, union-attr]
+        cell_biases = denoiser.network.places_up[0]  # type: ignore[index, union-attr]
+        cell_biases.bias.view(cell_biases.shape)[:, 0, 0] = 2.0  # type: ignore[operator, union-attr]
         moved = (denoiser(x, torch.tensor([1.0]), condition) - before).abs().mean(1)[0]
     assert moved[:4, :4].mean() > 3 * moved[12:, 12:].mean()
 
@@ -168,7 +170,7 @@ def test_without_an_lr_face_the_picture_is_built_around_grey() -> None:
     denoiser = ResidualDenoiser(
         CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)
     ).eval()  # a zero network
-    _, condition = faces()
+    _, condition = make_faces()
     none = Condition(torch.zeros_like(condition.lr), condition.feature)
     x = 0.5 + 30.0 * torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -182,7 +184,7 @@ def test_every_sampler_draws_the_same_picture_from_a_seed_in_any_batch(
     make: type[Denoiser], kind: str
 ) -> None:
     denoiser = make()
-    _, condition = faces()
+    _, condition = make_faces()
     how = sampling.parse(f"{kind}-3")
     together = sampling.draw(denoiser, condition, how, generators([5, 6, 7]))
     alone = sampling.draw(denoiser, condition[1:2], how, generators([6]))
@@ -217,7 +219,7 @@ def test_samplers_make_the_stated_number_of_calls(kind: str) -> None:
             calls.append(1)
             return condition.lr
 
-    _, condition = faces(1)
+    _, condition = make_faces(1)
     counting = Counting(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE))
     sampling.draw(counting, condition, how, generators([0]))
     assert len(calls) == how.calls
@@ -227,7 +229,7 @@ def test_fourier_angles_survive_a_float16_file(tmp_path: Path) -> None:
     """Rounded frequencies turn angles of 10³ by half a radian; all else may be rounded."""
     torch.manual_seed(0)
     net = NCSNpp(128, 16, (1, 1, 2, 2, 2, 2, 2))
-    speaking(net)
+    fill_weights(net)
     denoiser = ScoreDenoiser(net, 0.001, 348.0).eval()
     save_denoiser(denoiser, tmp_path / "sr.safetensors")
     back = load_own(tmp_path / "sr.safetensors")
@@ -243,11 +245,11 @@ def test_fourier_angles_survive_a_float16_file(tmp_path: Path) -> None:
 
 
 def test_weights_survive_saving_and_loading(tmp_path: Path) -> None:
-    denoiser = compact().half().float()  # what a float16 file can hold
+    denoiser = compact_denoiser().half().float()  # what a float16 file can hold
     denoiser.band = (8, 32)
     save_denoiser(denoiser, tmp_path / "sr.safetensors")
     back = load_own(tmp_path / "sr.safetensors")
-    x, condition = faces()
+    x, condition = make_faces()
     sigma = torch.full((3,), 0.3)
     with torch.no_grad():
         assert torch.equal(back(x, sigma, condition), denoiser(x, sigma, condition))

@@ -1,13 +1,13 @@
 """The contract of every face detector, and what is particular to each.
 
-The learned detectors run with weights made here: all zero but for one path, so that a red dot of one pixel is a face
-of 16 px at a known place. What the published or trained weights find is measured elsewhere.
+The learned detectors run with weights made here: all zero but for one path, so that a red dot of
+one pixel is a face of 16 px at a known place. What the published or trained weights find is
+measured elsewhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,32 +42,26 @@ from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.run import GATE_SETTINGS
 from fasr_video.types import Detections, Image
+from tests.bad_weights import FolderMaker, write_text_file
 from tests.detectors import (
-    MARKS,
+    LANDMARKS,
     RED,
     assert_same,
-    blank,
+    blank_picture,
     builtin_weights,
     centres,
     insightface_graph,
+    move_weights_to_file,
     retinaface_weights,
     save_graph,
-    silent,
-    weights_elsewhere,
+    zero_tensors,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEARNED = ("builtin", "retinaface", "insightface")
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
 ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small are slower on several threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +125,7 @@ def subject(request: pytest.FixtureRequest, models: dict[str, Path]) -> Subject:
 
 @pytest.mark.parametrize("size", [(160, 128), (203, 135), (97, 251)])
 def test_each_face_is_found_at_its_position(subject: Subject, size: tuple[int, int]) -> None:
-    frame = blank(*size)
+    frame = blank_picture(*size)
     true = [subject.draw(frame, 48, 32, 255), subject.draw(frame, 56, 96, 255)]
     detections = subject.detector.detect([frame])[0]
     positions = centres(detections)[np.argsort(centres(detections)[:, 1])]
@@ -144,12 +138,12 @@ def test_no_frames_give_no_results(subject: Subject) -> None:
 
 @pytest.mark.parametrize("size", [(160, 128), (33, 65), (7, 5), (1, 1)])
 def test_a_frame_without_faces_has_none(subject: Subject, size: tuple[int, int]) -> None:
-    detections = subject.detector.detect([blank(*size)])[0]
+    detections = subject.detector.detect([blank_picture(*size)])[0]
     assert_same(detections, Detections.empty(subject.detector.has_landmarks))
 
 
 def test_detections_come_best_first(subject: Subject) -> None:
-    frame = blank(320, 64)
+    frame = blank_picture(320, 64)
     true = {
         brightness: subject.draw(frame, x, 32, brightness)
         for x, brightness in ((48, 225), (152, 255), (256, 240))
@@ -168,7 +162,12 @@ def test_detections_come_best_first(subject: Subject) -> None:
 
 
 def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
-    frames = [blank(160, 128), blank(160, 128), blank(99, 77), blank(160, 128)]
+    frames = [
+        blank_picture(160, 128),
+        blank_picture(160, 128),
+        blank_picture(99, 77),
+        blank_picture(160, 128),
+    ]
     for frame, x in zip(frames[:3], (48, 64, 40), strict=True):
         subject.draw(frame, x, 32, 240)
     together = subject.detector.detect(frames)
@@ -178,18 +177,20 @@ def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
 
 
 def test_landmarks_come_with_each_face_or_not_at_all(subject: Subject) -> None:
-    frame = blank(160, 128)
+    frame = blank_picture(160, 128)
     x, y = subject.draw(frame, 48, 32, 255)
     landmarks = subject.detector.detect([frame])[0].landmarks
     if not subject.detector.has_landmarks:
         assert landmarks is None
     else:
         assert landmarks is not None and landmarks.dtype == np.float32
-        assert landmarks == pytest.approx((MARKS + np.array((x, y)))[None], abs=subject.tolerance)
+        assert landmarks == pytest.approx(
+            (LANDMARKS + np.array((x, y)))[None], abs=subject.tolerance
+        )
 
 
 def test_detection_does_not_change_the_frames(subject: Subject) -> None:
-    frame = blank(160, 128)
+    frame = blank_picture(160, 128)
     subject.draw(frame, 48, 32, 255)
     before = frame.copy()
     subject.detector.detect([frame])
@@ -203,7 +204,7 @@ def test_a_detector_has_name_licence_and_fingerprint(subject: Subject) -> None:
 
 
 def test_tiles_change_nothing_but_the_name(subject: Subject) -> None:
-    frame = blank(400, 128)
+    frame = blank_picture(400, 128)
     for x in (48, 136, 224, 320):
         subject.draw(frame, x, 40, 255)
     tiled = TiledDetector(subject.detector, 160, 96)
@@ -220,7 +221,7 @@ def test_colours_are_red_green_blue(backend: str, models: dict[str, Path]) -> No
     detector = open_detector(backend, weights=models[backend], device="cpu", min_score=0.5)
     detections: list[int] = []
     for colour in (RED, (0, 255, 0), (0, 0, 255)):
-        frame = blank(64, 64)
+        frame = blank_picture(64, 64)
         frame[32, 32] = colour
         detections.append(len(detector.detect([frame])[0]))
     assert detections == [1, 0, 0]
@@ -244,17 +245,17 @@ def test_results_in_shrunk_frames_are_in_pixels_of_the_frame(
     detector = open_detector(
         backend, weights=models[backend], device="cpu", min_score=0.5, max_side=128
     )
-    frame = blank(256, 192)
+    frame = blank_picture(256, 192)
     frame[64:66, 80:82] = RED
     detections = detector.detect([frame])[0]
     x, y = 80 + shift, 64 + shift
     assert detections.boxes == pytest.approx(np.array([[x - 16, y - 16, x + 16, y + 16]]), abs=1e-3)
-    assert detections.landmarks == pytest.approx((2 * MARKS + np.array((x, y)))[None], abs=1e-3)
+    assert detections.landmarks == pytest.approx((2 * LANDMARKS + np.array((x, y)))[None], abs=1e-3)
 
 
 @pytest.mark.parametrize("backend", LEARNED)
 def test_faces_below_min_score_are_left_out(backend: str, models: dict[str, Path]) -> None:
-    frame = blank(64, 64)
+    frame = blank_picture(64, 64)
     frame[32, 32] = (225, 0, 0)
     counts = []
     for min_score in (0.5, 0.9999):
@@ -278,8 +279,8 @@ def test_haar_finds_the_astronaut() -> None:
 
 def test_haar_needs_no_torch() -> None:
     code = (
-        "import sys; from fasr_video.detection import open_detector;"
-        "open_detector('haar', weights=None, device='cpu', min_score=0.5); sys.exit('torch' in sys.modules)"
+        "import sys; from fasr_video.detection import open_detector;open_detector('haar', "
+        "weights=None, device='cpu', min_score=0.5); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
@@ -324,12 +325,12 @@ def test_the_batch_size_is_that_of_the_setting(
     engine_of = type(detector._net)
     compute = engine_of.__call__
 
-    def counted(net: Engine, frames: Sequence[Image]) -> list[LevelOutput]:
+    def count_calls(net: Engine, frames: Sequence[Image]) -> list[LevelOutput]:
         batch_sizes.append(len(frames))
         return compute(net, frames)
 
-    monkeypatch.setattr(engine_of, "__call__", counted)
-    assert len(detector.detect([blank(64, 64) for _ in range(5)])) == 5
+    monkeypatch.setattr(engine_of, "__call__", count_calls)
+    assert len(detector.detect([blank_picture(64, 64) for _ in range(5)])) == 5
     assert batch_sizes == taken
 
 
@@ -340,7 +341,7 @@ FACES = {
 }  # cx, cy, w, h
 
 
-def encode(stride: int, height: int, width: int) -> LevelOutput:
+def encode_level(stride: int, height: int, width: int) -> LevelOutput:
     """Return a level with the face of FACES with that stride, as `LevelOutput` describes it."""
     cx, cy, w, h = FACES[stride]
     shape = (height // stride, width // stride)
@@ -351,30 +352,30 @@ def encode(stride: int, height: int, width: int) -> LevelOutput:
     out.logit[0, 0, row, column] = stride / 4
     out.offset[0, :, row, column] = torch.tensor([cx, cy]) / stride - middle
     out.log_size[0, :, row, column] = (torch.tensor([w, h]) / (BASE * stride)).log()
-    landmarks = torch.from_numpy(MARKS) + torch.tensor([cx, cy])
+    landmarks = torch.from_numpy(LANDMARKS) + torch.tensor([cx, cy])
     out.landmarks[0, :, row, column] = ((landmarks / stride - middle) / BASE).ravel()
     return out
 
 
 def test_builtin_decodes_one_face_of_each_stride_exactly() -> None:
-    detections = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
+    detections = decode_frames([encode_level(stride, 160, 192) for stride in STRIDES], 0.5)[0]
     expected = np.array([FACES[stride] for stride in (16, 8, 4)])  # the coarser, the surer
     half = expected[:, 2:] / 2
     assert detections.boxes == pytest.approx(
         np.concatenate((expected[:, :2] - half, expected[:, :2] + half), 1), abs=1e-3
     )
-    assert detections.landmarks == pytest.approx(MARKS + expected[:, None, :2], abs=1e-3)
+    assert detections.landmarks == pytest.approx(LANDMARKS + expected[:, None, :2], abs=1e-3)
     assert detections.scores == pytest.approx(1 / (1 + np.exp([-4.0, -2.0, -1.0])), abs=1e-5)
 
 
 def test_builtin_merges_the_detections_of_two_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FACES, 8, FACES[16])
-    detections = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
+    detections = decode_frames([encode_level(stride, 160, 192) for stride in STRIDES], 0.5)[0]
     assert detections.scores == pytest.approx(1 / (1 + np.exp([-4.0, -1.0])), abs=1e-5)
 
 
 def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> None:
-    frame = blank(101, 69)
+    frame = blank_picture(101, 69)
     frame[68, 100] = RED
     detections = open_detector(
         "builtin", weights=models["builtin"], device="cpu", min_score=0.5
@@ -422,16 +423,6 @@ def test_fusing_batch_norms_changes_nothing_but_the_number_of_steps() -> None:
 # --- weights files -----------------------------------------------------------------------------
 
 
-class Trap:
-    """Unpickling it would create a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Callable[[str, int], None], tuple[str, int]]:
-        return os.mkdir, (str(self.target), 0o700)
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_wrapped_and_prefixed_state_dicts_load(tmp_path: Path, prefix: str, wrapped: bool) -> None:
@@ -446,14 +437,14 @@ def test_wrapped_and_prefixed_state_dicts_load(tmp_path: Path, prefix: str, wrap
 
 
 def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
-    torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "w.pth")
+    torch.save({"weight": FolderMaker(tmp_path / "sprung")}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="which is refused; if you trust the file, convert"):
         read_state(tmp_path / "w.pth")
     assert not (tmp_path / "sprung").exists()
 
 
-def change(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
-    state = silent(DetectorNet())
+def write_changed(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
+    state = zero_tensors(DetectorNet())
     edit(state)
     save_file(state, path)
     return path
@@ -462,12 +453,6 @@ def change(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
 def drop_head_biases(state: dict[str, Tensor]) -> None:
     for level in range(len(STRIDES)):
         del state[f"head.{level}.bias"]
-
-
-def text_file(path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("no model\n" * 100)
-    return path
 
 
 def recognition_pack(folder: Path) -> Path:
@@ -492,32 +477,34 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "builtin, a text file": (
         "builtin",
-        lambda d: text_file(d / "a.safetensors"),
+        lambda d: write_text_file(d / "a.safetensors"),
         ModelError,
         "download it again",
     ),
     "builtin, lacking": (
         "builtin",
-        lambda d: change(d / "a.safetensors", drop_head_biases),
+        lambda d: write_changed(d / "a.safetensors", drop_head_biases),
         ModelError,
         "lacks 3 of .*head.0.bias, head.1.bias, head.2.bias; give weights made for DetectorNet",
     ),
     "builtin, unknown": (
         "builtin",
-        lambda d: change(d / "a.safetensors", lambda s: s.update(more=torch.zeros(1))),
+        lambda d: write_changed(d / "a.safetensors", lambda s: s.update(more=torch.zeros(1))),
         ModelError,
         "unknown 1 of .*more",
     ),
     "builtin, other shape": (
         "builtin",
-        lambda d: change(d / "a.safetensors", lambda s: s.update({"head.0.bias": torch.zeros(3)})),
+        lambda d: write_changed(
+            d / "a.safetensors", lambda s: s.update({"head.0.bias": torch.zeros(3)})
+        ),
         ModelError,
         "another shape of 1 of .*head.0.bias",
     ),
     "retinaface, none given": ("retinaface", lambda d: None, UsageError, "give the path"),
     "retinaface, a text file": (
         "retinaface",
-        lambda d: text_file(d / "a.pth"),
+        lambda d: write_text_file(d / "a.pth"),
         ModelError,
         "run code.*, convert it",
     ),
@@ -529,9 +516,10 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "retinaface, of another net": (
         "retinaface",
-        lambda d: change(d / "a.safetensors", lambda s: None),
+        lambda d: write_changed(d / "a.safetensors", lambda s: None),
         ModelError,
-        "lacks .* body.conv1.weight, body.bn1.weight, body.bn1.bias, …; give weights made for RetinaFaceNet",
+        "lacks .* body.conv1.weight, body.bn1.weight, body.bn1.bias, …; give weights made for "
+        "RetinaFaceNet",
     ),
     "insightface, none given": ("insightface", lambda d: None, UsageError, "give a folder"),
     "insightface, no folder": (
@@ -548,13 +536,13 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "insightface, a text file": (
         "insightface",
-        lambda d: text_file(d / "p" / "a.onnx").parent,
+        lambda d: write_text_file(d / "p" / "a.onnx").parent,
         ModelError,
         "not a readable ONNX file; copy",
     ),
     "insightface, weights elsewhere": (
         "insightface",
-        lambda d: weights_elsewhere(insightface_graph(d / "p" / "a.onnx") / "a.onnx").parent,
+        lambda d: move_weights_to_file(insightface_graph(d / "p" / "a.onnx") / "a.onnx").parent,
         ModelError,
         "weights lie in other files, .*; save it as one file",
     ),
@@ -611,8 +599,8 @@ def test_without_openvino_its_engine_is_no_silent_torch(
 
 def test_the_builtin_detector_needs_no_openvino() -> None:
     code = (
-        "import sys; sys.modules['openvino'] = None; from fasr_video.detection import open_detector;"
-        "open_detector('builtin', weights=None, device='cpu', min_score=0.5)"
+        "import sys; sys.modules['openvino'] = None; from fasr_video.detection import "
+        "open_detector;open_detector('builtin', weights=None, device='cpu', min_score=0.5)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 

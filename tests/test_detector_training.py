@@ -1,4 +1,6 @@
-"""The detector's trainer: targets that decode to the faces they were made from, pictures whose labels fit, resuming."""
+"""The detector's trainer: targets that decode to the faces they were made from, pictures whose
+labels fit, resuming.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The documentation: links resolve, every page is in the site, and lists that repeat the code agree with it."""
+"""The documentation: links resolve, every page is in the site, and lists that repeat the code agree
+with it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The embedder's trainer and its teacher: what is read, what is drawn, what is asked, and runs that resume."""
+"""The embedder's trainer and its teacher: what is read, what is drawn, what is asked, and runs that
+resume.
+"""
 
 from __future__ import annotations
 
@@ -65,14 +67,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 
 @pytest.fixture(scope="module")
 def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Material:
-    made = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
+    gathered = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
     empty = torch.randint(0, 256, (3, 3, 144, 144), generator=torch.Generator().manual_seed(1)).to(
         torch.uint8
     )
-    return replace(made, empty=empty)
+    return replace(gathered, empty=empty)
 
 
-# ---------------------------------------------------------------------------------------------------------- the teacher
+# -------------------------------------------------------------------------------------- the teacher
 
 
 def test_a_network_in_the_old_format_computes_its_layers(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_file_that_is_no_teacher_gives_a_clear_error(
         Teacher(copy, CPU)
 
 
-# -------------------------------------------------------------------------------------------------------- what is drawn
+# ------------------------------------------------------------------------------------ what is drawn
 
 
 def test_longer_vectors_keep_the_teachers_cosines() -> None:
@@ -177,8 +179,8 @@ def test_mixed_faces_have_the_teachers_vectors_and_no_person(
     vectors, maps = teacher(batch.pictures[:12])
     assert torch.allclose(batch.targets[:6], merged(vectors[:6], vectors[6:]) @ lift().T, atol=1e-4)
     expected = material.scales.standard(maps, training.STAGE_ENDS)
-    for made, wanted in zip(batch.maps, expected, strict=True):
-        assert torch.allclose(made, wanted, atol=1e-3)
+    for actual, wanted in zip(batch.maps, expected, strict=True):
+        assert torch.allclose(actual, wanted, atol=1e-3)
 
 
 def test_maps_have_a_mean_of_zero_and_a_variance_of_one_where_a_stage_ends(
@@ -228,7 +230,7 @@ def test_faces_of_scenes_are_in_the_canonical_frame(tmp_path: Path) -> None:
     assert np.abs(ours - expected).mean() < 6
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The contract of every embedder, and what is particular to each.
 
-AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph made here, the builtin
-embedder and dlib with their own.
+AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph
+made here, the builtin embedder and dlib with their own.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.weights.manifest import bundled
+from tests.bad_weights import write_text_file
 from tests.conftest import PORTRAITS
-from tests.detectors import weights_elsewhere
+from tests.detectors import move_weights_to_file
 from tests.test_adaface import seeded_state
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GRAPH_LENGTH = 40
 DLIB_FILE = Path(
@@ -117,15 +120,6 @@ def pack(folder: Path) -> Path:
     return arcface_graph(folder / "w600k_r50.onnx").parent
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small are slower on several threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folder = tmp_path_factory.mktemp("models")
@@ -172,7 +166,9 @@ def test_every_embedder_is_tested_against_the_contract() -> None:
 @pytest.fixture(
     scope="module", params=[(name, flip) for name in FACTS for flip in (False, True)], ids=str
 )
-def opened(request: pytest.FixtureRequest, models: dict[str, Path]) -> tuple[Facts, Embedder, bool]:
+def open_by_facts(
+    request: pytest.FixtureRequest, models: dict[str, Path]
+) -> tuple[Facts, Embedder, bool]:
     name, flip = request.param
     return FACTS[name], open_embedder(name, models[name], "cpu", flip), flip
 
@@ -193,8 +189,8 @@ def some_faces(count: int) -> tuple[Tensor, Tensor]:
 Opened = tuple[Facts, Embedder, bool]
 
 
-def test_features_are_unit_vectors_with_positive_norms(opened: Opened) -> None:
-    facts, embedder, _ = opened
+def test_features_are_unit_vectors_with_positive_norms(open_by_facts: Opened) -> None:
+    facts, embedder, _ = open_by_facts
     faces, landmarks = some_faces(8)
     features, norms = embedder.embed(faces, landmarks)
     assert embedder.length == facts.length
@@ -206,15 +202,15 @@ def test_features_are_unit_vectors_with_positive_norms(opened: Opened) -> None:
     assert others.max() < 0.9999, "different faces have different features"
 
 
-def test_an_embedder_has_name_licence_and_hash(opened: Opened) -> None:
-    facts, embedder, flip = opened
+def test_an_embedder_has_name_licence_and_hash(open_by_facts: Opened) -> None:
+    facts, embedder, flip = open_by_facts
     assert embedder.name == facts.name + " + flip" * flip
     assert embedder.licence.startswith(facts.licence)
     assert embedder.device == torch.device("cpu")
 
 
-def test_a_feature_does_not_depend_on_the_other_faces(opened: Opened) -> None:
-    _, embedder, _ = opened
+def test_a_feature_does_not_depend_on_the_other_faces(open_by_facts: Opened) -> None:
+    _, embedder, _ = open_by_facts
     faces, landmarks = some_faces(8)
     features, norms = embedder.embed(faces, landmarks)
     for i in (0, 2, 7):
@@ -223,8 +219,8 @@ def test_a_feature_does_not_depend_on_the_other_faces(opened: Opened) -> None:
         assert float(norm) == pytest.approx(float(norms[i]), rel=1e-5)
 
 
-def test_the_same_face_has_the_same_feature(opened: Opened) -> None:
-    _, embedder, _ = opened
+def test_the_same_face_has_the_same_feature(open_by_facts: Opened) -> None:
+    _, embedder, _ = open_by_facts
     faces, landmarks = some_faces(3)
     for first, second in zip(
         embedder.embed(faces, landmarks),
@@ -234,16 +230,16 @@ def test_the_same_face_has_the_same_feature(opened: Opened) -> None:
         assert torch.equal(first, second)
 
 
-def test_no_faces_have_no_features(opened: Opened) -> None:
-    facts, embedder, _ = opened
+def test_no_faces_have_no_features(open_by_facts: Opened) -> None:
+    facts, embedder, _ = open_by_facts
     for landmarks in (None, torch.zeros(0, 5, 2)):
         features, norms = embedder.embed(torch.zeros(0, 3, 128, 128), landmarks)
         assert features.shape == (0, facts.length) and norms.shape == (0,)
 
 
 @pytest.mark.slow
-def test_unknown_landmarks_are_those_of_a_usual_face(opened: Opened) -> None:
-    facts, embedder, _ = opened
+def test_unknown_landmarks_are_those_of_a_usual_face(open_by_facts: Opened) -> None:
+    facts, embedder, _ = open_by_facts
     faces, landmarks = some_faces(3)
     unknown, _ = embedder.embed(faces, None)
     for other in (
@@ -255,8 +251,8 @@ def test_unknown_landmarks_are_those_of_a_usual_face(opened: Opened) -> None:
     assert moved.tolist() == [facts.uses_landmarks, facts.uses_landmarks, False]
 
 
-def test_with_flip_a_face_and_its_mirror_image_have_one_feature(opened: Opened) -> None:
-    _, embedder, flip = opened
+def test_with_flip_a_face_and_its_mirror_image_have_one_feature(open_by_facts: Opened) -> None:
+    _, embedder, flip = open_by_facts
     faces, landmarks = some_faces(2)
     one, norm = embedder.embed(faces, landmarks)
     other, other_norm = embedder.embed(faces.flip(3), mirror_landmarks(landmarks))
@@ -408,17 +404,12 @@ def test_more_faces_than_one_batch_are_embedded(models: dict[str, Path]) -> None
 # --- mistakes ----------------------------------------------------------------------------------
 
 
-def text_file(path: Path) -> Path:
-    path.write_text("no model\n" * 100)
-    return path
-
-
-def truncated(path: Path) -> Path:
+def truncate(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:-2000])
     return path
 
 
-def not_finite(path: Path) -> Path:
+def write_not_finite(path: Path) -> Path:
     model = onnx.load(arcface_graph(path))
     dense = next(c for c in model.graph.initializer if c.name == "dense")
     dense.CopyFrom(
@@ -472,7 +463,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "dlib, another file": (
         "dlib",
-        lambda d: text_file(d / "a.dat"),
+        lambda d: write_text_file(d / "a.dat"),
         ModelError,
         "SHA-256 .*; copy or install it",
     ),
@@ -496,25 +487,25 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "insightface, a text file": (
         "insightface",
-        lambda d: text_file(d / "a.onnx"),
+        lambda d: write_text_file(d / "a.onnx"),
         ModelError,
         "not a readable ONNX file; copy or download it again",
     ),
     "insightface, weights elsewhere": (
         "insightface",
-        lambda d: weights_elsewhere(arcface_graph(d / "a.onnx")),
+        lambda d: move_weights_to_file(arcface_graph(d / "a.onnx")),
         ModelError,
         "weights lie in other files, .*; save it as one file",
     ),
     "insightface, truncated": (
         "insightface",
-        lambda d: truncated(arcface_graph(d / "a.onnx")),
+        lambda d: truncate(arcface_graph(d / "a.onnx")),
         ModelError,
         "not a readable ONNX file; copy or download it again",
     ),
     "insightface, NaN": (
         "insightface",
-        lambda d: not_finite(d / "a.onnx"),
+        lambda d: write_not_finite(d / "a.onnx"),
         ModelError,
         "not finite; check",
     ),

@@ -18,7 +18,6 @@ from fasr_video.case import document
 from fasr_video.case.case import Case
 from fasr_video.case.results import features
 from fasr_video.case.store import DATABASE
-from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import write_secret
 from fasr_video.encryption import VARIABLE, fingerprint, new_key, read_key
@@ -28,9 +27,10 @@ from fasr_video.pipeline.run import run
 from fasr_video.pipeline.segments import resume_gate
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.server import by_id
+from tests.checks import problems_in
+from tests.commands import run_command
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS
 from tests.denoisers import NOTHING_DRAWN
-from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,6 @@ def plain(folder: Path) -> tuple[list[bytes], list[bytes]]:
         return pictures, [v.tobytes() for t in tracks for v in features(case, t).values()]
 
 
-def problems(folder: Path) -> list[str]:
-    with Case.open(folder, read_only=True) as case:
-        return [p for c in verify(case) for p in c.problems]
-
-
 @pytest.mark.slow
 def test_an_encrypted_case_has_the_results_of_a_plain_one(
     sealed_case: Path, corridor_case: Path, key: Path
@@ -116,9 +111,9 @@ def test_no_piece_of_a_picture_or_vector_is_on_the_disk(
 def test_without_the_key_the_rest_can_be_read(
     sealed_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "show", sealed_case)[0] == 0
-    assert called(capsys, "export", sealed_case, "--format", "json")[0] == 0
-    code, out, _ = called(capsys, "verify", sealed_case)
+    assert run_command(capsys, "show", sealed_case)[0] == 0
+    assert run_command(capsys, "export", sealed_case, "--format", "json")[0] == 0
+    code, out, _ = run_command(capsys, "verify", sealed_case)
     assert code == 0 and "pictures are encrypted, and no key was given" in out
 
 
@@ -141,9 +136,9 @@ def test_a_missing_wrong_or_broken_key_is_one_line(
         (["--key-file", broken], "not a key for cases"),
         (["--key-file", tmp_path / "gone"], "cannot be read"),
     ):
-        code, _, err = called(capsys, name, sealed_case, *options, *more)
+        code, _, err = run_command(capsys, name, sealed_case, *options, *more)
         assert code == 2 and says in err and err.count("\n") == 1
-    assert called(capsys, name, sealed_case, *options, "--key-file", key)[0] == 0
+    assert run_command(capsys, name, sealed_case, *options, "--key-file", key)[0] == 0
 
 
 def test_with_the_key_everything_is_checked_and_exported(
@@ -153,7 +148,9 @@ def test_with_the_key_everything_is_checked_and_exported(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, out, _ = called(capsys, "verify", sealed_case, "--rerun", 2, "--key-file", key, "--json")
+    code, out, _ = run_command(
+        capsys, "verify", sealed_case, "--rerun", 2, "--key-file", key, "--json"
+    )
     checks = {c["check"]: c for c in json.loads(out)["checks"]}
     assert (
         code == 0
@@ -161,9 +158,10 @@ def test_with_the_key_everything_is_checked_and_exported(
         and checks["tracks done again"]["checked"] == 2
     )
     assert (
-        called(capsys, "pictures", sealed_case, "--out", tmp_path / "a", "--key-file", key)[0] == 0
+        run_command(capsys, "pictures", sealed_case, "--out", tmp_path / "a", "--key-file", key)[0]
+        == 0
     )
-    assert called(capsys, "pictures", corridor_case, "--out", tmp_path / "b")[0] == 0
+    assert run_command(capsys, "pictures", corridor_case, "--out", tmp_path / "b")[0] == 0
     names = sorted(p.name for p in (tmp_path / "a").glob("*.png"))
     assert names == sorted(p.name for p in (tmp_path / "b").glob("*.png"))
     for name in names:
@@ -173,17 +171,18 @@ def test_with_the_key_everything_is_checked_and_exported(
 
 @pytest.mark.usefixtures("with_key")
 def test_changed_or_swapped_sealed_data_is_detected(sealed_copy: Path) -> None:
-    assert problems(sealed_copy) == []
+    assert problems_in(sealed_copy) == []
     first, second, third = sorted((sealed_copy / "crops").glob("*/*.aes"))[:3]
     first.write_bytes(first.read_bytes()[:-1] + bytes([first.read_bytes()[-1] ^ 1]))
     shutil.copy(third, second)
     third.write_bytes(b"")
-    assert sorted(problems(sealed_copy)) == sorted(
+    assert sorted(problems_in(sealed_copy)) == sorted(
         f"{p} was changed" for p in (first, second, third)
     )
     with Case.open(sealed_copy) as case, case.transaction():
         case.db.execute(
-            "UPDATE probe SET feature = (SELECT feature FROM probe WHERE track = 2 AND kind = probe.kind)"
+            "UPDATE probe SET feature = (SELECT feature FROM probe WHERE track = 2 AND kind = "
+            "probe.kind)"
         )
     with Case.open(sealed_copy) as case, pytest.raises(IntegrityError, match="it was changed"):
         features(case, 1)
@@ -192,7 +191,7 @@ def test_changed_or_swapped_sealed_data_is_detected(sealed_copy: Path) -> None:
 def test_a_case_cannot_be_changed_to_look_unencrypted(sealed_copy: Path) -> None:
     with sqlite3.connect(sealed_copy / DATABASE) as db:
         db.execute("DELETE FROM meta WHERE key = 'encryption'")
-    assert "the entry about encryption differs from the one in the log" in problems(sealed_copy)
+    assert "the entry about encryption differs from the one in the log" in problems_in(sealed_copy)
 
 
 def test_a_run_continues_only_with_the_cases_own_key(
@@ -252,12 +251,12 @@ def test_purge_finds_plain_copies_when_it_has_the_key(
     sealed_copy: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        called(capsys, "pictures", sealed_copy, "T1", "--out", tmp_path / "out", "--key-file", key)[
-            0
-        ]
+        run_command(
+            capsys, "pictures", sealed_copy, "T1", "--out", tmp_path / "out", "--key-file", key
+        )[0]
         == 0
     )
-    code, out, _ = called(
+    code, out, _ = run_command(
         capsys,
         "purge",
         sealed_copy,
@@ -277,8 +276,8 @@ def test_purge_finds_plain_copies_when_it_has_the_key(
 def test_the_key_option_leaves_no_key_in_the_environment(
     sealed_case: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "verify", sealed_case, "--key-file", key)[0] == 0
-    assert called(capsys, "pictures", sealed_case, "--out", tmp_path)[0] == 2
+    assert run_command(capsys, "verify", sealed_case, "--key-file", key)[0] == 0
+    assert run_command(capsys, "pictures", sealed_case, "--out", tmp_path)[0] == 2
 
 
 def test_the_report_of_an_encrypted_case_is_written_only_outside_it(

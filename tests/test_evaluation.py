@@ -36,13 +36,13 @@ from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_attributes, save_denoiser, save_idfsr
 from fasr_video.weights.manifest import bundled
-from tests.drawn import EACH, PEOPLE, called, crowd, drawn, people_in, save
-from tests.idfsr_faces import speaking
+from tests.drawn import EACH, PEOPLE, draw_face, make_photos, run_eval, save_picture, write_people
+from tests.idfsr_faces import make_network
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return people_in(tmp_path_factory.mktemp("faces"))
+    return write_people(tmp_path_factory.mktemp("faces"))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninvolved_recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recogniser that conditioned nothing."""
     torch.manual_seed(5)
     file = tmp_path_factory.mktemp("scorer") / "other.safetensors"
@@ -67,12 +67,16 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-# --------------------------------------------------------------------------------------------------------- comparisons
+# -------------------------------------------------------------------------------------- comparisons
 
 
 @pytest.mark.slow
 def test_the_command_compares_systems_and_writes_tables(
-    faces: Path, network: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faces: Path,
+    network: Path,
+    uninvolved_recogniser: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
     common = (
@@ -102,7 +106,7 @@ def test_the_command_compares_systems_and_writes_tables(
     )
     circular = ("--scorer", bundled("embedder.safetensors"))
     options = (*common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
-    code, _, err = called(capsys, "celeba", *options, *circular)
+    code, _, err = run_eval(capsys, "celeba", *options, *circular)
     assert code == 3, err  # a photograph was left out
     assert "skipped: alone: 1 photographs, 3 needed" in err and "left out: p0/broken.png" in err
     assert "5 searches for 5 people, 2 of them not enrolled, gallery of 3" in err
@@ -143,20 +147,22 @@ def test_the_command_compares_systems_and_writes_tables(
     with sqlite3.connect(out / "eval.sqlite") as db:
         before = db.execute("SELECT count(*) FROM drawn").fetchone()[0]
     assert before == 3 * 5  # fusing draws nothing anew
-    code, _, err = called(capsys, "celeba", *common, *tiny, "--scorer", stranger)
+    code, _, err = run_eval(capsys, "celeba", *common, *tiny, "--scorer", uninvolved_recogniser)
     assert code == 3 and "circular" not in err
     with sqlite3.connect(out / "eval.sqlite") as db:
         assert db.execute("SELECT count(*) FROM drawn").fetchone()[0] == before
     assert len((out / "report.md").read_text().split("scored by builtin")) > 2
 
-    code, _, err = called(capsys, "celeba", *common, "--seed", 9)
+    code, _, err = run_eval(capsys, "celeba", *common, "--seed", 9)
     assert code == 2 and "another trial (seed" in err
 
 
 def test_measures_that_a_run_cannot_have_are_left_out(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison are gone."""
+    """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison
+    are gone.
+    """
     (tmp_path / "run" / "plots").mkdir(parents=True)
     (tmp_path / "run" / "plots" / "cmc-old.png").write_bytes(b"")
     merges = [word for rule in ("mean", "weighted", "median") for word in ("--merge", rule)]
@@ -173,7 +179,7 @@ def test_measures_that_a_run_cannot_have_are_left_out(
         *merges,
         *references,
     )
-    code, _, err = called(
+    code, _, err = run_eval(
         capsys, "celeba", faces, *chosen, "--by", "size", "--out", tmp_path / "run"
     )
     assert code == 3 and "histograms of the first 9 of 10 systems" in err
@@ -188,7 +194,7 @@ def test_fid_of_one_picture_is_refused(tmp_path: Path) -> None:
     torch.save(
         InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth"
     )
-    trial = protocols.first_searches(protocols.celeba(crowd([3, 3])), 1)
+    trial = protocols.first_searches(protocols.celeba(make_photos([3, 3])), 1)
     plan = Plan(
         [System("bicubic", degradations.parse("16"))],
         [],
@@ -203,7 +209,7 @@ def test_scorers_are_named_as_embedders_are(
 ) -> None:
     names = ("--scorer", "builtin", "--scorer", "dlib")
     chosen = ("--people", 2, "--method", "bicubic", *names, "--out", tmp_path / "run")
-    code, _, err = called(capsys, "celeba", faces, *chosen)
+    code, _, err = run_eval(capsys, "celeba", faces, *chosen)
     assert code == 3, err
     report = (tmp_path / "run" / "report.md").read_text()
     assert "scored by builtin" in report and "dlib resnet_v1" in report
@@ -213,7 +219,7 @@ def test_without_dlib_the_error_names_the_package_and_another_scorer(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)
-    code, _, err = called(
+    code, _, err = run_eval(
         capsys, "celeba", faces, "--people", 2, "--method", "bicubic", "--out", tmp_path / "run"
     )
     assert code == 2 and not (tmp_path / "run").exists()
@@ -224,10 +230,19 @@ def test_without_dlib_the_error_names_the_package_and_another_scorer(
 
 
 def test_a_combiner_is_not_used_on_another_recognisers_features(
-    faces: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faces: Path, uninvolved_recogniser: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ("--method", "pooled", "--scorer", stranger, "--people", 3, "--out", tmp_path / "run")
-    code, _, err = called(capsys, "celeba", faces, *chosen)
+    chosen = (
+        "--method",
+        "pooled",
+        "--scorer",
+        uninvolved_recogniser,
+        "--people",
+        3,
+        "--out",
+        tmp_path / "run",
+    )
+    code, _, err = run_eval(capsys, "celeba", faces, *chosen)
     assert code == 3 and "with the mean: it was made with the embedder" in err
 
 
@@ -237,9 +252,9 @@ def test_outputs_of_another_program_are_scored_beside_ours(
 ) -> None:
     """A program that enlarges as we do gets our numbers; inputs come from --inputs."""
     trial = (faces, "--people", 4, "--out", tmp_path / "run")
-    assert called(capsys, "celeba", *trial, "--inputs", tmp_path / "lr")[0] == 3
-    save(drawn(5, 9), tmp_path / "twins" / "p0" / "0.png")
-    save(drawn(5, 8), tmp_path / "twins" / "p0" / "0.bmp")
+    assert run_eval(capsys, "celeba", *trial, "--inputs", tmp_path / "lr")[0] == 3
+    save_picture(draw_face(5, 9), tmp_path / "twins" / "p0" / "0.png")
+    save_picture(draw_face(5, 8), tmp_path / "twins" / "p0" / "0.bmp")
     lists = ["path,identity,role", "twins/p0/0.png,a,probe", "twins/p0/0.bmp,b,probe"]
     lists += [f"{faces}/p{i}/0.png,{who},gallery" for i, who in enumerate("ab")]
     (tmp_path / "list.csv").write_text("\n".join(lists))
@@ -252,19 +267,19 @@ def test_outputs_of_another_program_are_scored_beside_ours(
         "--inputs",
         tmp_path / "no",
     )
-    code, _, err = called(capsys, "celeba", *two)
+    code, _, err = run_eval(capsys, "celeba", *two)
     assert code == 2 and "would be one file, twins/p0/0.png" in err
     inputs = sorted((tmp_path / "lr" / "16").rglob("*.png"))
     assert len(inputs) == 4 and not (tmp_path / "run").exists()
     outputs = tmp_path / "theirs"
     for file in inputs:
         larger = enlarge(as_tensor([np.asarray(Pictures.open(file))]), 128)[0]
-        save(
+        save_picture(
             (larger * 255).round().byte().permute(1, 2, 0).numpy(),
             outputs / file.relative_to(tmp_path / "lr" / "16"),
         )
     methods = ("--method", "bicubic", "--method", f"images:{outputs}")
-    assert called(capsys, "celeba", *trial, *methods)[0] == 3
+    assert run_eval(capsys, "celeba", *trial, *methods)[0] == 3
     with (tmp_path / "run" / "tables" / "1-pictures.csv").open() as stream:
         ours, theirs = (
             {k: v for k, v in r.items() if k != "system"} for r in csv.DictReader(stream)
@@ -273,22 +288,22 @@ def test_outputs_of_another_program_are_scored_beside_ours(
 
     for side in ("16", "32"):  # a folder for each size, where there are several
         for file in outputs.rglob("p*/*.png"):
-            save(
+            save_picture(
                 np.asarray(Pictures.open(file)) // (1 if side == "16" else 2),
                 tmp_path / "both" / side / file.relative_to(outputs),
             )
     sides = ("--degrade", 16, "--degrade", 32, "--method", f"images:{tmp_path / 'both'}")
-    assert called(capsys, "celeba", *trial, *sides)[0] == 3
+    assert run_eval(capsys, "celeba", *trial, *sides)[0] == 3
     with (tmp_path / "run" / "tables" / "1-pictures.csv").open() as stream:
         small, large = csv.DictReader(stream)
     assert small["PSNR"] == ours["PSNR"] and float(large["PSNR"]) < float(small["PSNR"])
 
     one = outputs / inputs[0].relative_to(tmp_path / "lr" / "16")
-    save(drawn(1, 1, 64), one)
-    code, _, err = called(capsys, "celeba", *trial, *methods)
+    save_picture(draw_face(1, 1, 64), one)
+    code, _, err = run_eval(capsys, "celeba", *trial, *methods)
     assert code == 2 and "64×64 px, but compared pictures have 128×128" in err
     one.unlink()
-    code, _, err = called(capsys, "celeba", *trial, *methods)
+    code, _, err = run_eval(capsys, "celeba", *trial, *methods)
     assert code == 2 and "lacks 1 of 4 pictures" in err
 
 
@@ -296,9 +311,11 @@ def test_faces_as_the_camera_saw_them_are_probes_without_a_true_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for person in range(3):
-        save(drawn(person, 0), tmp_path / "gallery" / f"p{person}" / "0.png")
+        save_picture(draw_face(person, 0), tmp_path / "gallery" / f"p{person}" / "0.png")
         for k in range(1, 4):
-            save(drawn(person, k, 12 + 4 * k), tmp_path / "probes" / f"p{person}" / f"{k}.png")
+            save_picture(
+                draw_face(person, k, 12 + 4 * k), tmp_path / "probes" / f"p{person}" / f"{k}.png"
+            )
     chosen = (
         "--gallery",
         tmp_path / "gallery",
@@ -309,7 +326,7 @@ def test_faces_as_the_camera_saw_them_are_probes_without_a_true_picture(
         "--out",
         tmp_path / "run",
     )
-    code, _, err = called(
+    code, _, err = run_eval(
         capsys,
         "quis-campi",
         tmp_path / "probes",
@@ -323,12 +340,12 @@ def test_faces_as_the_camera_saw_them_are_probes_without_a_true_picture(
     report = (tmp_path / "run" / "report.md").read_text()
     assert "9 items, 3 people, 3 gallery" in report and "no true picture" in report
     assert "consistency" in report and "PSNR" not in report and "16: bicubic" in report
-    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--method", "hr")
+    code, _, err = run_eval(capsys, "quis-campi", tmp_path / "probes", *chosen, "--method", "hr")
     assert code == 2 and "method hr: the probes are as the camera saw them" in err
     preset = ("--preset", "paper-table1", "--inputs", tmp_path / "lr")
-    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *preset)
+    code, _, err = run_eval(capsys, "quis-campi", tmp_path / "probes", *chosen, *preset)
     assert code == 0 and "Row hr was left out" in err
-    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--degrade", "16")
+    code, _, err = run_eval(capsys, "quis-campi", tmp_path / "probes", *chosen, "--degrade", "16")
     assert code == 2 and "as the camera recorded them" in err
 
 
@@ -344,7 +361,7 @@ def test_references_of_any_size_are_fitted(
             picture.save(tmp_path / "gallery" / name / "0.png")
             for side in (80, 96, 112):
                 picture.resize((side, side)).save(tmp_path / "probes" / name / f"{side}.png")
-    save_idfsr(identity_denoiser(speaking()), tmp_path / "idfsr.safetensors")
+    save_idfsr(identity_denoiser(make_network()), tmp_path / "idfsr.safetensors")
     chosen = ("--gallery", tmp_path / "gallery", "--each", 3, "--out", tmp_path / "run")
     method = (
         "--method",
@@ -354,7 +371,7 @@ def test_references_of_any_size_are_fitted(
         "--sampler",
         "ddim-2",
     )
-    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *method)
+    code, _, err = run_eval(capsys, "quis-campi", tmp_path / "probes", *chosen, *method)
     assert code == 0 and "6 items" in (tmp_path / "run" / "report.md").read_text(), err
     assert "references with landmarks" not in err
 
@@ -371,7 +388,7 @@ def test_the_command_compares_systems_on_pairs(
         ]
     (tmp_path / "pairs.csv").write_text("\n".join([*lines, "p0/0.png,p9/0.png,0,1"]))
     chosen = ("--pairs", tmp_path / "pairs.csv", "--method", "bicubic", "--out", tmp_path / "run")
-    code, _, err = called(capsys, "pairs", faces, *chosen)
+    code, _, err = run_eval(capsys, "pairs", faces, *chosen)
     assert (
         code == 3
         and "pairs.csv line 14: no usable photograph p9/0.png" in err
@@ -419,7 +436,8 @@ def test_the_command_compares_systems_on_pairs(
         ),
         (
             ["--preset", "paper-fig5"],
-            "it compares eta of the Feature Combiner; give --combiner several times: one trained at each eta",
+            "it compares eta of the Feature Combiner; give --combiner several times: one trained "
+            "at each eta",
         ),
         (
             ["--preset", "paper-fig5", *2 * ("--combiner", str(bundled("combiner.safetensors")))],
@@ -446,7 +464,7 @@ def test_bad_options_give_a_one_line_error(
     options = [
         a.format(text=tmp_path / "text.bin", labels=tmp_path / "labels.csv") for a in arguments
     ]
-    code, _, err = called(capsys, "celeba", faces, "--out", tmp_path / "run", *options)
+    code, _, err = run_eval(capsys, "celeba", faces, "--out", tmp_path / "run", *options)
     assert code == 2 and message in err and "Traceback" not in err
 
 
@@ -466,7 +484,7 @@ def test_a_preset_fills_in_options_that_are_not_given(
         "--sampler",
         "dpmpp-1",
     )
-    code, _, err = called(
+    code, _, err = run_eval(
         capsys, "celeba", faces, *chosen, "--preset", "paper-fig9", "--references", 1
     )
     assert code == 3 and "Row idfsr-fitted was left out: fitting takes a minute or more" in err
@@ -479,7 +497,9 @@ def test_a_preset_fills_in_options_that_are_not_given(
 def test_attributes_and_references_reach_their_methods(
     faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no landmarks."""
+    """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no
+    landmarks.
+    """
     torch.manual_seed(0)
     size = Size(
         128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True
@@ -510,7 +530,7 @@ def test_attributes_and_references_reach_their_methods(
         lines = ["path,male", *(f"{name},{male}" for name in names)]
         (tmp_path / "labels.csv").write_text("\n".join(lines))
         weights = ("--model", network, "--idfsr", tmp_path / "idfsr.safetensors")
-        code, _, err = called(capsys, "celeba", faces, *chosen, *methods, *weights)
+        code, _, err = run_eval(capsys, "celeba", faces, *chosen, *methods, *weights)
         assert (
             code == 3
             and "2 of 2 pictures: drawn without fitting (0 references with landmarks, 2 needed)"
@@ -525,7 +545,7 @@ def test_attributes_and_references_reach_their_methods(
     other = load_attribute_classifier(bundled("attributes.safetensors"))
     next(other.parameters()).data *= 1.01
     save_attributes(other, tmp_path / "other.safetensors")
-    code, _, err = called(
+    code, _, err = run_eval(
         capsys, "celeba", faces, *chosen, *fewer, "--attributes", tmp_path / "other.safetensors"
     )
     assert code == 3 and "circular" not in err
@@ -539,7 +559,7 @@ def test_a_missing_file_is_reported_before_anything_is_drawn(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = ("--method", "bicubic", "--method", "idfsr", "--idfsr", bundled("sr.safetensors"))
-    code, _, err = called(capsys, "celeba", faces, *methods, "--out", tmp_path / "run")
+    code, _, err = run_eval(capsys, "celeba", faces, *methods, "--out", tmp_path / "run")
     assert code == 2 and "does not name an IDFSR network" in err
     with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
         assert db.execute("SELECT count(*) FROM drawn").fetchone()[0] == 0
@@ -572,7 +592,7 @@ with Store(Path(sys.argv[2])) as store:
 
 @pytest.mark.slow
 def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Path) -> None:
-    def run(folder: str, *more: str) -> int:
+    def compare(folder: str, *more: str) -> int:
         command = [sys.executable, "-c", KILLED, faces, tmp_path / folder, *more]
         return subprocess.run(command, capture_output=True, timeout=100).returncode
 
@@ -580,13 +600,13 @@ def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Pa
         with sqlite3.connect(tmp_path / folder / "eval.sqlite") as db:
             return dict(db.execute("SELECT key, picture FROM drawn").fetchall())
 
-    assert run("broken", "kill") == -signal.SIGKILL
+    assert compare("broken", "kill") == -signal.SIGKILL
     before = rows("broken")
     assert len(before) == PEOPLE + 3 and not (tmp_path / "broken" / "report.md").exists()
     with sqlite3.connect(tmp_path / "broken" / "eval.sqlite") as db:
         # A mark: what is there already is not drawn again.
         db.execute("UPDATE drawn SET system = 'kept'")
-    assert run("broken") == 0 and run("whole") == 0
+    assert compare("broken") == 0 and compare("whole") == 0
     assert rows("broken") == rows("whole") and len(rows("whole")) == 2 * PEOPLE
     with sqlite3.connect(tmp_path / "broken" / "eval.sqlite") as db:
         assert db.execute("SELECT count(*) FROM drawn WHERE system = 'kept'").fetchone()[0] == len(
@@ -597,7 +617,7 @@ def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Pa
 
 
 def test_a_comparison_resumes_after_an_unusable_file_is_added(tmp_path: Path) -> None:
-    trial = protocols.celeba(crowd([3, 3]))
+    trial = protocols.celeba(make_photos([3, 3]))
     more = replace(trial, left_out=(LeftOut("notes.png", "not a readable picture"),))
     with Store(tmp_path) as store:
         store.bind(trial)
@@ -621,7 +641,7 @@ def test_a_feature_is_computed_once(tmp_path: Path) -> None:
             return super().embed(faces, landmarks)
 
     embedder = Counted()
-    pictures = {digest_of(p): p for p in (drawn(0, 0), drawn(1, 0))}
+    pictures = {digest_of(p): p for p in (draw_face(0, 0), draw_face(1, 0))}
     with Store(tmp_path) as store:
         first = store.features(embedder, pictures)
     with Store(tmp_path) as store:
@@ -635,7 +655,7 @@ def test_a_feature_is_computed_once(tmp_path: Path) -> None:
 
 def test_a_grid_has_a_head_for_each_picture(tmp_path: Path) -> None:
     plots.grid(
-        [[drawn(0, 0), drawn(0, 1)]] * 3,
+        [[draw_face(0, 0), draw_face(0, 1)]] * 3,
         ["one", "a very long name of a system indeed"],
         tmp_path / "grid.png",
     )
@@ -643,7 +663,7 @@ def test_a_grid_has_a_head_for_each_picture(tmp_path: Path) -> None:
         assert sheet.size == (2 * 132 + 4, 18 + 3 * 132 + 4)
         assert "SYNTHETIC" in sheet.info["Description"]
     with pytest.raises(FasrError):
-        plots.grid([[drawn(0, 0)]], ["one", "two"], tmp_path / "grid.png")
+        plots.grid([[draw_face(0, 0)]], ["one", "two"], tmp_path / "grid.png")
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -1,4 +1,6 @@
-"""What an evaluation varies and shows: degradations, systems, presets, and the tables of what came of them."""
+"""What an evaluation varies and shows: degradations, systems, presets, and the tables of what came
+of them.
+"""
 
 from __future__ import annotations
 
@@ -24,31 +26,31 @@ from fasr_video.recognition.combiner import FeatureCombiner
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
 from fasr_video.sr.surveillance import Surveillance
-from tests.drawn import crowd, drawn
+from tests.drawn import draw_face, make_photos
 
-# -------------------------------------------------------------------------------------------- degradations and systems
+# ------------------------------------------------------------------------- degradations and systems
 
 
 @pytest.mark.parametrize("text", ["16", "8", "12:camera", "16:jpeg-30", "16:h264-35"])
 def test_a_degradation_makes_small_faces_by_their_own_seeds(text: str) -> None:
     degradation = degradations.parse(text)
     assert str(degradation) == text
-    first, second = drawn(1, 0), drawn(2, 0)
+    first, second = draw_face(1, 0), draw_face(2, 0)
     both = degradation([first, second], [7, 8])
     assert [face.shape for face in both] == [(degradation.side, degradation.side, 3)] * 2
     assert (degradation([second], [8])[0] == both[1]).all()
 
 
 def test_the_plain_degradation_is_that_of_the_papers() -> None:
-    small = degradations.parse("16")([drawn(1, 0)], [0])[0]
-    wanted = shrink(as_tensor([drawn(1, 0)]), 16)[0].permute(1, 2, 0).numpy() * 255
+    small = degradations.parse("16")([draw_face(1, 0)], [0])[0]
+    wanted = shrink(as_tensor([draw_face(1, 0)]), 16)[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(small - wanted).max() <= 0.5 + 1e-4
     assert (degradations.repeated(small)[::8, ::8] == small).all()
 
 
 def test_a_face_by_a_camera_has_the_cameras_damage() -> None:
     """Enlarged it is what training sees, but for the rounding to whole numbers."""
-    faces = [drawn(1, 0), drawn(2, 0)]
+    faces = [draw_face(1, 0), draw_face(2, 0)]
     small = degradations.parse("16:camera")(faces, [7, 8])
     expected = Surveillance(side=(16, 16))(as_tensor(faces), [7, 8])
     rounding = 0.5 / 255 * 1.6  # bicubic weights, whose sizes sum to at most 1.6 over both axes
@@ -67,7 +69,7 @@ def test_an_unknown_degradation_gives_a_clear_error(text: str) -> None:
 
 @pytest.mark.parametrize("side", [4, 48, 49, 64])
 def test_a_camera_sees_faces_of_every_size(side: int) -> None:
-    assert degradations.parse(f"{side}:camera")([drawn(1, 0)], [7])[0].shape == (side, side, 3)
+    assert degradations.parse(f"{side}:camera")([draw_face(1, 0)], [7])[0].shape == (side, side, 3)
 
 
 def combiner_of(eta: float, folder: Path) -> Path:
@@ -134,7 +136,9 @@ def test_a_sampler_draws_only_methods_of_its_process() -> None:
 
 
 def test_labels_name_the_options_in_which_systems_differ() -> None:
-    """IDFSR has its own weights; a search that joins the pooled feature knows how that is merged."""
+    """IDFSR has its own weights; a search that joins the pooled feature knows how that is
+    merged.
+    """
     models = [Path("a.safetensors"), Path("b.safetensors")]
     assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == [
         "idfsr",
@@ -150,7 +154,7 @@ def test_labels_name_the_options_in_which_systems_differ() -> None:
 
 
 def test_a_row_with_more_references_than_exist_gives_a_warning() -> None:
-    trial = protocols.celeba(crowd([4, 6, 12]))
+    trial = protocols.celeba(make_photos([4, 6, 12]))
     warnings = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
     assert warnings == [
         "references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were used"
@@ -158,7 +162,9 @@ def test_a_row_with_more_references_than_exist_gives_a_warning() -> None:
 
 
 def test_gains_are_over_a_system_of_the_same_degradation() -> None:
-    """A face of 24 px is easier than one of 12: each system is held against its own size's baseline."""
+    """A face of 24 px is easier than one of 12: each system is held against its own size's
+    baseline.
+    """
     sides = [degradations.parse(s) for s in ("12", "24")]
     found = Axes(["hr", "bicubic", "fasr"], sides).systems()
     names = labels(found)
@@ -179,7 +185,7 @@ def test_every_preset_is_a_comparison_of_known_systems() -> None:
         assert found and len(set(labels(found))) == len(found)
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 TABLE = Table(
     "Two of three",
@@ -214,7 +220,7 @@ def test_systems_are_compared_at_the_same_degradation() -> None:
     assert [table.rank(k, 0) for k in range(4)] == [2, 1, 1, 2]
 
 
-def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
+def random_scores(trial: Trial, seed: int, right: float) -> Scored:
     """Random scores, those of the own subject higher by `right`."""
     scores = np.random.default_rng(seed).normal(size=(len(trial.items), len(trial.gallery)))
     own = np.array(trial.own)
@@ -232,16 +238,16 @@ def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
 def test_an_open_set_is_reported_by_group_and_against_a_baseline() -> None:
     photos = [
         replace(p, labels={"camp": "north" if k % 2 else "south"})
-        for k, p in enumerate(crowd([3] * 25))
+        for k, p in enumerate(make_photos([3] * 25))
     ]
     photos = [
         replace(p, labels={"camp": "north" if int(p.person[1:]) % 2 else "south"}) for p in photos
     ]
     trial = protocols.leave_some_out(protocols.celeba(photos), 0.5)
     found = {
-        "weak": scored_alike(trial, 0, 0.5),
-        "strong": scored_alike(trial, 1, 4.0),
-        "copy": scored_alike(trial, 1, 4),
+        "weak": random_scores(trial, 0, 0.5),
+        "strong": random_scores(trial, 1, 4.0),
+        "copy": random_scores(trial, 1, 4),
     }
     shows = {
         name: SystemInfo("16", True, [16 if name == "weak" else 8] * len(trial.items))

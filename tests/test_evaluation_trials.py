@@ -13,21 +13,21 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation import protocols
 from fasr_video.evaluation.photos import LANDMARK_COLUMNS, Photo, plain_name, read_photos, without
 from tests.conftest import PORTRAITS
-from tests.drawn import EACH, PEOPLE, crowd, drawn, people_in, photo, save
+from tests.drawn import EACH, PEOPLE, draw_face, make_photo, make_photos, save_picture, write_people
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return people_in(tmp_path_factory.mktemp("faces"))
+    return write_people(tmp_path_factory.mktemp("faces"))
 
 
-# --------------------------------------------------------------------------------------------------------- photographs
+# -------------------------------------------------------------------------------------- photographs
 
 
 def test_unusable_files_are_listed_with_a_reason(faces: Path, tmp_path: Path) -> None:
-    save(drawn(0, 0), tmp_path / "twin" / "0.png")
-    save(drawn(7, 0, 64), tmp_path / "small" / "0.png")
-    save(drawn(7, 0)[:, :100], tmp_path / "narrow" / "0.png")
+    save_picture(draw_face(0, 0), tmp_path / "twin" / "0.png")
+    save_picture(draw_face(7, 0, 64), tmp_path / "small" / "0.png")
+    save_picture(draw_face(7, 0)[:, :100], tmp_path / "narrow" / "0.png")
     (tmp_path / "twin" / "notes.txt").write_text("of somebody")
     photos, left_out = read_photos([faces, tmp_path])
     assert len(photos) == PEOPLE * EACH + 1
@@ -42,11 +42,11 @@ def test_unusable_files_are_listed_with_a_reason(faces: Path, tmp_path: Path) ->
 
 def test_a_larger_picture_is_not_cropped_to_its_middle(tmp_path: Path) -> None:
     """A rim is cut off; of 256 px the middle would be a nose."""
-    save(drawn(7, 0, 144), tmp_path / "rim" / "0.png")
-    save(drawn(8, 0, 256), tmp_path / "large" / "0.png")
+    save_picture(draw_face(7, 0, 144), tmp_path / "rim" / "0.png")
+    save_picture(draw_face(8, 0, 256), tmp_path / "large" / "0.png")
     photos, left_out = read_photos([tmp_path])
     assert [p.person for p in photos] == ["rim"] and (
-        photos[0].picture == drawn(7, 0, 144)[8:136, 8:136]
+        photos[0].picture == draw_face(7, 0, 144)[8:136, 8:136]
     ).all()
     assert (
         str(left_out[0]).startswith("large/0.png: 256×256 px") and "--align" in left_out[0].reason
@@ -55,17 +55,17 @@ def test_a_larger_picture_is_not_cropped_to_its_middle(tmp_path: Path) -> None:
 
 def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    lying = Pictures.fromarray(np.rot90(drawn(0, 0)).copy())
+    lying = Pictures.fromarray(np.rot90(draw_face(0, 0)).copy())
     exif = lying.getexif()
     exif[0x0112] = 6  # turn by 90° to show
     lying.save(tmp_path / "a" / "0.png", exif=exif)
     photos, _ = read_photos([tmp_path])
-    assert (photos[0].picture == drawn(0, 0)).all()
+    assert (photos[0].picture == draw_face(0, 0)).all()
 
 
 def test_small_faces_keep_their_own_pixels(tmp_path: Path) -> None:
-    save(drawn(7, 0, 20), tmp_path / "a" / "0.png")
-    save(drawn(7, 1, 300), tmp_path / "a" / "1.png")
+    save_picture(draw_face(7, 0, 20), tmp_path / "a" / "0.png")
+    save_picture(draw_face(7, 1, 300), tmp_path / "a" / "1.png")
     photos, _ = read_photos([tmp_path], small=True)
     assert [p.picture.shape[0] for p in photos] == [20, 128]
     assert [p.labels["size"] for p in photos] == ["20", "128"]
@@ -94,7 +94,7 @@ def test_a_manifest_names_people_roles_and_labels(faces: Path, tmp_path: Path) -
 
 
 def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> None:
-    save(drawn(0, 0, 200), tmp_path / "nobody" / "0.png")
+    save_picture(draw_face(0, 0, 200), tmp_path / "nobody" / "0.png")
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
     photos, left_out = read_photos([PORTRAITS / "mugshots", tmp_path], detector=detector)
     assert [p.person for p in photos] == ["eileen_collins", "grace_hopper"]
@@ -105,7 +105,9 @@ def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> 
 
 
 def test_plain_names_do_not_lead_out_of_a_folder() -> None:
-    """A manifest may name photographs anywhere; what is written for them stays in the folder that was given."""
+    """A manifest may name photographs anywhere; what is written for them stays in the folder that
+    was given.
+    """
     assert plain_name("p0/1.png") == "p0/1"
     assert plain_name("/photos/p0/1.png") == "photos/p0/1"
     assert plain_name("../../p0/1.v2.png") == "p0/1.v2"
@@ -127,11 +129,11 @@ def test_landmarks_give_the_pose(faces: Path, tmp_path: Path) -> None:
     assert pose["p1/0.png"] is None
 
 
-# ----------------------------------------------------------------------------------------------------------- protocols
+# ---------------------------------------------------------------------------------------- protocols
 
 
 def test_celeba_takes_a_gallery_photograph_a_probe_and_auxiliaries() -> None:
-    trial = protocols.celeba(crowd([4, 3, 5, 2, 1]), seed=1)
+    trial = protocols.celeba(make_photos([4, 3, 5, 2, 1]), seed=1)
     assert [str(s) for s in sorted(trial.skipped, key=str)] == [
         "p3: 2 photographs, 3 needed",
         "p4: 1 photographs, 3 needed",
@@ -145,7 +147,7 @@ def test_celeba_takes_a_gallery_photograph_a_probe_and_auxiliaries() -> None:
 
 
 def test_the_seed_sets_the_choice_and_fewer_people_are_a_subset() -> None:
-    photos = crowd([3] * 12)
+    photos = make_photos([3] * 12)
     trial = protocols.celeba(photos, seed=3)
     assert protocols.celeba(photos[::-1], seed=3).provenance() == trial.provenance()
     assert protocols.celeba(photos, seed=4).provenance()["sha256"] != trial.provenance()["sha256"]
@@ -155,7 +157,7 @@ def test_the_seed_sets_the_choice_and_fewer_people_are_a_subset() -> None:
 
 def test_roles_of_a_manifest_take_precedence_over_chance() -> None:
     photos = [
-        photo(f"p{i}", str(k), 10 * i + k, r)
+        make_photo(f"p{i}", str(k), 10 * i + k, r)
         for i in (1, 2)
         for k, r in enumerate(("auxiliary", "probe", "gallery"))
     ]
@@ -169,7 +171,8 @@ def test_roles_of_a_manifest_take_precedence_over_chance() -> None:
 def test_no_photograph_has_two_roles() -> None:
     def of(person: str, *roles: str) -> list[Photo]:
         return [
-            photo(person, str(k), 20 * int(person[1:]) + k, role) for k, role in enumerate(roles)
+            make_photo(person, str(k), 20 * int(person[1:]) + k, role)
+            for k, role in enumerate(roles)
         ]
 
     photos = [
@@ -197,11 +200,11 @@ def test_no_photograph_has_two_roles() -> None:
 
 def test_quis_campi_keeps_roles_of_one_list_for_both() -> None:
     photos = [
-        photo("p1", "g", 1, "gallery"),
-        photo("p2", "g", 2, "gallery"),
-        photo("p1", "a", 3, "auxiliary"),
+        make_photo("p1", "g", 1, "gallery"),
+        make_photo("p2", "g", 2, "gallery"),
+        make_photo("p1", "a", 3, "auxiliary"),
     ]
-    photos += [photo(f"p{i}", str(k), 20 * i + k, "probe") for i in (1, 2) for k in range(2)]
+    photos += [make_photo(f"p{i}", str(k), 20 * i + k, "probe") for i in (1, 2) for k in range(2)]
     trial = protocols.quis_campi(photos, photos, each=2)
     assert {p.path for p in trial.gallery} == {"p1/g", "p2/g"} and not trial.left_out
     assert {i.probe.role for i in trial.items} == {"probe"}
@@ -213,9 +216,9 @@ def test_quis_campi_keeps_roles_of_one_list_for_both() -> None:
 
 def test_an_enrolled_photograph_is_no_probe_in_any_crop(tmp_path: Path) -> None:
     """At 144 px its rim is cut off as a gallery's, and it is scaled as a probe."""
-    save(drawn(0, 0, 144), tmp_path / "gallery" / "p0" / "0.png")
-    save(drawn(0, 0, 144), tmp_path / "probes" / "p0" / "copy.png")
-    save(drawn(0, 1, 20), tmp_path / "probes" / "p0" / "1.png")
+    save_picture(draw_face(0, 0, 144), tmp_path / "gallery" / "p0" / "0.png")
+    save_picture(draw_face(0, 0, 144), tmp_path / "probes" / "p0" / "copy.png")
+    save_picture(draw_face(0, 1, 20), tmp_path / "probes" / "p0" / "1.png")
     gallery, _ = read_photos([tmp_path / "gallery"])
     probes, left_out = without(read_photos([tmp_path / "probes"], small=True)[0], gallery)
     assert [p.path for p in probes] == ["p0/1.png"]
@@ -223,8 +226,8 @@ def test_an_enrolled_photograph_is_no_probe_in_any_crop(tmp_path: Path) -> None:
 
 
 def test_quis_campi_searches_with_each_probe_in_turn() -> None:
-    gallery = [photo(f"p{i}", "g", 200 + i) for i in range(4)]
-    probes = crowd([5, 6, 3, 0]) + [photo("p0", "copy", 200)]
+    gallery = [make_photo(f"p{i}", "g", 200 + i) for i in range(4)]
+    probes = make_photos([5, 6, 3, 0]) + [make_photo("p0", "copy", 200)]
     trial = protocols.quis_campi(gallery, probes, seed=2)
     assert (
         trial.native
@@ -239,7 +242,7 @@ def test_quis_campi_searches_with_each_probe_in_turn() -> None:
 
 
 def test_an_open_set_searches_for_people_who_are_not_enrolled() -> None:
-    trial = protocols.celeba(crowd([3] * 10))
+    trial = protocols.celeba(make_photos([3] * 10))
     open_one = protocols.leave_some_out(trial, 0.3)
     assert (
         len(open_one.gallery) == 7 and open_one.own.count(-1) == 3 and open_one.items == trial.items
@@ -254,7 +257,7 @@ def test_an_open_set_searches_for_people_who_are_not_enrolled() -> None:
 
 def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
     photos = [
-        photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
+        make_photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
         for i, name in enumerate(("A_B", "C"))
         for k in (1, 2)
     ]
@@ -279,9 +282,11 @@ def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
 
 
 def test_a_truncated_list_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
-    """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a threshold from."""
+    """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a
+    threshold from.
+    """
     photos = [
-        photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
+        make_photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
         for i, name in enumerate(("A_B", "C"))
         for k in (1, 2)
     ]
@@ -300,4 +305,4 @@ def test_a_truncated_list_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> N
 def test_a_file_that_is_no_list_gives_a_clear_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text(text)
     with pytest.raises(InputError, match=r"pairs\.txt: .*; give"):
-        protocols.pairs(crowd([2, 2]), tmp_path / "pairs.txt")
+        protocols.pairs(make_photos([2, 2]), tmp_path / "pairs.txt")

@@ -81,7 +81,7 @@ def test_after_a_fault_nothing_is_lost_and_the_same_command_gives_the_same_resul
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
+def mount_small_disk(folder: Path, size: str) -> Iterator[Path]:
     """Mount a small file system at a folder; skip the test where that is not allowed."""
     folder.mkdir()
     mounted = subprocess.run(
@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(
 ) -> None:
     settings = configs.load("cpu", (*QUICK, "case.segment_frames=1"))
     run([entrance], tmp_path / "undisturbed", settings)
-    with small_disk(tmp_path / "disk", size) as disk:
+    with mount_small_disk(tmp_path / "disk", size) as disk:
         with pytest.raises(EnvironmentFailure, match="disk is full"):
             run([entrance], disk / "case", settings)
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
@@ -118,7 +118,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(
 def test_a_read_only_case_can_be_read_and_writing_it_is_one_line(
     copied_case: Path, tmp_path: Path
 ) -> None:
-    with small_disk(tmp_path / "disk", "20m") as disk:
+    with mount_small_disk(tmp_path / "disk", "20m") as disk:
         shutil.copytree(copied_case, disk / "case")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with Case.open(disk / "case", read_only=True) as case:
@@ -132,7 +132,7 @@ def test_a_read_only_case_can_be_read_and_writing_it_is_one_line(
 def test_a_case_whose_write_ahead_log_cannot_be_read_is_an_error(
     copied_case: Path, tmp_path: Path
 ) -> None:
-    with Case.open(copied_case) as case, small_disk(tmp_path / "disk", "20m") as disk:
+    with Case.open(copied_case) as case, mount_small_disk(tmp_path / "disk", "20m") as disk:
         with case.transaction():
             case.log("looked", {})
         for end in ("", "-wal"):

@@ -1,4 +1,6 @@
-"""Cases, galleries and ledgers of somebody else: what no version of ours made is refused before it does anything."""
+"""Cases, galleries and ledgers of somebody else: what no version of ours made is refused before it
+does anything.
+"""
 
 from __future__ import annotations
 
@@ -21,41 +23,41 @@ from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
-from tests.archives import files, run_batch
-from tests.reviewed import make_case
-from tests.test_cli import called
+from tests.archives import run_batch, write_files
+from tests.commands import run_command
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
-VIEW = f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state FROM n"
-TRIGGER = "CREATE TRIGGER kind AFTER INSERT ON decision BEGIN UPDATE decision SET verdict = 'accepted'; END"
-
-
-@pytest.fixture(scope="module")
-def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_case(tmp_path_factory.mktemp("whole") / "case")
+VIEW = (
+    f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state "
+    "FROM n"
+)
+TRIGGER = (
+    "CREATE TRIGGER kind AFTER INSERT ON decision BEGIN UPDATE decision SET verdict = 'accepted'; "
+    "END"
+)
 
 
 @pytest.fixture
-def case(prepared_case: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared_case, tmp_path / "cases" / "case"))
+def case(reviewed_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reviewed_case, tmp_path / "cases" / "case"))
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    run_batch(files(tmp_path / "in", a="1"), tmp_path / "cases")
+    run_batch(write_files(tmp_path / "in", a="1"), tmp_path / "cases")
     return tmp_path / "cases"
 
 
-def change(database: Path, *statements: str) -> None:
+def execute_sql(database: Path, *statements: str) -> None:
     with sqlite3.connect(database) as db:
         for statement in statements:
             db.execute(statement)
     db.close()
 
 
-def forge(case: Path, *statements: str) -> None:
+def recompute_hashes(case: Path, *statements: str) -> None:
     """Change it as who knows the program: all hashes of the log fit again."""
-    change(case / DATABASE, *statements)
+    execute_sql(case / DATABASE, *statements)
     with sqlite3.connect(case / DATABASE) as db:
         previous = ""
         for number, at, event, details in db.execute(
@@ -71,7 +73,7 @@ def forge(case: Path, *statements: str) -> None:
 
 
 def test_a_trigger_that_changes_decisions_never_runs(case: Path) -> None:
-    change(case / DATABASE, TRIGGER)
+    execute_sql(case / DATABASE, TRIGGER)
     for read_only in (True, False):
         with pytest.raises(IntegrityError, match="trigger kind was added to or changed in it"):
             Case.open(case, read_only)
@@ -81,8 +83,10 @@ def test_a_trigger_that_changes_decisions_never_runs(case: Path) -> None:
 def test_an_endless_view_does_not_block_any_command(
     command: str, case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(case / DATABASE, "PRAGMA foreign_keys = OFF", "ALTER TABLE track RENAME TO old", VIEW)
-    code, _, err = called(capsys, command, case)
+    execute_sql(
+        case / DATABASE, "PRAGMA foreign_keys = OFF", "ALTER TABLE track RENAME TO old", VIEW
+    )
+    code, _, err = run_command(capsys, command, case)
     assert code == (3 if command == "purge" else 4)
     assert err.count("\n") == 1 and "not a database that fasr-video made" in err
 
@@ -100,7 +104,7 @@ def test_an_endless_view_does_not_block_any_command(
     ],
 )
 def test_a_case_with_a_different_schema_is_refused(case: Path, statement: str, says: str) -> None:
-    change(case / DATABASE, statement)
+    execute_sql(case / DATABASE, statement)
     with pytest.raises(IntegrityError, match=says) as caught:
         Case.open(case, read_only=True)
     assert "\n" not in str(caught.value)
@@ -108,7 +112,7 @@ def test_a_case_with_a_different_schema_is_refused(case: Path, statement: str, s
 
 def test_a_meta_table_that_is_a_view_is_never_queried(case: Path) -> None:
     view = f"CREATE VIEW meta AS {ENDLESS} SELECT 'schema' AS key, x AS value FROM n WHERE x < 0"
-    change(case / DATABASE, "DROP TABLE meta", view)
+    execute_sql(case / DATABASE, "DROP TABLE meta", view)
     with pytest.raises(IntegrityError, match="meta"):
         Case.open(case, read_only=True)
 
@@ -119,8 +123,8 @@ def test_a_meta_table_that_is_a_view_is_never_queried(case: Path) -> None:
 def test_a_gallery_or_ledger_with_a_different_schema_is_refused(
     case: Path, archive: Path, statement: str
 ) -> None:
-    change(case / "gallery" / GALLERY, statement)
-    change(archive / LEDGER, statement)
+    execute_sql(case / "gallery" / GALLERY, statement)
+    execute_sql(archive / LEDGER, statement)
     opens: list[Callable[[], object]] = [
         lambda: Gallery.open(case / "gallery"),
         lambda: Gallery.open(case / "gallery", read_only=True),
@@ -133,13 +137,13 @@ def test_a_gallery_or_ledger_with_a_different_schema_is_refused(
 
 
 def test_a_ledger_of_another_version_is_refused_for_readers_too(archive: Path) -> None:
-    change(archive / LEDGER, "UPDATE meta SET value = '99'")
+    execute_sql(archive / LEDGER, "UPDATE meta SET value = '99'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="another version"):
             opened(archive)
 
 
-def journal_that_names(file: Path, database: Path) -> None:
+def write_hot_journal(file: Path, database: Path) -> None:
     """Lay a hot journal beside it; after rolling back, SQLite removes the file that it names."""
     name, magic = bytes(file), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
     with sqlite3.connect(database) as db:
@@ -169,7 +173,7 @@ def test_a_journal_that_names_another_file_does_not_delete_it(
         "gallery": case / "gallery/gallery.sqlite",
         "ledger": archive / LEDGER,
     }[whose]
-    journal_that_names(mine, database)
+    write_hot_journal(mine, database)
     with pytest.raises(IntegrityError, match="a journal that has SQLite remove another file"):
         if whose == "case":
             Case.open(case)
@@ -187,7 +191,7 @@ def test_a_case_in_a_folder_with_a_non_utf8_name_is_read(
     case.rename(folder)
     codes = {}
     for command in ("show", "verify", "report", "purge"):
-        codes[command], _, err = called(capsys, command, folder)
+        codes[command], _, err = run_command(capsys, command, folder)
         assert "Traceback" not in err, (command, err)
     assert codes == {"show": 0, "verify": 0, "report": 0, "purge": 0}
 
@@ -212,11 +216,17 @@ VALUES = {
     "a time base without end": "UPDATE source SET info = json_set(info, '$.time_base', '1e400')",
     "no time base": "UPDATE source SET info = json_remove(info, '$.time_base')",
     "half a list of landmarks": "UPDATE face SET landmarks = '['",
-    "landmarks of words": "UPDATE face SET landmarks = '[[1, 2], [1, 2], [1, 2], [1, 2], [1, \"x\"]]'",
+    "landmarks of words": (
+        "UPDATE face SET landmarks = '[[1, 2], [1, 2], [1, 2], [1, 2], [1, \"x\"]]'"
+    ),
     "a list of provenance": "UPDATE restoration SET provenance = '[]'",
-    "provenance without a method": "UPDATE restoration SET provenance = json_remove(provenance, '$.method')",
+    "provenance without a method": (
+        "UPDATE restoration SET provenance = json_remove(provenance, '$.method')"
+    ),
     "a number of a track that is a path": "UPDATE track SET number = '../../../tmp/x' WHERE id = 1",
-    "a picture that is a path": "UPDATE face SET native = '../../../etc/passwd' WHERE native IS NOT NULL",
+    "a picture that is a path": (
+        "UPDATE face SET native = '../../../etc/passwd' WHERE native IS NOT NULL"
+    ),
     "samples that are a path": "UPDATE restoration SET samples = '[\"/etc/passwd\"]'",
     "a spread that is a path": "UPDATE restoration SET spread = '/etc/passwd'",
     "support that is a number": "UPDATE candidate SET support = '7' WHERE list = 'joined'",
@@ -226,14 +236,20 @@ VALUES = {
     "two tracks of one name": "UPDATE track SET number = 1 WHERE source = 2",
     "a finished track without faces": "UPDATE face SET track = 1 WHERE track = 2",
     "a reason that nobody gave": "UPDATE track SET verdict_reason = 'odd' WHERE id = 5",
-    "a clock without a zone": "UPDATE source SET clock = json_set(clock, '$.start', '2026-03-01') WHERE id = 2",
+    "a clock without a zone": (
+        "UPDATE source SET clock = json_set(clock, '$.start', '2026-03-01') WHERE id = 2"
+    ),
     "losses that are no numbers": 'UPDATE source SET losses = \'{"corrupt_packets": "many"}\'',
     "an answer that is a list": "UPDATE meta SET value = '[]' WHERE key = 'searched'",
     "settings that are a list": "UPDATE meta SET value = '[]' WHERE key = 'settings'",
-    "features of two lengths": "UPDATE probe SET feature = x'00000000' WHERE track = 1 AND kind = 'best'",
+    "features of two lengths": (
+        "UPDATE probe SET feature = x'00000000' WHERE track = 1 AND kind = 'best'"
+    ),
     "a box without end": "UPDATE face SET x1 = 9e999",
     "a line of the log that is a list": "UPDATE log SET details = '[]' WHERE event = 'encoded'",
-    "a line of the log without what it tells": "UPDATE log SET details = '{}' WHERE event = 'searched'",
+    "a line of the log without what it tells": (
+        "UPDATE log SET details = '{}' WHERE event = 'searched'"
+    ),
     "a line of the log of no time": "UPDATE log SET at = 'yesterday' WHERE id = 1",
     "models that are text": "UPDATE encoding SET models = '\"all\"'",
 }
@@ -243,7 +259,7 @@ VALUES = {
 def test_an_invalid_value_is_a_one_line_error_for_every_reader(
     what: str, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(case, VALUES[what])
+    recompute_hashes(case, VALUES[what])
     commands: list[tuple[object, ...]] = [
         ("show", case),
         ("show", case, "--json"),
@@ -258,15 +274,15 @@ def test_an_invalid_value_is_a_one_line_error_for_every_reader(
         ("decide", case, "T1", "rejected", "--reason", "x", "--by", "Anna"),
     ]
     for command in commands:
-        code, _, err = called(capsys, *command)
+        code, _, err = run_command(capsys, *command)
         assert (code, err.count("\n")) == (4, 1) and "damaged" in err, (command, err)
 
 
 def test_values_of_galleries_and_ledgers_are_checked_too(case: Path, archive: Path) -> None:
-    change(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
+    execute_sql(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
-    change(archive / LEDGER, "UPDATE job SET summary = '[]'")
+    execute_sql(archive / LEDGER, "UPDATE job SET summary = '[]'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="damaged"):
             opened(archive)
@@ -283,7 +299,7 @@ def test_a_checked_database_is_checked_again_after_a_change(case: Path) -> None:
 def test_a_large_table_is_checked_when_a_value_in_it_cannot_be_read(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forge(case, "UPDATE face SET landmarks = '['")
+    recompute_hashes(case, "UPDATE face SET landmarks = '['")
     monkeypatch.setattr("fasr_video.schema.LARGE_DATABASE", 0)
     with pytest.raises(IntegrityError, match="damaged"), Case.open(case, read_only=True) as opened:
         json.loads(opened.db.execute("SELECT landmarks FROM face").fetchone()[0])

@@ -1,4 +1,6 @@
-"""`fasr-video gallery …` from the outside: what it prints, the exit codes, and one line for each error."""
+"""`fasr-video gallery …` from the outside: what it prints, the exit codes, and one line for each
+error.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import INDEX_FILE
 from fasr_video.gallery.store import DATABASE
 from fasr_video.weights.manifest import bundled
+from tests.commands import run_command
 from tests.conftest import PORTRAITS
-from tests.test_cli import called
 
 MUGSHOTS = PORTRAITS / "mugshots"
 Capture = pytest.CaptureFixture[str]
@@ -43,7 +45,7 @@ def gallery(enrolled: Path, tmp_path: Path) -> Path:
 
 
 def document(capsys: Capture, *arguments: object) -> Any:
-    code, out, err = called(capsys, "gallery", *arguments, "--json")
+    code, out, err = run_command(capsys, "gallery", *arguments, "--json")
     assert code == 0, err
     return json.loads(out)
 
@@ -52,8 +54,8 @@ def test_create_and_add_make_a_searchable_gallery(tmp_path: Path, capsys: Captur
     folder, photos = tmp_path / "gallery", tmp_path / "photos"
     shutil.copytree(MUGSHOTS, photos)
     (photos / "notes.txt").write_text("no picture")
-    assert called(capsys, "gallery", "create", folder)[0] == 0
-    code, out, err = called(
+    assert run_command(capsys, "gallery", "create", folder)[0] == 0
+    code, out, err = run_command(
         capsys, "gallery", "add", folder, photos, "--source", "web", "--authority", "order 5"
     )
     assert code == 3 and "2 added" in out and "1 not enrolled" in out and "notes.txt" in out, err
@@ -64,16 +66,16 @@ def test_create_and_add_make_a_searchable_gallery(tmp_path: Path, capsys: Captur
     assert (entry["images"][0]["source"], entry["images"][0]["authority"]) == ("web", "order 5")
     (photos / "notes.txt").unlink()
     (photos / "grace_hopper.jpg").unlink()
-    code, out, _ = called(capsys, "gallery", "add", folder, photos, "--sync")
+    code, out, _ = run_command(capsys, "gallery", "add", folder, photos, "--sync")
     assert code == 0 and "1 removed" in out and "0 occurrences" in out
     assert [s["id"] for s in document(capsys, "list", folder)["subjects"]] == ["eileen_collins"]
 
 
 def test_list_show_and_stats_print_subjects(gallery: Path, capsys: Capture) -> None:
-    assert "grace_hopper" in called(capsys, "gallery", "list", gallery)[1]
-    _, out, _ = called(capsys, "gallery", "show", gallery, "grace_hopper")
+    assert "grace_hopper" in run_command(capsys, "gallery", "list", gallery)[1]
+    _, out, _ = run_command(capsys, "gallery", "show", gallery, "grace_hopper")
     assert "grace_hopper.jpg" in out and "picture stored" in out
-    _, out, _ = called(capsys, "gallery", "stats", gallery)
+    _, out, _ = run_command(capsys, "gallery", "stats", gallery)
     assert "eileen_collins and grace_hopper, cosine" in out and "flat" in out
     stats = document(capsys, "stats", gallery)
     assert (stats["subjects"], stats["templates"], stats["index_state"]) == (2, 2, "fits")
@@ -82,7 +84,7 @@ def test_list_show_and_stats_print_subjects(gallery: Path, capsys: Capture) -> N
 
 def test_remove_has_a_dry_run_and_reports_the_proof(gallery: Path, capsys: Capture) -> None:
     before = (gallery / DATABASE).read_bytes()
-    code, out, _ = called(
+    code, out, _ = run_command(
         capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order", "--dry-run"
     )
     assert code == 0 and "1 photographs would be removed; nothing was changed" in out
@@ -95,7 +97,9 @@ def test_remove_has_a_dry_run_and_reports_the_proof(gallery: Path, capsys: Captu
         0,
     )
     assert proof["files_scanned"] >= 3
-    code, out, _ = called(capsys, "gallery", "remove", gallery, "eileen_collins", "--why", "order")
+    code, out, _ = run_command(
+        capsys, "gallery", "remove", gallery, "eileen_collins", "--why", "order"
+    )
     assert code == 0 and "0 occurrences" in out
     assert document(capsys, "list", gallery) == {"subjects": [], "problems": []}
     assert document(capsys, "stats", gallery)["nearest"] is None
@@ -106,7 +110,9 @@ def test_the_log_names_who_enrolled_and_removed_but_no_subject(
 ) -> None:
     who = ("--by", "Anna Huber", "--role", "administrator")
     assert (
-        called(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order 7", *who)[0]
+        run_command(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order 7", *who)[
+            0
+        ]
         == 0
     )
     enrolled, removed = document(capsys, "log", gallery)["log"]
@@ -118,7 +124,7 @@ def test_the_log_names_who_enrolled_and_removed_but_no_subject(
         1,
     )
     assert (removed["by"], removed["role"]) == ("Anna Huber", "administrator")
-    code, out, _ = called(capsys, "gallery", "log", gallery)
+    code, out, _ = run_command(capsys, "gallery", "log", gallery)
     assert code == 0 and "Anna" in out and "hopper" not in out
 
 
@@ -130,16 +136,16 @@ def test_no_name_remains_when_a_person_is_removed(
     ImageOps.mirror(PilImage.open(MUGSHOTS / "grace_hopper.jpg")).save(photos / "alice_secret.jpg")
     shutil.copy(photos / "alice_secret.jpg", photos / "bob.jpg")
     PilImage.new("RGB", (300, 300), "grey").save(photos / "dave_noface.jpg")
-    assert called(capsys, "gallery", "add", gallery, photos)[0] == 3
-    assert "alice_secret" in called(capsys, "gallery", "list", gallery)[1]
+    assert run_command(capsys, "gallery", "add", gallery, photos)[0] == 3
+    assert "alice_secret" in run_command(capsys, "gallery", "list", gallery)[1]
     arguments = ("gallery", "remove", gallery, "alice_secret", "dave_noface", "--why", "order")
-    code, out, _ = called(capsys, *arguments, "--dry-run")
+    code, out, _ = run_command(capsys, *arguments, "--dry-run")
     assert (
         code == 0
         and "would be forgotten: bob.jpg" in out
         and "would be forgotten: dave_noface.jpg" in out
     )
-    code, out, _ = called(capsys, *arguments)
+    code, out, _ = run_command(capsys, *arguments)
     assert (
         code == 0
         and "subjects alice_secret, dave_noface with them" in out
@@ -149,7 +155,7 @@ def test_no_name_remains_when_a_person_is_removed(
     assert document(capsys, "list", gallery)["problems"] == []
     data = b"".join(f.read_bytes() for f in gallery.iterdir() if f.is_file())
     assert b"alice_secret" not in data and b"dave_noface" not in data
-    code, _, err = called(capsys, "gallery", "show", gallery, "dave_noface")
+    code, _, err = run_command(capsys, "gallery", "show", gallery, "dave_noface")
     assert code == 2 and "no subject 'dave_noface'" in err
 
 
@@ -160,20 +166,20 @@ def test_remaining_bytes_of_removed_data_give_exit_code_four(
         vector = opened.vectors().features[0].tobytes()
         subject = next(iter(opened.templates(opened.vectors().ids).values())).subject
     (gallery / "export.bin").write_bytes(vector)
-    code, out, _ = called(capsys, "gallery", "remove", gallery, subject, "--why", "order")
+    code, out, _ = run_command(capsys, "gallery", "remove", gallery, subject, "--why", "order")
     assert code == 4 and "4 occurrences" in out and "what to do" in out
 
 
 def test_check_reports_intact_and_damaged_galleries(gallery: Path, capsys: Capture) -> None:
     document(capsys, "stats", gallery)
-    code, out, _ = called(capsys, "gallery", "check", gallery)
+    code, out, _ = run_command(capsys, "gallery", "check", gallery)
     assert code == 0 and "FAILED" not in out
     data = bytearray((gallery / INDEX_FILE).read_bytes())
     data[1000] ^= 1
     (gallery / INDEX_FILE).write_bytes(data)
-    code, out, _ = called(capsys, "gallery", "check", gallery)
+    code, out, _ = run_command(capsys, "gallery", "check", gallery)
     assert code == 4 and "what to do: delete" in out
-    code, out, _ = called(capsys, "gallery", "check", gallery, "--json")
+    code, out, _ = run_command(capsys, "gallery", "check", gallery, "--json")
     assert code == 4 and json.loads(out)["intact"] is False
 
 
@@ -189,26 +195,28 @@ def test_migrate_embeds_stored_pictures_again(
     photos = tmp_path / "photos"
     photos.mkdir()
     ImageOps.mirror(PilImage.open(MUGSHOTS / "grace_hopper.jpg")).save(photos / "mirrored.png")
-    assert called(capsys, "gallery", "add", gallery, photos, "--no-pictures")[0] == 0
-    code, _, err = called(capsys, "gallery", "add", gallery, photos, "--weights", other)
+    assert run_command(capsys, "gallery", "add", gallery, photos, "--no-pictures")[0] == 0
+    code, _, err = run_command(capsys, "gallery", "add", gallery, photos, "--weights", other)
     assert code == 2 and "gallery migrate" in err and len(err.strip().splitlines()) == 1
-    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--dry-run")
+    code, out, _ = run_command(
+        capsys, "gallery", "migrate", gallery, "--weights", other, "--dry-run"
+    )
     assert (
         code == 0 and "no stored picture: mirrored.png" in out and "2 photographs would be" in out
     )
     before = (gallery / DATABASE).read_bytes()
     for options in ((), ("--dry-run",), ("--drop-missing",)):
-        code, out, _ = called(capsys, "gallery", "migrate", gallery, *options)
+        code, out, _ = run_command(capsys, "gallery", "migrate", gallery, *options)
         assert code == 0 and "nothing to do" in out and "embedded again" not in out
     assert (gallery / DATABASE).read_bytes() == before
-    code, _, err = called(capsys, "gallery", "migrate", gallery, "--weights", other)
+    code, _, err = run_command(capsys, "gallery", "migrate", gallery, "--weights", other)
     assert code == 2 and "--drop-missing" in err
-    code, out, _ = called(
+    code, out, _ = run_command(
         capsys, "gallery", "migrate", gallery, "--weights", other, "--drop-missing"
     )
     assert code == 0 and "2 photographs embedded again" in out and "0 occurrences" in out
-    assert called(capsys, "gallery", "check", gallery)[0] == 0
-    assert called(capsys, "gallery", "add", gallery, photos, "--weights", other)[0] == 0
+    assert run_command(capsys, "gallery", "check", gallery)[0] == 0
+    assert run_command(capsys, "gallery", "add", gallery, photos, "--weights", other)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -233,8 +241,8 @@ def test_errors_are_one_line(
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / DATABASE).write_bytes(b"no database" * 1000)
-    places = {"gallery": gallery, "nowhere": tmp_path / "nowhere", "damaged": damaged}
-    ended, _, err = called(capsys, "gallery", *(a.format(**places) for a in arguments))
+    paths = {"gallery": gallery, "nowhere": tmp_path / "nowhere", "damaged": damaged}
+    ended, _, err = run_command(capsys, "gallery", *(a.format(**paths) for a in arguments))
     errors = [line for line in err.splitlines() if line.startswith("fasr-video: ")]
     assert ended == code and len(errors) == 1 and says in errors[0] and "Traceback" not in err
 
@@ -247,20 +255,20 @@ def test_the_face_option_chooses_one_of_several_faces(
     sheet.paste(PilImage.open(MUGSHOTS / "eileen_collins.jpg").resize((200, 200)), (0, 0))
     sheet.paste(PilImage.open(MUGSHOTS / "grace_hopper.jpg").resize((300, 300)), (300, 0))
     sheet.save(photo)
-    assert called(capsys, "gallery", "add", gallery, photo)[0] == 3
+    assert run_command(capsys, "gallery", "add", gallery, photo)[0] == 3
     (problem,) = document(capsys, "list", gallery)["problems"]
     assert (
         problem["reason"].startswith("2 faces: 1 at the top left, ")
         and "--face N" in problem["reason"]
     )
     for wrong, says in (("0", "from 1"), ("left", "from 1")):
-        code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", wrong)
+        code, _, err = run_command(capsys, "gallery", "add", gallery, photo, "--face", wrong)
         assert code == 2 and says in err and err.count("\n") == 1
-    code, _, err = called(capsys, "gallery", "add", gallery, MUGSHOTS, "--face", "1")
+    code, _, err = run_command(capsys, "gallery", "add", gallery, MUGSHOTS, "--face", "1")
     assert code == 2 and "contains 2 photographs" in err
-    code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", "2", "--sync")
+    code, _, err = run_command(capsys, "gallery", "add", gallery, photo, "--face", "2", "--sync")
     assert code == 2 and "one photograph" in err
-    assert called(capsys, "gallery", "add", gallery, photo, "--face", "2")[0] == 0
+    assert run_command(capsys, "gallery", "add", gallery, photo, "--face", "2")[0] == 0
     listed = document(capsys, "list", gallery)
     assert [s["id"] for s in listed["subjects"]] == ["eileen_collins", "grace_hopper", "two people"]
     assert listed["problems"] == []

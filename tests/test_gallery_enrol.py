@@ -1,4 +1,6 @@
-"""Enrolment with the real detector and embedder; unusable photographs are reported with a reason."""
+"""Enrolment with the real detector and embedder; unusable photographs are reported with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ NO_FACE = (
 )
 
 
-class Counting(BuiltinEmbedder):
+class CountingEmbedder(BuiltinEmbedder):
     """The real one, that counts the faces it is shown."""
 
     faces = 0
@@ -53,7 +55,7 @@ class Counting(BuiltinEmbedder):
         return super().embed(faces, landmarks)
 
 
-class Looking:
+class CountingDetector:
     """The real detector, that counts the pictures it is shown."""
 
     def __init__(self, inner: Detector) -> None:
@@ -71,17 +73,17 @@ def builtin() -> Detector:
 
 
 @pytest.fixture
-def detector(builtin: Detector) -> Looking:
-    return Looking(builtin)
+def detector(builtin: Detector) -> CountingDetector:
+    return CountingDetector(builtin)
 
 
 @pytest.fixture
-def embedder() -> Counting:
-    return Counting()
+def embedder() -> CountingEmbedder:
+    return CountingEmbedder()
 
 
 @pytest.fixture
-def gallery(tmp_path: Path, embedder: Counting) -> Iterator[Gallery]:
+def gallery(tmp_path: Path, embedder: CountingEmbedder) -> Iterator[Gallery]:
     with Gallery.create(
         tmp_path / "gallery", embedder.name, embedder.sha256, embedder.length
     ) as opened:
@@ -104,7 +106,7 @@ def subjects(gallery: Gallery) -> dict[str, int]:
 
 
 def test_too_long_subject_ids_are_refused(
-    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
     (folder / ("g" * 200)).mkdir()
     shutil.move(folder / "grace.jpg", folder / ("g" * 200) / "1.jpg")
@@ -119,7 +121,7 @@ def test_too_long_subject_ids_are_refused(
 
 
 def test_a_non_utf8_name_is_a_problem_and_the_others_are_enrolled(
-    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
     shutil.copy(GRACE, os.fsencode(folder) + b"/h\xf6lder.jpg")
     os.mkdir(os.fsencode(folder) + b"/\xe9ric")
@@ -139,7 +141,7 @@ def test_a_non_utf8_name_is_a_problem_and_the_others_are_enrolled(
 
 
 def test_a_folder_becomes_subjects(
-    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
     reported: list[tuple[int, int]] = []
     report = enrol(
@@ -171,14 +173,14 @@ def test_a_folder_becomes_subjects(
 class TestSync:
     @pytest.fixture(autouse=True)
     def enrolled(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         report = sync(gallery, folder, detector, embedder)
         assert (report.added, embedder.faces, detector.pictures) == (3, 3, 3)
         embedder.faces = detector.pictures = 0
 
     def test_syncing_unchanged_photographs_computes_and_changes_nothing(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         before = gallery.state
         report = sync(gallery, folder, detector, embedder)
@@ -186,7 +188,7 @@ class TestSync:
         assert (embedder.faces, detector.pictures) == (0, 0) and gallery.state == before
 
     def test_added_changed_and_deleted_photographs_are_synced(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "new.png")
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "grace.jpg", quality=90)
@@ -201,23 +203,30 @@ class TestSync:
         assert {i.sha256 for i in gallery.images()} == {sha256_file(f) for f in folder.rglob("*.*")}
 
     def test_renamed_and_moved_photographs_are_not_embedded_again(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
-        before = {t for t in ops.stored(gallery) if t[1] != "pooled"}
+        before = {t for t in ops.stored_vectors(gallery) if t[1] != "pooled"}
         (folder / "grace.jpg").rename(folder / "hopper.jpg")
         (folder / "eileen" / "2.png").rename(folder / "eileen" / "3.png")
         report = sync(gallery, folder, detector, embedder)
         assert (report.renamed, report.unchanged, report.added, report.removed) == (2, 1, 0, 0)
         assert embedder.faces == detector.pictures == 0
         assert subjects(gallery) == {"eileen": 2, "hopper": 1}
-        assert {v for _, _, v in before} == {v for _, k, v in ops.stored(gallery) if k != "pooled"}
+        assert {v for _, _, v in before} == {
+            v for _, k, v in ops.stored_vectors(gallery) if k != "pooled"
+        }
         (folder / "hopper.jpg").rename(folder / "eileen" / "4.jpg")
         sync(gallery, folder, detector, embedder)
         assert subjects(gallery) == {"eileen": 3} and gallery.count() == 4
         assert not any(c.problems for c in check(gallery))
 
     def test_adding_never_removes_photographs_or_changes_subjects(
-        self, gallery: Gallery, folder: Path, tmp_path: Path, detector: Looking, embedder: Counting
+        self,
+        gallery: Gallery,
+        folder: Path,
+        tmp_path: Path,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
     ) -> None:
         other = tmp_path / "other"
         other.mkdir()
@@ -228,7 +237,7 @@ class TestSync:
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
     def test_an_unusable_photograph_is_not_opened_again_until_it_changes(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         PilImage.new("RGB", (300, 300), "grey").save(folder / "wall.png")
         first = sync(gallery, folder, detector, embedder)
@@ -244,8 +253,8 @@ class TestSync:
         self,
         gallery: Gallery,
         folder: Path,
-        detector: Looking,
-        embedder: Counting,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Root reads everything, so the refusal is made at the one call that reads."""
@@ -264,8 +273,8 @@ class TestSync:
         self,
         gallery: Gallery,
         folder: Path,
-        detector: Looking,
-        embedder: Counting,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Root reads everything, so the refusal is made at the one call that reads folders."""
@@ -293,8 +302,8 @@ class TestSync:
         self,
         gallery: Gallery,
         folder: Path,
-        detector: Looking,
-        embedder: Counting,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         shutil.copy(EILEEN, folder / "other.jpg")
@@ -309,8 +318,8 @@ class TestSync:
         self,
         gallery: Gallery,
         folder: Path,
-        detector: Looking,
-        embedder: Counting,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         (folder / "grace.jpg").unlink()
@@ -328,7 +337,7 @@ class TestSync:
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
     def test_a_manifest_whose_pictures_are_not_mounted_removes_nobody(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         manifest = folder.parent / "m.csv"
         manifest.write_text(
@@ -360,7 +369,7 @@ class TestSync:
         assert subjects(gallery) == {"g": 1, "m": 1}
 
     def test_an_invalid_manifest_line_keeps_its_photograph_enrolled(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         (folder / "m.csv").write_text(
             "path,subject\ngrace.jpg,grace\neileen/1.jpg,eileen\neileen/2.png\n"
@@ -370,7 +379,7 @@ class TestSync:
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
     def test_a_broken_link_is_reported_and_its_photograph_stays_enrolled(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         (folder / "grace.jpg").rename(folder.parent / "store.jpg")
         (folder / "grace.jpg").symlink_to("../store.jpg")
@@ -386,7 +395,11 @@ class TestSync:
         assert report.problems == () and report.removed == 1 and subjects(gallery) == {"eileen": 2}
 
     def test_an_empty_folder_is_an_error_and_removes_nobody(
-        self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
+        self,
+        gallery: Gallery,
+        tmp_path: Path,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
     ) -> None:
         (tmp_path / "empty").mkdir()
         for place in ("empty", "nowhere"):
@@ -407,7 +420,7 @@ def _refuse(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def test_unusable_photographs_are_reported_and_the_rest_enrolled(
-    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
     grace, eileen = PilImage.open(GRACE).convert("RGB"), PilImage.open(EILEEN).convert("RGB")
     (folder / "notes.txt").write_text("no picture")
@@ -457,8 +470,8 @@ def test_unusual_picture_formats_give_the_same_features(
     form: Callable[[PilImage.Image, Path], None],
     gallery: Gallery,
     tmp_path: Path,
-    detector: Looking,
-    embedder: Counting,
+    detector: CountingDetector,
+    embedder: CountingEmbedder,
 ) -> None:
     folder = tmp_path / "forms"
     (folder / "grace").mkdir(parents=True)
@@ -472,15 +485,15 @@ def test_unusual_picture_formats_give_the_same_features(
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_enrolled_under_the_wrong_hash(
-    gallery: Gallery, folder: Path, builtin: Detector, embedder: Counting
+    gallery: Gallery, folder: Path, builtin: Detector, embedder: CountingEmbedder
 ) -> None:
-    class Slow(Looking):
+    class SlowDetector(CountingDetector):
         def detect(self, frames: Sequence[Image]) -> list[Detections]:
             shutil.copy(EILEEN, folder / "grace.jpg")
             return super().detect(frames)
 
     (folder / "eileen" / "1.jpg").unlink()
-    report = enrol(gallery, folder, Slow(builtin), embedder)
+    report = enrol(gallery, folder, SlowDetector(builtin), embedder)
     assert [p.path for p in report.problems] == [
         "grace.jpg"
     ] and "while it was read" in report.problems[0].reason
@@ -501,7 +514,7 @@ class TestSeveralFaces:
         return tmp_path / "pairs" / "pair.png"
 
     def likeness(
-        self, gallery: Gallery, embedder: Counting, person: Path, detector: Detector
+        self, gallery: Gallery, embedder: CountingEmbedder, person: Path, detector: Detector
     ) -> float:
         """Cosine of the one enrolled face with that person's photograph."""
         face = read_face(person, detector, ALONE)
@@ -510,7 +523,7 @@ class TestSeveralFaces:
         return float(gallery.vectors().features[0] @ feature[0].numpy())
 
     def test_photographs_with_several_faces_are_refused_with_their_positions(
-        self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, pair: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         reported = EnrolDefaults(choice=Choice(remedy="do this"))
         (problem,) = enrol(gallery, pair.parent, detector, embedder, defaults=reported).problems
@@ -527,8 +540,8 @@ class TestSeveralFaces:
         person: Path,
         gallery: Gallery,
         pair: Path,
-        detector: Looking,
-        embedder: Counting,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
     ) -> None:
         assert enrol(gallery, pair, detector, embedder).added == 0
         report = enrol(
@@ -541,13 +554,13 @@ class TestSeveralFaces:
         assert likeness[0] > 0.6 > likeness[1]
 
     def test_a_face_number_needs_a_single_photograph(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         with pytest.raises(UsageError, match="contains 3 photographs"):
             enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
 
     def test_an_enrolled_photograph_keeps_its_face_with_a_warning(
-        self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, pair: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         enrol(gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(1)))
         report = enrol(gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
@@ -558,7 +571,11 @@ class TestSeveralFaces:
         )
 
     def test_photographs_judged_without_a_margin_are_judged_again(
-        self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
+        self,
+        gallery: Gallery,
+        tmp_path: Path,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
     ) -> None:
         """Return it as older galleries hold it: with the detector's fingerprint alone."""
         (tmp_path / "one").mkdir()
@@ -577,7 +594,7 @@ class TestSeveralFaces:
 
 class TestListings:
     def test_a_file_and_a_folder_with_one_id_are_reported(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         shutil.copy(GRACE, folder / "eileen.jpg")
         (folder / "grace.jpg").rename(folder / "hopper.jpg")
@@ -598,8 +615,8 @@ class TestListings:
         (warning,) = listing.warnings
         assert "Grace and grace" in warning
 
-    def test_the_same_photograph_twice(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    def test_a_second_copy_of_a_photograph_is_listed_and_not_enrolled(
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         shutil.copy(EILEEN, folder / "eileen" / "again.jpg")
         shutil.copy(GRACE, folder / "other.jpg")
@@ -609,7 +626,9 @@ class TestListings:
             reasons
             == {
                 "eileen/again.jpg": "the same file as eileen/1.jpg: one of them is enough",
-                "other.jpg": "the same file as grace.jpg, which is listed for grace: remove one of the two",
+                "other.jpg": (
+                    "the same file as grace.jpg, which is listed for grace: remove one of the two"
+                ),
             }
             or reasons["eileen/1.jpg"] == "the same file as eileen/again.jpg: one of them is enough"
         )
@@ -617,7 +636,7 @@ class TestListings:
         assert sync(gallery, folder, detector, embedder).renamed == 0
 
     def test_a_duplicate_of_an_unusable_file_is_not_called_enrolled(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         PilImage.new("RGB", (300, 300), "grey").save(folder / "big.png")
         shutil.copy(folder / "big.png", folder / "wall.png")
@@ -638,7 +657,7 @@ class TestListings:
         assert {e.path for e in listing.entries} == {"grace.jpg", "eileen/1.jpg", "eileen/2.png"}
 
     def test_a_manifest_gives_subjects_and_details(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+        self, gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
     ) -> None:
         manifest = folder / "who.csv"
         manifest.write_text(
@@ -689,7 +708,7 @@ class TestListings:
 
 
 def test_another_embedder_is_refused_before_anything_is_read(
-    gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
+    gallery: Gallery, tmp_path: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
     embedder.sha256 = "0" * 64
     with pytest.raises(WrongEmbedder):
@@ -697,9 +716,11 @@ def test_another_embedder_is_refused_before_anything_is_read(
 
 
 def test_a_killed_enrolment_continues(
-    tmp_path: Path, detector: Looking, embedder: Counting
+    tmp_path: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
-    """Killed once two batches are safe: the same command computes the rest and no photograph twice."""
+    """Killed once two batches are safe: the same command computes the rest and no photograph
+    twice.
+    """
     photos, folder = tmp_path / "photos", tmp_path / "gallery"
     photos.mkdir()
     picture = PilImage.open(GRACE).convert("RGB").resize((256, 256))
@@ -734,17 +755,22 @@ def test_a_killed_enrolment_continues(
 
 class TestMigration:
     @pytest.fixture
-    def other(self, tmp_path: Path) -> Counting:
+    def other(self, tmp_path: Path) -> CountingEmbedder:
         """The builtin embedder with other weights: its last layer turned around."""
         from safetensors.torch import load_file, save_file
 
         state = {k: v.clone() for k, v in load_file(bundled("embedder.safetensors")).items()}
         state["head.3.weight"] = state["head.3.weight"].flip(0).contiguous()
         save_file(state, tmp_path / "other.safetensors")
-        return Counting(tmp_path / "other.safetensors")
+        return CountingEmbedder(tmp_path / "other.safetensors")
 
     def test_every_picture_is_embedded_again(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting, other: Counting
+        self,
+        gallery: Gallery,
+        folder: Path,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
+        other: CountingEmbedder,
     ) -> None:
         enrol(gallery, folder, detector, embedder)
         old = gallery.vectors()
@@ -769,18 +795,23 @@ class TestMigration:
         assert not any(v.tobytes() in data for v in old.features)
 
     def test_photographs_without_picture_stop_a_migration_before_it_starts(
-        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting, other: Counting
+        self,
+        gallery: Gallery,
+        folder: Path,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
+        other: CountingEmbedder,
     ) -> None:
         enrol(gallery, folder, detector, embedder)
         (folder / "grace.jpg").unlink()
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "hopper.png")
         enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(pictures=False))
-        before, state = ops.stored(gallery), gallery.state
+        before, state = ops.stored_vectors(gallery), gallery.state
         with pytest.raises(
             UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"
         ):
             migrate(gallery, other)
-        assert ops.stored(gallery) == before and gallery.state == state
+        assert ops.stored_vectors(gallery) == before and gallery.state == state
         gallery.require_embedder(embedder)
         count, removal = migrate(gallery, other, drop_missing=True)
         assert count == 3 and removal is not None
@@ -794,15 +825,15 @@ class TestMigration:
         moment: str,
         tmp_path: Path,
         folder: Path,
-        detector: Looking,
-        embedder: Counting,
-        other: Counting,
+        detector: CountingDetector,
+        embedder: CountingEmbedder,
+        other: CountingEmbedder,
     ) -> None:
         with Gallery.create(
             tmp_path / "g", embedder.name, embedder.sha256, embedder.length
         ) as gallery:
             enrol(gallery, folder, detector, embedder)
-            before = ops.stored(gallery)
+            before = ops.stored_vectors(gallery)
         script = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
@@ -828,6 +859,6 @@ class TestMigration:
         assert (tmp_path / "g" / "migrate.part").exists()
         with Gallery.open(tmp_path / "g") as gallery:
             gallery.require_embedder(embedder)
-            assert ops.stored(gallery) == before
+            assert ops.stored_vectors(gallery) == before
             assert not (tmp_path / "g" / "migrate.part").exists()
             assert not any(c.problems for c in check(gallery))

@@ -32,11 +32,11 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
     with Gallery.create(tmp_path / "gallery", "toy", "ab", LENGTH) as opened:
         with opened.transaction():
             for i in range(300):
-                opened.add(f"p{i % 200}", ops.photo(str(i), rng))
+                opened.add(f"p{i % 200}", ops.random_photo(str(i), rng))
         yield opened
 
 
-def unit(rng: np.random.Generator, count: int, length: int = LENGTH) -> np.ndarray:
+def unit_vectors(rng: np.random.Generator, count: int, length: int = LENGTH) -> np.ndarray:
     x = rng.standard_normal((count, length)).astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -47,14 +47,14 @@ def test_search_returns_the_nearest_vectors_by_cosine(count: int, k: int, seed: 
     import tempfile
 
     rng = np.random.default_rng(seed)
-    queries = unit(rng, count)
+    queries = unit_vectors(rng, count)
     with (
         tempfile.TemporaryDirectory() as name,
         Gallery.create(Path(name) / "g", "toy", "ab", LENGTH) as gallery,
     ):
         with gallery.transaction():
             for i in range(40):
-                gallery.add(f"p{i // 2}", ops.photo(str(i), rng))
+                gallery.add(f"p{i // 2}", ops.random_photo(str(i), rng))
         stored = gallery.vectors()
         cosines, ids = Index.open(gallery).search(queries, k)
         exact = queries.astype(np.float64) @ stored.features.T.astype(np.float64)
@@ -81,7 +81,7 @@ def test_the_index_is_built_a_single_time_and_then_read(gallery: Gallery) -> Non
     assert Index.open(gallery).rebuilt == "there was none"
     reopened = Index.open(gallery)
     assert reopened.rebuilt is None and reopened.kind == FLAT
-    gallery.add("new", ops.photo("new", np.random.default_rng(9)))
+    gallery.add("new", ops.random_photo("new", np.random.default_rng(9)))
     assert Index.open(gallery).rebuilt == "the gallery has changed since it was made"
     assert len(Index.open(gallery)) == gallery.count()
 
@@ -92,7 +92,7 @@ def test_diverged_copies_do_not_use_each_others_index(gallery: Gallery, tmp_path
     with Gallery.open(tmp_path / "copy") as copy:
         for opened, name in ((gallery, "x"), (copy, "y")):
             opened.add(
-                "new", ops.photo(name, np.random.default_rng(len(name + opened.folder.name)))
+                "new", ops.random_photo(name, np.random.default_rng(len(name + opened.folder.name)))
             )
             Index.open(opened)
         assert (copy.id, copy.generation, copy.count()) == (
@@ -131,7 +131,7 @@ def test_a_damaged_index_is_rebuilt_and_reported(gallery: Gallery, damage: str) 
     assert Index.open(gallery).rebuilt is None
 
 
-def forge(gallery: Gallery, forgery: str) -> None:
+def write_foreign_index(gallery: Gallery, forgery: str) -> None:
     """Lay an index of the kind beside the store, with a stamp that fits both."""
     import faiss
 
@@ -158,7 +158,7 @@ FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another mea
 def test_a_foreign_index_file_is_not_used(gallery: Gallery, forgery: str, known: bool) -> None:
     """Nor where they wrote it into the store, too, that it is ours."""
     Index.open(gallery)
-    forge(gallery, forgery)
+    write_foreign_index(gallery, forgery)
     if known:
         gallery.note_index_stamp(sha256_file(gallery.folder / INDEX_STAMP))
     index_ = Index.open(gallery)
@@ -184,7 +184,9 @@ def test_check_reports_an_index_that_differs_from_the_database(gallery: Gallery)
 
 
 def test_the_index_stays_in_memory_where_the_folder_is_read_only(gallery: Gallery) -> None:
-    """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder of that name."""
+    """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder
+    of that name.
+    """
     gallery.close()
     (gallery.folder / f"{INDEX_FILE}.part").mkdir()
     gallery.folder.chmod(stat.S_IREAD | stat.S_IEXEC)
@@ -214,7 +216,7 @@ def test_without_faiss_the_error_names_the_install_command(
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[cpu\]'"):
         Index.open(gallery)
-    assert ops.remove(gallery, "p1").occurrences == 0
+    assert ops.remove_subject(gallery, "p1").occurrences == 0
 
 
 class TestApproximate:
@@ -229,7 +231,7 @@ class TestApproximate:
             gallery.transaction(),
         ):
             for i in range(6000):
-                gallery.add(f"p{i}", ops.photo(str(i), rng, self.LENGTH))
+                gallery.add(f"p{i}", ops.random_photo(str(i), rng, self.LENGTH))
         with Gallery.open(tmp_path / "g") as gallery:
             yield gallery
 
@@ -255,7 +257,9 @@ class TestApproximate:
     def test_results_are_ordered_by_the_exact_vectors(
         self, large: Gallery, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also after it was written and read again. Its measured recall is what is measured here on other queries."""
+        """Also after it was written and read again. Its measured recall is what is measured here on
+        other queries.
+        """
         monkeypatch.setattr(index, "_KINDS", {kind: index._KINDS[kind]})
         monkeypatch.setattr(index, "_time_search", slow_when_flat(index._time_search))
         Index.open(large, approximate_above=1000)
@@ -285,7 +289,9 @@ class TestApproximate:
 
 
 def slow_when_flat(answers: Any) -> Any:
-    """Make the exact index seem slow, because at this size it is the fastest and would be chosen."""
+    """Make the exact index seem slow, because at this size it is the fastest and would be
+    chosen.
+    """
 
     def timed_search(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
         import faiss
@@ -305,13 +311,13 @@ def test_statistics_name_the_two_most_similar_subjects(tmp_path: Path) -> None:
         for i, (subject, vector) in enumerate(
             (("a", x[0]), ("a", x[0]), ("b", near), ("c", x[5]), ("a", x[9]))
         ):
-            given = ops.photo(str(i), rng)
+            given = ops.random_photo(str(i), rng)
             gallery.add(subject, type(given)(given.sha256, given.path, vector, 1.0, 40, 0.9, None))
         result = statistics(gallery)
         assert result.nearest is not None and result.nearest.subjects == ("a", "b")
         assert result.nearest.cosine == pytest.approx(0.8, abs=1e-6)
         assert (result.subjects, result.images, result.templates, result.pooled) == (3, 5, 6, 1)
         assert (result.fewest_photos, result.most_photos) == (1, 3)
-        ops.remove(gallery, "b")
-        ops.remove(gallery, "c")
+        ops.remove_subject(gallery, "b")
+        ops.remove_subject(gallery, "c")
         assert nearest_pair(gallery, Index.open(gallery), 3) is None

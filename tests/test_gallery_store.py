@@ -1,4 +1,6 @@
-"""The gallery database: photographs are stored and removed completely, and kills leave complete batches."""
+"""The gallery database: photographs are stored and removed completely, and kills leave complete
+batches.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ from fasr_video.gallery.store import DATABASE
 from fasr_video.recognition.combiner import Source
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from tests import gallery_ops as ops
+from tests.commands import run_command
 from tests.gallery_ops import LENGTH
-from tests.test_cli import called
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +56,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
 def test_an_added_photograph_is_read_back_unchanged(
     gallery: Gallery, rng: np.random.Generator
 ) -> None:
-    given = ops.photo("one", rng, picture=True)
+    given = ops.random_photo("one", rng, picture=True)
     assert gallery.add("Ada ✓", given, note="seen twice")
     (subject,) = gallery.subjects()
     assert (subject.id, subject.note, subject.images) == ("Ada ✓", "seen twice", 1)
@@ -91,8 +93,10 @@ def test_several_photographs_make_a_pooled_template_weighted_by_norms(
     np.testing.assert_array_equal(gallery.vectors().features, a[None])
 
 
-def test_the_same_photograph_twice(gallery: Gallery, rng: np.random.Generator) -> None:
-    given = ops.photo("one", rng)
+def test_a_photograph_is_added_only_once_and_for_one_subject(
+    gallery: Gallery, rng: np.random.Generator
+) -> None:
+    given = ops.random_photo("one", rng)
     assert gallery.add("a", given)
     generation = gallery.generation
     assert not gallery.add("a", given)
@@ -108,19 +112,19 @@ def test_generation_rises_with_each_change_of_templates_and_ids_are_never_used_a
     seen_ids: set[int] = set()
     for i in range(5):
         before, state = gallery.generation, gallery.state
-        gallery.add("a", ops.photo(str(i), rng))
+        gallery.add("a", ops.random_photo(str(i), rng))
         assert gallery.generation == before + 1 and gallery.state != state
         new = set(gallery.vectors().ids.tolist()) - seen_ids
         assert not seen_ids or min(new) > max(seen_ids)
         seen_ids |= new
-        ops.remove(gallery, "a") if i == 2 else None
+        ops.remove_subject(gallery, "a") if i == 2 else None
     gallery.log("nothing", {})
     assert gallery.generation == before + 1
 
 
 def test_a_failed_batch_leaves_nothing(gallery: Gallery, rng: np.random.Generator) -> None:
     with pytest.raises(UsageError, match="unit vector"), gallery.transaction():
-        gallery.add("a", ops.photo("one", rng))
+        gallery.add("a", ops.random_photo("one", rng))
         gallery.add(
             "b", EnrolledPhoto("0" * 64, "b", np.full(LENGTH, 2, np.float32), 1, 40, 0.9, None)
         )
@@ -149,11 +153,11 @@ class TestRemoval:
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         """Judged by reading the files here, apart from the gallery's own search."""
-        photos = [ops.photo(str(i), rng, picture=True) for i in range(12)]
+        photos = [ops.random_photo(str(i), rng, picture=True) for i in range(12)]
         for i, p in enumerate(photos):
             gallery.add(f"p{i // 3}", p)
         Index.open(gallery)
-        pooled = [v for s, kind, v in ops.stored(gallery) if s == "p1" and kind == "pooled"]
+        pooled = [v for s, kind, v in ops.stored_vectors(gallery) if s == "p1" and kind == "pooled"]
         pictures = gallery.query("SELECT picture FROM image WHERE subject = 'p1'")
         gone = (
             [p.feature.tobytes() for p in photos[3:6]]
@@ -177,7 +181,7 @@ class TestRemoval:
     def test_the_log_has_hashes_time_and_reason_but_no_names(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        given = ops.photo("somebody", rng)
+        given = ops.random_photo("somebody", rng)
         gallery.add("somebody", given)
         gallery.remove([given.sha256], "expunged")
         (line,) = gallery.removals()
@@ -190,7 +194,7 @@ class TestRemoval:
     def test_problems_of_removed_subjects_go_and_those_of_others_stay(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        given, other = ops.photo("alice", rng), ops.photo("ali", rng)
+        given, other = ops.random_photo("alice", rng), ops.random_photo("ali", rng)
         gallery.add("alice_secret", given)
         gallery.add("ali", other)
         gone = [
@@ -229,12 +233,12 @@ class TestRemoval:
         gallery.set_problems(
             [Problem("m.csv, line 2", "", None, "path or subject is empty"), stays]
         )
-        assert ops.remove(gallery, "").problems == 1 and gallery.problems() == [stays]
+        assert ops.remove_subject(gallery, "").problems == 1 and gallery.problems() == [stays]
 
     def test_removing_one_of_several_photographs_removes_only_its_problems(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        first, second = ops.photo("1", rng), ops.photo("2", rng)
+        first, second = ops.random_photo("1", rng), ops.random_photo("2", rng)
         gallery.add("a", first)
         gallery.add("a", second)
         own = Problem("3.png", "a", "3" * 64, "no face found", "detector")
@@ -252,12 +256,12 @@ class TestRemoval:
     def test_a_subject_without_any_enrolled_photograph_can_be_removed(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        gallery.add("a", ops.photo("one", rng))
+        gallery.add("a", ops.random_photo("one", rng))
         before = gallery.generation
         gallery.set_problems(
             [Problem("dave_noface.png", "dave_noface", "1" * 64, "no face found", "detector")]
         )
-        removal = ops.remove(gallery, "dave_noface")
+        removal = ops.remove_subject(gallery, "dave_noface")
         assert (removal.subjects, removal.images, removal.templates, removal.problems) == (
             ("dave_noface",),
             (),
@@ -273,30 +277,30 @@ class TestRemoval:
         )
         assert gallery.generation == before and [s.id for s in gallery.subjects()] == ["a"]
         with pytest.raises(GalleryError, match="no subject 'dave_noface'"):
-            ops.remove(gallery, "dave_noface")
+            ops.remove_subject(gallery, "dave_noface")
 
     def test_a_picture_shared_by_two_files_stays_with_the_other(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        given = ops.photo("one", rng, picture=True)
+        given = ops.random_photo("one", rng, picture=True)
         resaved = EnrolledPhoto("9" * 64, "again.bmp", given.feature, 5.0, 40, 0.9, given.face)
         gallery.add("a", given)
         gallery.add("b", resaved)
-        removal = ops.remove(gallery, "a")
+        removal = ops.remove_subject(gallery, "a")
         assert removal.occurrences == 0 and removal.shared > 0
         assert [s.id for s in gallery.subjects()] == ["b"]
 
     def test_removed_bytes_left_in_any_file_are_found(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        given = ops.photo("one", rng)
+        given = ops.random_photo("one", rng)
         gallery.add("a", given)
         (gallery.folder / "notes.bin").write_bytes(b"xyz" + given.feature.tobytes())
-        assert ops.remove(gallery, "a").occurrences == 1
+        assert ops.remove_subject(gallery, "a").occurrences == 1
 
     def test_removing_an_unknown_subject_or_photograph_is_an_error(self, gallery: Gallery) -> None:
         with pytest.raises(GalleryError, match="no subject 'nobody'"):
-            ops.remove(gallery, "nobody")
+            ops.remove_subject(gallery, "nobody")
         with pytest.raises(GalleryError, match="no photograph 00"):
             gallery.remove(["00"], "test")
 
@@ -304,7 +308,7 @@ class TestRemoval:
         self, tmp_path: Path, rng: np.random.Generator
     ) -> None:
         folder = tmp_path / "gallery"
-        photos = [ops.photo(str(i), rng, picture=True) for i in range(4)]
+        photos = [ops.random_photo(str(i), rng, picture=True) for i in range(4)]
         with Gallery.create(folder, "toy", "ab", LENGTH) as gallery:
             for i, p in enumerate(photos):
                 gallery.add(f"p{i}", p)
@@ -353,9 +357,11 @@ def test_a_secret_is_found_at_any_offset(
 
 
 @pytest.mark.slow
-def test_ten_thousand_random_changes(gallery: Gallery) -> None:
+def test_the_gallery_agrees_with_its_model_after_ten_thousand_random_changes(
+    gallery: Gallery,
+) -> None:
     model = ops.Model()
-    for change in ops.changes(seed=1):
+    for change in ops.random_changes(seed=1):
         change.apply(gallery)
         model.apply(change)
         assert gallery.count() == sum(len(p) + (len(p) > 1) for p in model.people.values())
@@ -367,7 +373,9 @@ def test_ten_thousand_random_changes(gallery: Gallery) -> None:
 
 @pytest.mark.slow
 def test_kills_leave_complete_batches_only(tmp_path: Path) -> None:
-    """A writer is killed at random moments; the store is then what it was after its last change or one more."""
+    """A writer is killed at random moments; the store is then what it was after its last change or
+    one more.
+    """
     folder, done = tmp_path / "gallery", tmp_path / "done"
     rng = np.random.default_rng(3)
     models = []
@@ -391,7 +399,7 @@ def test_kills_leave_complete_batches_only(tmp_path: Path) -> None:
         count = len(done.read_text().splitlines())
         with Gallery.open(folder / str(seed)) as gallery:
             model = ops.Model()
-            history = ops.changes(seed)
+            history = ops.random_changes(seed)
             for change in itertools.islice(history, count):
                 model.apply(change)
             if ops.disagreements(gallery, model):
@@ -407,7 +415,7 @@ class TestBadGalleries:
     def folder(self, tmp_path: Path, rng: np.random.Generator) -> Path:
         with Gallery.create(tmp_path / "gallery", "toy", "ab", LENGTH) as gallery:
             for i in range(50):
-                gallery.add(f"p{i}", ops.photo(str(i), rng, picture=True))
+                gallery.add(f"p{i}", ops.random_photo(str(i), rng, picture=True))
         return tmp_path / "gallery"
 
     def test_a_damaged_database_is_reported_and_not_written(self, folder: Path) -> None:
@@ -425,7 +433,7 @@ class TestBadGalleries:
         data[16384:] = bytes(len(data) - 16384)
         file.write_bytes(data)
         with pytest.raises(IntegrityError, match="damaged"), Gallery.open(folder) as gallery:
-            gallery.add("new", ops.photo("new", np.random.default_rng(0)))
+            gallery.add("new", ops.random_photo("new", np.random.default_rng(0)))
         assert file.read_bytes() == data
 
     def test_a_changed_vector_and_picture_are_reported(self, folder: Path) -> None:
@@ -465,7 +473,7 @@ class TestBadGalleries:
                 pytest.raises(EnvironmentFailure, match="still reading"),
                 Gallery.open(folder) as gallery,
             ):
-                ops.remove(gallery, "p1")
+                ops.remove_subject(gallery, "p1")
         with Gallery.open(folder) as gallery:
             assert gallery.query("SELECT value FROM meta WHERE key = 'purge'") == [("0",)]
 
@@ -474,8 +482,9 @@ class TestBadGalleries:
     ) -> None:
         monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
         hold = (
-            "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('BEGIN');"
-            "db.execute('SELECT * FROM template').fetchone(); print('held', flush=True); time.sleep(600)"
+            "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); "
+            "db.execute('BEGIN');db.execute('SELECT * FROM template').fetchone(); print('held', "
+            "flush=True); time.sleep(600)"
         )
         with Gallery.open(folder, read_only=True) as gallery:
             (secret,) = (v.tobytes() for v in gallery.features_of(["p1"])["p1"][:1])
@@ -486,17 +495,17 @@ class TestBadGalleries:
                 pytest.raises(EnvironmentFailure, match="check --finish"),
                 Gallery.open(folder) as gallery,
             ):
-                ops.remove(gallery, "p1")
+                ops.remove_subject(gallery, "p1")
             reader.kill()
         assert any(secret in path.read_bytes() for path in folder.iterdir()), (
             "that is what is to be told"
         )
-        code, out, _ = called(capsys, "gallery", "check", folder)
+        code, out, _ = run_command(capsys, "gallery", "check", folder)
         assert code == 4 and "a removal was interrupted" in out and "gallery check --finish" in out
-        code, out, _ = called(capsys, "gallery", "check", folder, "--finish")
+        code, out, _ = run_command(capsys, "gallery", "check", folder, "--finish")
         assert code == 0 and "FAILED" not in out
         assert not any(secret in path.read_bytes() for path in folder.iterdir())
-        assert called(capsys, "gallery", "check", folder)[0] == 0
+        assert run_command(capsys, "gallery", "check", folder)[0] == 0
 
     def test_a_folder_without_a_gallery_is_refused(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(GalleryError, match="no gallery here"):
@@ -521,7 +530,7 @@ class TestBadGalleries:
             with Gallery.open(folder, read_only=True) as gallery:
                 assert len(gallery.vectors().ids) == 50
                 with pytest.raises(GalleryError, match="reading only"):
-                    ops.remove(gallery, "p1")
+                    ops.remove_subject(gallery, "p1")
         finally:
             folder.chmod(stat.S_IRWXU)
         assert (folder / DATABASE).read_bytes() == before

@@ -1,4 +1,6 @@
-"""Guidance by attributes: the exact answer where there is one, what is said and read of a face, and how it is told."""
+"""Guidance by attributes: the exact answer where there is one, what is said and read of a face, and
+how it is told.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,10 @@ from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import save_attributes
 from fasr_video.types import Image
 from fasr_video.weights import manifest
-from tests.test_attributes import labelled_faces, published_file, randomised
+from tests.commands import run_command
+from tests.test_attributes import labelled_faces, published_file, randomise
 from tests.test_candidates import QUICK, document
-from tests.test_cli import called
-from tests.test_methods import CPU, PROBE, diffusion, face, models, short
+from tests.test_methods import CPU, PROBE, diffusion, face, models, three_steps
 from tests.test_methods import weights as weights  # a fixture
 
 GLASSES, NO_GLASSES, BEARD = (
@@ -58,7 +60,7 @@ SIDE = 32
 Capture = pytest.CaptureFixture[str]
 
 
-# --- the exact answer --------------------------------------------------------------------------------------------
+# --- the exact answer -----------------------------------------------------------------------------
 
 MEAN, SPREAD, PULL, STRENGTH = 0.4, ResidualDenoiser.WITH_LR, 0.2, 30.0
 MOVED = MEAN + STRENGTH * SPREAD**2 * PULL
@@ -78,12 +80,14 @@ class Gaussian(Denoiser):
         return (SPREAD**2 * x + v * self.mean) / (SPREAD**2 + v)
 
 
-def pulled(x: Tensor, sigma: Tensor) -> Tensor:
-    """log C(c | x, sigma) for C(c | clean) ∝ exp(PULL · Σ clean), but for what does not depend on x."""
-    return PULL * Gaussian()(x, sigma, nothing(len(x))).flatten(1).sum(1)
+def pulling_classifier(x: Tensor, sigma: Tensor) -> Tensor:
+    """log C(c | x, sigma) for C(c | clean) ∝ exp(PULL · Σ clean), but for what does not depend on
+    x.
+    """
+    return PULL * Gaussian()(x, sigma, no_pull(len(x))).flatten(1).sum(1)
 
 
-def nothing(n: int, side: int = 8) -> Condition:
+def no_pull(n: int, side: int = 8) -> Condition:
     return Condition(torch.full((n, 3, side, side), 0.5), torch.zeros(n, 0))
 
 
@@ -91,8 +95,8 @@ def nothing(n: int, side: int = 8) -> Condition:
 def test_guidance_of_gaussian_data_is_the_denoiser_of_the_moved_gaussian(bounded: bool) -> None:
     x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.002, 0.05, 0.3, 2.0, 20.0])
-    guided = Guided(Gaussian(), pulled, STRENGTH, bounded)
-    torch.testing.assert_close(guided(x, sigma, nothing(5)), Gaussian(MOVED)(x, sigma, nothing(5)))
+    guided = Guided(Gaussian(), pulling_classifier, STRENGTH, bounded)
+    torch.testing.assert_close(guided(x, sigma, no_pull(5)), Gaussian(MOVED)(x, sigma, no_pull(5)))
 
 
 KINDS = {kind: 60 if sampling.KINDS[kind].warm else 120 for kind in sampling.DENOISERS}
@@ -100,12 +104,14 @@ KINDS = {kind: 60 if sampling.KINDS[kind].warm else 120 for kind in sampling.DEN
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_sampler_draws_the_moved_gaussian(kind: str) -> None:
-    """In all that they do: a corrector or a step that was not guided would draw back to the mean."""
+    """In all that they do: a corrector or a step that was not guided would draw back to the
+    mean.
+    """
     how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 24
     drawn = [
-        sampling.draw(d, nothing(n), how, generators(range(n)))
+        sampling.draw(d, no_pull(n), how, generators(range(n)))
         for d in (
-            Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps),
+            Guided(Gaussian(), pulling_classifier, STRENGTH, bounded=how.in_few_steps),
             Gaussian(MOVED),
             Gaussian(),
         )
@@ -118,24 +124,26 @@ def test_every_sampler_draws_the_moved_gaussian(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["pc", "dpmpp", "heun"])
 def test_the_mean_of_the_pictures_is_the_moved_one(kind: str) -> None:
     how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 48
-    guided = Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps)
+    guided = Guided(Gaussian(), pulling_classifier, STRENGTH, bounded=how.in_few_steps)
     assert float(
-        sampling.draw(guided, nothing(n), how, generators(range(n))).mean()
+        sampling.draw(guided, no_pull(n), how, generators(range(n))).mean()
     ) == pytest.approx(MOVED, abs=4e-3)
 
 
-# --- what keeps few steps within pictures ------------------------------------------------------------------------
+# --- what keeps few steps within pictures ---------------------------------------------------------
 
 
-def hard(x: Tensor, sigma: Tensor) -> Tensor:
-    return 1e4 * pulled(x, sigma)
+def hard_classifier(x: Tensor, sigma: Tensor) -> Tensor:
+    return 1e4 * pulling_classifier(x, sigma)
 
 
 def test_in_few_steps_guidance_is_bounded_by_the_open_spread() -> None:
     x, sigma = torch.rand(3, 3, 8, 8), torch.tensor([0.01, 0.3, 20.0])
-    condition = nothing(3)
+    condition = no_pull(3)
     condition.lr[2] = 0  # no LR face: more is open
-    plain, bounded = (Guided(Gaussian(), hard, 1.0, b)(x, sigma, condition) for b in (False, True))
+    plain, bounded = (
+        Guided(Gaussian(), hard_classifier, 1.0, b)(x, sigma, condition) for b in (False, True)
+    )
     far, near = (d - Gaussian()(x, sigma, condition) for d in (plain, bounded))
     room = open_spread(sigma, condition)
     torch.testing.assert_close(near.square().mean((1, 2, 3)).sqrt(), room)
@@ -154,7 +162,7 @@ def test_the_samplers_of_few_steps_are_bounded_and_the_papers_are_as_published()
     assert few == {"dpmpp", "dpmpp-sde", "heun", "ddim"}
 
 
-# --- attributes --------------------------------------------------------------------------------------------------
+# --- attributes -----------------------------------------------------------------------------------
 
 
 def test_attributes_are_parsed_as_people_write_them() -> None:
@@ -189,11 +197,11 @@ def test_attributes_that_make_no_sense_are_refused(texts: list[str], message: st
 def classifier(names: tuple[str, ...] = NAMES, side: int = 128) -> AttributeClassifier:
     torch.manual_seed(0)
     return AttributeClassifier(
-        randomised(AttributeNet(len(names), 4, side)), names, 0.002, 30.0
+        randomise(AttributeNet(len(names), 4, side)), names, 0.002, 30.0
     ).eval()
 
 
-def certain(odds: float, names: tuple[str, ...] = NAMES) -> AttributeClassifier:
+def certain_classifier(odds: float, names: tuple[str, ...] = NAMES) -> AttributeClassifier:
     """Says class 1 of everything, with these log odds."""
     always = classifier(names)
     torch.nn.init.zeros_(always.network.Dense_3.weight)
@@ -238,7 +246,7 @@ def test_an_impossible_strength_is_refused(strength: float) -> None:
         Guidance(all_of(classifier()), strength)
 
 
-# --- the denoiser, drawn to each row's own -----------------------------------------------------------------------
+# --- the denoiser, drawn to each row's own --------------------------------------------------------
 
 
 def guided(*rows: tuple[Attribute, ...], strength: float = 50.0, bounded: bool = False) -> Denoiser:
@@ -247,13 +255,13 @@ def guided(*rows: tuple[Attribute, ...], strength: float = 50.0, bounded: bool =
     )
 
 
-def pictures(n: int) -> tuple[Tensor, Tensor, Condition]:
+def make_pictures(n: int) -> tuple[Tensor, Tensor, Condition]:
     g = torch.Generator().manual_seed(0)
-    return torch.rand(n, 3, SIDE, SIDE, generator=g), torch.full((n,), 0.3), nothing(n, SIDE)
+    return torch.rand(n, 3, SIDE, SIDE, generator=g), torch.full((n,), 0.3), no_pull(n, SIDE)
 
 
 def test_without_a_target_nothing_changes() -> None:
-    x, sigma, condition = pictures(3)
+    x, sigma, condition = make_pictures(3)
     plain = Gaussian(side=SIDE)(x, sigma, condition)
     for same in (guided((), (), ()), guided((GLASSES,), (), (), strength=0)):
         assert torch.equal(same(x, sigma, condition), plain)
@@ -262,7 +270,7 @@ def test_without_a_target_nothing_changes() -> None:
 
 
 def test_a_face_does_not_depend_on_the_others_nor_on_their_attributes() -> None:
-    x, sigma, condition = pictures(3)
+    x, sigma, condition = make_pictures(3)
     alone = guided((BEARD,), strength=5000)(x[:1], sigma[:1], condition[:1])
     assert float((alone - Gaussian(side=SIDE)(x, sigma, condition)[:1]).detach().abs().max()) > 0.01
     for others in (((), ()), ((GLASSES,), (NO_GLASSES, Attribute("male", True)))):
@@ -271,7 +279,7 @@ def test_a_face_does_not_depend_on_the_others_nor_on_their_attributes() -> None:
 
 
 def test_each_attribute_guides_by_its_own_gradient_and_confidence() -> None:
-    x, sigma, condition = pictures(1)
+    x, sigma, condition = make_pictures(1)
     plain = Gaussian(side=SIDE)(x, sigma, condition)
     x.requires_grad_()
     log = classifier(side=SIDE).logs(x, sigma)[:, NAMES.index("no_beard"), 0]
@@ -293,14 +301,14 @@ def test_each_attribute_guides_by_its_own_gradient_and_confidence() -> None:
 def test_a_classifier_is_called_within_its_trained_noise_levels() -> None:
     levels: list[Tensor] = []
 
-    class Listening(AttributeClassifier):
+    class RecordingNet(AttributeClassifier):
         def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
             levels.append(sigma)
             return super().forward(images, sigma)
 
     part = classifier(side=SIDE)
-    listening = Listening(part.network, part.names, 0.01, 30.0)
-    x, _, condition = pictures(3)
+    listening = RecordingNet(part.network, part.names, 0.01, 30.0)
+    x, _, condition = make_pictures(3)
     sigma = torch.tensor([0.002, 0.3, 348.0])
     out = Guidance(all_of(listening)).guided(Gaussian(side=SIDE), [(BEARD,)] * 3, False)(
         x, sigma, condition
@@ -309,11 +317,11 @@ def test_a_classifier_is_called_within_its_trained_noise_levels() -> None:
     torch.testing.assert_close(levels[0], torch.tensor([0.01, 0.3, 30.0]))
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def seeing() -> AttributeClassifier:
+def shape_classifier() -> AttributeClassifier:
     """Sees the shapes of `made`: its last layer is fitted to them in closed form."""
     faces, labels = labelled_faces(64)
     seen = classifier()
@@ -339,15 +347,17 @@ def seeing() -> AttributeClassifier:
     return seen
 
 
-def as_face(k: int) -> Image:
+def to_face(k: int) -> Image:
     return np.ascontiguousarray(
         labelled_faces(64)[0].pictures[k, :, 8:136, 8:136].permute(1, 2, 0).numpy()
     )
 
 
-def test_attributes_are_read_by_the_mean_log_odds_of_all_faces(seeing: AttributeClassifier) -> None:
-    classifiers = all_of(seeing)
-    dark, light = read(classifiers, [as_face(0)]), read(classifiers, [as_face(7)])
+def test_attributes_are_read_by_the_mean_log_odds_of_all_faces(
+    shape_classifier: AttributeClassifier,
+) -> None:
+    classifiers = all_of(shape_classifier)
+    dark, light = read(classifiers, [to_face(0)]), read(classifiers, [to_face(7)])
     assert [(a.name, a.value) for a in dark] == [
         ("male", False),
         ("glasses", False),
@@ -359,29 +369,33 @@ def test_attributes_are_read_by_the_mean_log_odds_of_all_faces(seeing: Attribute
         ("beard", False),
     ]
     assert all(a.source == "read" and CLEAR < a.confidence <= 1 for a in (*dark, *light))
-    balanced = read(classifiers, [as_face(0), as_face(7)])
-    twice = read(classifiers, [as_face(0), as_face(0), as_face(7)])
+    balanced = read(classifiers, [to_face(0), to_face(7)])
+    twice = read(classifiers, [to_face(0), to_face(0), to_face(7)])
     assert all(
         a.confidence < b.confidence < c.confidence
         for a, b, c in zip(balanced, twice, dark, strict=True)
     )
 
 
-def test_faces_of_any_size_are_read(seeing: AttributeClassifier) -> None:
-    small = np.asarray(Pictures.fromarray(as_face(7)).resize((24, 24), Pictures.Resampling.BOX))
-    assert [a.value for a in read(all_of(seeing), [small, as_face(7)])] == [True, True, False]
+def test_faces_of_any_size_are_read(shape_classifier: AttributeClassifier) -> None:
+    small = np.asarray(Pictures.fromarray(to_face(7)).resize((24, 24), Pictures.Resampling.BOX))
+    assert [a.value for a in read(all_of(shape_classifier), [small, to_face(7)])] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("odds", [0.0, 1.0, -3.0])
 def test_certainty_is_how_far_the_probability_is_from_even(odds: float) -> None:
     probability = 1 / (1 + np.exp(-abs(odds)))
-    glasses = read(all_of(certain(odds)), [face(0, 16)])[1]
+    glasses = read(all_of(certain_classifier(odds)), [face(0, 16)])[1]
     assert glasses.confidence == pytest.approx(max(2 * probability - 1, 0.001), abs=6e-4)
     assert glasses.value == (odds > 0)
 
 
 def test_attributes_of_the_examiner_take_precedence_over_readings() -> None:
-    held = complete((NO_GLASSES,), all_of(certain(3.0)), [face(0, 16)])
+    held = complete((NO_GLASSES,), all_of(certain_classifier(3.0)), [face(0, 16)])
     assert [(a.name, a.value, a.source) for a in held] == [
         ("glasses", False, "examiner"),
         ("male", True, "read"),
@@ -391,12 +405,14 @@ def test_attributes_of_the_examiner_take_precedence_over_readings() -> None:
 
 @pytest.mark.parametrize("kind", ["dpmpp-6", "ve-8"])
 def test_guidance_moves_a_picture_to_where_the_classifier_agrees(
-    kind: str, seeing: AttributeClassifier
+    kind: str, shape_classifier: AttributeClassifier
 ) -> None:
-    how, rows, condition = sampling.parse(kind), ((BEARD,), (NO_GLASSES,)), nothing(2, 128)
+    how, rows, condition = sampling.parse(kind), ((BEARD,), (NO_GLASSES,)), no_pull(2, 128)
     towards, plain = (
         sampling.draw(
-            Guidance(all_of(seeing), strength).guided(Gaussian(side=128), rows, how.in_few_steps),
+            Guidance(all_of(shape_classifier), strength).guided(
+                Gaussian(side=128), rows, how.in_few_steps
+            ),
             condition,
             how,
             generators([1, 2]),
@@ -405,12 +421,12 @@ def test_guidance_moves_a_picture_to_where_the_classifier_agrees(
     )
     with torch.no_grad():
         after, before = (
-            seeing.logs(picture, torch.full((2,), 0.002)) for picture in (towards, plain)
+            shape_classifier.logs(picture, torch.full((2,), 0.002)) for picture in (towards, plain)
         )
     assert after[0, 2, 0] > before[0, 2, 0] and after[1, 1, 0] > before[1, 1, 0]
 
 
-# --- restorers ---------------------------------------------------------------------------------------------------
+# --- restorers ------------------------------------------------------------------------------------
 
 
 def restorer(
@@ -441,7 +457,7 @@ def test_guidance_changes_the_picture_with_every_method(name: str) -> None:
 def test_without_attributes_or_strength_the_picture_is_bit_for_bit_the_unguided_one(
     name: str,
 ) -> None:
-    plain = restore(short(name), PROBE, 1, 0).picture
+    plain = restore(three_steps(name), PROBE, 1, 0).picture
     for same in (
         restore(restorer(name), PROBE, 1, 0),
         restore(restorer(name, strength=0), replace(PROBE, attributes=(GLASSES,)), 1, 0),
@@ -515,29 +531,29 @@ def test_a_warning_calls_a_reading_a_guess() -> None:
 
 
 def test_an_attribute_that_contradicts_the_picture_gives_a_warning() -> None:
-    (line,) = warnings(certain(5.0), NO_GLASSES)
-    assert (
-        line
-        == "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with certainty 0.987"
+    (line,) = warnings(certain_classifier(5.0), NO_GLASSES)
+    assert line == (
+        "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with "
+        "certainty 0.987"
     )
-    (line,) = warnings(certain(5.0), BEARD)
+    (line,) = warnings(certain_classifier(5.0), BEARD)
     assert line.startswith("attribute beard=yes (examiner): ")
-    assert warnings(certain(5.0), GLASSES) == []
-    assert warnings(certain(1.0), NO_GLASSES) == [], "it is not clearly seen"
+    assert warnings(certain_classifier(5.0), GLASSES) == []
+    assert warnings(certain_classifier(1.0), NO_GLASSES) == [], "it is not clearly seen"
 
 
-# --- fasr-video sr -----------------------------------------------------------------------------------------------
+# --- fasr-video sr --------------------------------------------------------------------------------
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def sr(weights: list[str], tmp_path: Path, capsys: Capture) -> Run:
-    save_attributes(certain(5.0), tmp_path / "attributes.safetensors")
+    save_attributes(certain_classifier(5.0), tmp_path / "attributes.safetensors")
     Pictures.fromarray(face(0, 16)).save(tmp_path / "still.png")
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        return called(
+        return run_command(
             capsys, "sr", tmp_path / "still.png", *weights, "--out", tmp_path / "out", *arguments
         )
 
@@ -582,7 +598,7 @@ def test_a_guided_still_names_its_attributes_everywhere(sr: Run, tmp_path: Path)
 
 def test_a_still_is_drawn_again_only_if_the_options_change(sr: Run, tmp_path: Path) -> None:
     file, other = tmp_path / "attributes.safetensors", tmp_path / "other.safetensors"
-    save_attributes(certain(4.0), other)
+    save_attributes(certain_classifier(4.0), other)
     questions: list[tuple[object, ...]] = [
         (),
         ("--attr", "glasses=yes", "--attr", "beard=no", "--classifier", file),
@@ -626,7 +642,7 @@ def test_an_option_without_attributes_is_refused(sr: Run, option: tuple[str, str
     assert code == 2 and f"{option[0]}: there are no attributes" in err
 
 
-# --- fasr-video run ----------------------------------------------------------------------------------------------
+# --- fasr-video run -------------------------------------------------------------------------------
 
 READING = (*QUICK, "restore.attributes=read", "restore.guidance=20")
 
@@ -639,7 +655,7 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in manifest.BUNDLED.iterdir():
         if path.name not in {manifest.MANIFEST, "attributes.safetensors"}:
             (folder / path.name).symlink_to(path)
-    save_attributes(certain(5.0), folder / "attributes.safetensors")
+    save_attributes(certain_classifier(5.0), folder / "attributes.safetensors")
     entries = [
         e
         for e in json.loads((manifest.BUNDLED / manifest.MANIFEST).read_text())
@@ -665,7 +681,7 @@ def test_a_run_reads_attributes_off_the_faces_and_the_case_records_them(
         ("beard", False, "read"),
     ]
     assert any("guessed by a network" in w for w in restoration["warnings"])
-    screen = " ".join(called(capsys, "show", out)[1].split())
+    screen = " ".join(run_command(capsys, "show", out)[1].split())
     assert "drawn" in screen and "(read)" in screen
     with Pictures.open(out / restoration["picture"]) as picture:
         assert json.loads(picture.info["fasr-video"])["attributes"] == restoration["attributes"]
@@ -682,7 +698,7 @@ def test_a_run_reads_attributes_off_the_faces_and_the_case_records_them(
 
     with pytest.raises(CaseError, match=r"restore\.attributes, restore\.guidance"):
         open_case(out, configs.load("cpu", QUICK))
-    save_attributes(certain(-5.0), bundled)
+    save_attributes(certain_classifier(-5.0), bundled)
     manifest.refresh()
     assert run([entrance], out, settings)[1] is True, "another classifier is another question"
     (track,) = [t for t in document(out)["tracks"] if t["restoration"]]

@@ -1,4 +1,6 @@
-"""Cases, galleries and archives that somebody else made: nothing of theirs leads out of their folder."""
+"""Cases, galleries and archives that somebody else made: nothing of theirs leads out of their
+folder.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from fasr_video.errors import FasrError, IntegrityError
 from fasr_video.files import atomic_write, inside
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.report.write import write_report
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
 from tests.reviewed import Names, make_case
 
 
@@ -41,7 +43,7 @@ def case(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
+def user_folder(tmp_path: Path) -> Path:
     """A folder of the user's own with a file in it."""
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -50,10 +52,10 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_cleaning_up_follows_no_links_and_removes_only_files_of_ours(
-    case: Path, mine: Path
+    case: Path, user_folder: Path
 ) -> None:
     with Case.open(case) as opened:
-        (case / "crops" / "zz").symlink_to(mine)
+        (case / "crops" / "zz").symlink_to(user_folder)
         (case / "crops" / "ab").mkdir(exist_ok=True)
         (case / "crops" / "ab" / "notes.txt").write_text("of somebody")
         left = [case / "crops" / "ab" / f"{'ab' * 32}.{end}" for end in ("png", "png.part", "new")]
@@ -61,24 +63,24 @@ def test_cleaning_up_follows_no_links_and_removes_only_files_of_ours(
             path.write_bytes(b"of a kill")
         assert opened.sweep_pictures() == 3
     assert not any(path.exists() for path in left)
-    assert (mine / "will.txt").read_text() == "mine" and (
+    assert (user_folder / "will.txt").read_text() == "mine" and (
         case / "crops" / "ab" / "notes.txt"
     ).exists()
 
 
 @pytest.mark.parametrize("inside", ["crops/zz", "report", "signed-off"])
-def test_a_case_that_holds_links_is_not_written(inside: str, case: Path, mine: Path) -> None:
-    (case / inside).symlink_to(mine)
+def test_a_case_that_holds_links_is_not_written(inside: str, case: Path, user_folder: Path) -> None:
+    (case / inside).symlink_to(user_folder)
     with pytest.raises(IntegrityError, match="a link to"):
         Case.open(case)
     Case.open(case, read_only=True).db.close()
 
 
-def test_a_report_is_not_written_through_a_link(case: Path, mine: Path) -> None:
-    (case / "report").symlink_to(mine)
+def test_a_report_is_not_written_through_a_link(case: Path, user_folder: Path) -> None:
+    (case / "report").symlink_to(user_folder)
     with pytest.raises(IntegrityError, match="a link to"):
         write_report(case)
-    assert [p.name for p in mine.iterdir()] == ["will.txt"]
+    assert [p.name for p in user_folder.iterdir()] == ["will.txt"]
 
 
 def _report(case: Path) -> object:
@@ -95,10 +97,10 @@ def _pictures(case: Path) -> object:
     "column", ["track.number", "track.source", "face.frame_index", "face.reason"]
 )
 def test_texts_in_a_case_never_become_file_names(
-    column: str, write: Callable[[Path], object], mine: Path, tmp_path: Path
+    column: str, write: Callable[[Path], object], user_folder: Path, tmp_path: Path
 ) -> None:
     """`T/../../../mine/will.html` lies where a report's page would."""
-    case = synthetic(tmp_path / "case", tracks=2)
+    case = make_synthetic_case(tmp_path / "case", tracks=2)
     table, name = column.split(".")
     (case / "report").mkdir()
     (case / "report" / "SHA256SUMS").touch()
@@ -145,23 +147,25 @@ LOCKS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("whose", LOCKS)
-def test_a_link_in_place_of_a_lock_is_refused(whose: str, case: Path, mine: Path) -> None:
+def test_a_link_in_place_of_a_lock_is_refused(whose: str, case: Path, user_folder: Path) -> None:
     name, take = LOCKS[whose]
     path = case / "cases" / name if whose == "an archive's" else case / name
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
-    path.symlink_to(mine / "will.txt")
+    path.symlink_to(user_folder / "will.txt")
     with pytest.raises(IntegrityError, match="a link to"):
         take(case)
-    assert (mine / "will.txt").read_text() == "mine"
+    assert (user_folder / "will.txt").read_text() == "mine"
 
 
 def test_a_link_in_place_of_a_partial_file_is_replaced_not_followed(
-    tmp_path: Path, mine: Path
+    tmp_path: Path, user_folder: Path
 ) -> None:
-    (tmp_path / "a.json.part").symlink_to(mine / "will.txt")
+    (tmp_path / "a.json.part").symlink_to(user_folder / "will.txt")
     atomic_write(tmp_path / "a.json", lambda path: path.write_text("new"))
-    assert (mine / "will.txt").read_text() == "mine" and (tmp_path / "a.json").read_text() == "new"
+    assert (user_folder / "will.txt").read_text() == "mine" and (
+        tmp_path / "a.json"
+    ).read_text() == "new"
 
 
 @pytest.mark.parametrize("folder", ["../outside", "/tmp/outside", "..", "a/b", ""])
@@ -177,10 +181,10 @@ def test_a_ledger_that_names_a_case_outside_of_its_folder_is_refused(
 
 @pytest.mark.parametrize("name", [CHUNKS, LEDGER])
 def test_an_archive_whose_ledger_or_chunks_are_links_is_not_written(
-    name: str, tmp_path: Path, mine: Path
+    name: str, tmp_path: Path, user_folder: Path
 ) -> None:
     (tmp_path / "cases").mkdir()
-    (tmp_path / "cases" / name).symlink_to(mine)
+    (tmp_path / "cases" / name).symlink_to(user_folder)
     with pytest.raises(IntegrityError, match="a link to"):
         Ledger.open(tmp_path / "cases")
 
@@ -255,7 +259,10 @@ def test_texts_in_exported_tables_are_no_formulas(tmp_path: Path) -> None:
     )
     with Case.open(case) as opened:
         opened.db.execute(
-            """UPDATE encoding SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'"""
+            """
+            UPDATE encoding
+            SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'
+            """
         )
         tables = [as_csv(opened, "tracks"), as_csv(opened, "faces")]
     tables.append((write_report(case, tmp_path / "report", ["csv"]) / "tracks.csv").read_text())
@@ -303,5 +310,5 @@ def test_a_key_that_others_can_read_is_a_warning(
     key.chmod(0o640)
     read(key)
     read(key)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and f"chmod 600 {key}" in told
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and f"chmod 600 {key}" in warning

@@ -1,4 +1,6 @@
-"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what a fit changes."""
+"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what a fit
+changes.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +50,10 @@ from tests.idfsr_faces import (
     RESIDUAL,
     SIDE,
     TINY,
-    face_condition,
-    faces,
-    pictures,
-    speaking,
+    make_condition,
+    make_landmarks,
+    make_network,
+    make_pictures,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -63,11 +65,11 @@ def size(request: pytest.FixtureRequest) -> Size:
     return request.param  # type: ignore[no-any-return]
 
 
-# ---------------------------------------------------------------------------------------------------------------- mask
+# --------------------------------------------------------------------------------------------- mask
 
 
 def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
-    landmarks = faces(200)
+    landmarks = make_landmarks(200)
     mask = face_mask(landmarks, SIDE)
     assert mask.shape == (200, 1, SIDE, SIDE) and set(mask.unique().tolist()) == {0.0, 1.0}
     x, y = landmarks.long().unbind(2)
@@ -109,23 +111,23 @@ def test_impossible_landmarks_are_not_usable(what: str, landmarks: Tensor) -> No
     assert usable(torch.stack((FACE, landmarks))).tolist() == [True, False], what
 
 
-# ---------------------------------------------------------------------------------------------------------------- warp
+# --------------------------------------------------------------------------------------------- warp
 
 
 def test_equal_landmarks_leave_the_picture_unchanged() -> None:
-    x, landmarks = pictures(8), faces(8)
+    x, landmarks = make_pictures(8), make_landmarks(8)
     torch.testing.assert_close(warp(x, landmarks, landmarks), x, rtol=0, atol=1e-4)
 
 
 def test_the_warp_moves_each_landmark_exactly_to_its_target() -> None:
-    source, target = faces(50, seed=1), faces(50, seed=2)
+    source, target = make_landmarks(50, seed=1), make_landmarks(50, seed=2)
     field = warp_field(source, target, SIDE)
     x, y = target.long().unbind(2)
     torch.testing.assert_close(field[torch.arange(50)[:, None], y, x], source, rtol=0, atol=1e-3)
 
 
 def test_the_warp_is_continuous_and_keeps_the_border() -> None:
-    field = warp_field(faces(50, seed=1), faces(50, seed=2), SIDE)
+    field = warp_field(make_landmarks(50, seed=1), make_landmarks(50, seed=2), SIDE)
     line = torch.arange(SIDE).float()
     for edge, along in (
         (field[:, 0], 0),
@@ -141,18 +143,18 @@ def test_the_warp_is_continuous_and_keeps_the_border() -> None:
 def test_symmetric_faces_have_valid_triangles() -> None:
     """Four points on one circle can be cut in two ways: one is taken, without a hole."""
     x, even = (
-        pictures(1),
+        make_pictures(1),
         torch.tensor([[[40.0, 60], [87, 60], [63.5, 63.5], [40, 100], [87, 100]]]),
     )
     torch.testing.assert_close(warp(x, even, even), x, rtol=0, atol=1e-4)
 
 
 def test_faces_of_a_batch_are_warped_independently() -> None:
-    x, source, target = pictures(4), faces(4, seed=1), faces(4, seed=2)
+    x, source, target = make_pictures(4), make_landmarks(4, seed=1), make_landmarks(4, seed=2)
     torch.testing.assert_close(warp(x, source, target)[2:3], warp(x[2:3], source[2:3], target[2:3]))
 
 
-# ------------------------------------------------------------------------------------------------------------- network
+# ------------------------------------------------------------------------------------------ network
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -182,7 +184,9 @@ def test_both_sizes_have_the_expected_number_of_weights() -> None:
 
 
 def test_attention_to_the_identity_depends_on_the_cell() -> None:
-    """On a map that is the same everywhere, far from its edges all cells hear the same of a person but for places."""
+    """On a map that is the same everywhere, far from its edges all cells hear the same of a person
+    but for places.
+    """
     torch.manual_seed(0)
     level = Level(width=64, cells=16, size=TINY, attention=True)
     for parameter in level.attention.parameters():
@@ -194,18 +198,18 @@ def test_attention_to_the_identity_depends_on_the_cell() -> None:
         torch.randn(2, 1, 8, 64),
     )
 
-    def heard() -> Tensor:
+    def differences() -> Tensor:
         with torch.no_grad():
             one, other = (level(x, time, style, who) for who in tokens)
         return (one - other)[0, :, 4:-4, 4:-4].flatten(1)
 
-    assert float(heard().std(1).max()) < 1e-4
+    assert float(differences().std(1).max()) < 1e-4
     torch.nn.init.normal_(level.places.bias)
-    assert float(heard().std(1).min()) > 0.1
+    assert float(differences().std(1).min()) > 0.1
 
 
 def test_an_untrained_published_network_predicts_no_noise() -> None:
-    condition = face_condition()
+    condition = make_condition()
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
@@ -214,15 +218,15 @@ def test_an_untrained_published_network_predicts_no_noise() -> None:
 
 def base_of(condition: FaceCondition) -> Tensor:
     """What an untrained compact network says of pure noise."""
-    noise = torch.randn(condition.lr.shape, generator=torch.Generator().manual_seed(0))
+    random_noise = torch.randn(condition.lr.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return identity_denoiser(IdfsrNet(RESIDUAL))(
-            1e4 * noise, torch.full((len(noise),), 1e4), condition
+            1e4 * random_noise, torch.full((len(random_noise),), 1e4), condition
         )
 
 
 def test_the_compact_base_is_the_lr_face_with_the_reference_under_the_mask() -> None:
-    condition = face_condition()
+    condition = make_condition()
     base, hidden = base_of(condition), condition.mask.expand_as(condition.lr) == 1
     near = (
         torch.nn.functional.max_pool2d(condition.mask, 2 * FADE + 1, 1, FADE).expand_as(
@@ -245,7 +249,7 @@ def test_the_compact_base_is_the_lr_face_with_the_reference_under_the_mask() -> 
 
 def test_an_untrained_compact_network_blends_the_noisy_picture_and_its_base() -> None:
     """As E[clean | x] of pictures that are Gaussian around it."""
-    condition, sigma = face_condition(), torch.tensor([0.01, 0.28, 25.0])
+    condition, sigma = make_condition(), torch.tensor([0.01, 0.28, 25.0])
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(RESIDUAL))(x, sigma, condition)
@@ -256,32 +260,32 @@ def test_an_untrained_compact_network_blends_the_noisy_picture_and_its_base() ->
 
 
 def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
-    condition, sigma = face_condition(), torch.tensor([0.01, 0.5, 20.0])
-    clean, noise = (
-        pictures(3, seed=5),
+    condition, sigma = make_condition(), torch.tensor([0.01, 0.5, 20.0])
+    clean, random_noise = (
+        make_pictures(3, seed=5),
         torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
     )
-    heard: list[Tensor] = []
+    differences: list[Tensor] = []
 
-    class Heard(IdfsrNet):
+    class RecordingNet(IdfsrNet):
         def forward(
             self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
         ) -> Tensor:
-            heard.append(super().forward(x, lr, time, style, identity))
-            return heard[-1]
+            differences.append(super().forward(x, lr, time, style, identity))
+            return differences[-1]
 
     torch.manual_seed(0)
-    denoiser = identity_denoiser(Heard(RESIDUAL))
+    denoiser = identity_denoiser(RecordingNet(RESIDUAL))
     torch.nn.init.normal_(denoiser.network.leave[2].weight, std=0.1)
     level, base = sigma[:, None, None, None], base_of(condition)
     total = (level**2 + SPREAD**2).sqrt()
-    residual = clean + level * noise - base
+    residual = clean + level * random_noise - base
     wanted = (
         (clean - base - (SPREAD / total) ** 2 * residual) * total / (level * SPREAD)
     )  # EDM's F, eq. 8
     with torch.no_grad():
-        out = denoiser(clean + level * noise, sigma, condition)
-    expected = (heard[0] - wanted).square().flatten(1).mean(1)
+        out = denoiser(clean + level * random_noise, sigma, condition)
+    expected = (differences[0] - wanted).square().flatten(1).mean(1)
     torch.testing.assert_close(
         denoiser.weighted(out, clean, sigma, condition), expected, rtol=1e-3, atol=1e-4
     )
@@ -322,11 +326,11 @@ def test_the_compact_size_can_start_from_an_sr_networks_weights(tmp_path: Path) 
         torch.randn(2, *shape, generator=g)
         for shape in ((3, SIDE, SIDE), (3, SIDE, SIDE), (512,), (512,))
     )
-    noise = torch.tensor([0.05, 5.0]).log() / 4
+    random_noise = torch.tensor([0.05, 5.0]).log() / 4
     with torch.no_grad():
-        known = sr.network(x, lr, noise, torch.zeros(2, 512))
+        known = sr.network(x, lr, random_noise, torch.zeros(2, 512))
         torch.testing.assert_close(
-            net.eval()(x, lr, noise, style, who), known, rtol=1e-3, atol=1e-3
+            net.eval()(x, lr, random_noise, style, who), known, rtol=1e-3, atol=1e-3
         )
 
 
@@ -339,30 +343,30 @@ def test_weights_that_do_not_fit_a_new_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_output_depends_on_all_conditions_but_not_on_hidden_pixels(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.5)
     inside, outside = condition.mask, 1 - condition.mask
 
-    def answer(**other: Tensor) -> Tensor:
+    def predict(**other: Tensor) -> Tensor:
         changed = {
             name: getattr(condition, name) for name in ("lr", "feature", "mask", "reference")
         } | other
         with torch.no_grad():
             return denoiser(x, sigma, FaceCondition(**changed))
 
-    base, noise = answer(), pictures(3, seed=9)
-    assert torch.equal(answer(lr=condition.lr * outside + noise * inside), base)
+    base, random_noise = predict(), make_pictures(3, seed=9)
+    assert torch.equal(predict(lr=condition.lr * outside + random_noise * inside), base)
     for other in (
-        {"lr": condition.lr * inside + noise * outside},
-        {"reference": noise},
+        {"lr": condition.lr * inside + random_noise * outside},
+        {"reference": random_noise},
         {"feature": condition.feature.flip(1)},
     ):
-        assert float((answer(**other) - base).abs().max()) > 1e-4, other.keys()
+        assert float((predict(**other) - base).abs().max()) > 1e-4, other.keys()
 
 
 def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
-    x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
+    x, sigma = make_pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
         together, alone = (
             denoiser(x, sigma, condition),
@@ -372,10 +376,10 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
 
 
 def test_samplers_encode_the_reference_once_with_equal_results(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
     encoded: list[int] = []
     denoiser.network.style.register_forward_hook(lambda *_: encoded.append(1))
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.5)
     with torch.no_grad():
         call = denoiser.conditioned(condition)
         first, _ = call(x, sigma), call(x, sigma)
@@ -384,8 +388,8 @@ def test_samplers_encode_the_reference_once_with_equal_results(size: Size) -> No
 
 
 def test_bfloat16_is_close_to_float32(size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size)), face_condition()
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    denoiser, condition = identity_denoiser(make_network(size)), make_condition()
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         exact = denoiser(x, sigma, condition)
         denoiser.precision = torch.bfloat16
@@ -394,12 +398,12 @@ def test_bfloat16_is_close_to_float32(size: Size) -> None:
 
 
 def test_a_missing_mask_and_reference_is_an_error() -> None:
-    condition = face_condition()
+    condition = make_condition()
     with pytest.raises(FasrError, match="no reference"):
-        identity_denoiser(speaking()).conditioned(Condition(condition.lr, condition.feature))
+        identity_denoiser(make_network()).conditioned(Condition(condition.lr, condition.feature))
 
 
-# ------------------------------------------------------------------------------------------------- DDPM and our levels
+# ------------------------------------------------------------------------------ DDPM and our levels
 
 
 def test_ddpm_steps_map_to_noise_levels_and_back() -> None:
@@ -417,7 +421,7 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
     mean, spread = 0.3, 0.2  # of y = 2 · clean − 1
     t = torch.linspace(STEPS - 1, 0, 20).round().long()
 
-    def noise(x: Tensor, alpha_bar: Tensor) -> Tensor:
+    def random_noise(x: Tensor, alpha_bar: Tensor) -> Tensor:
         return (
             (1 - alpha_bar).sqrt()
             * (x - alpha_bar.sqrt() * mean)
@@ -430,7 +434,7 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
         def forward(
             self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
         ) -> Tensor:
-            return noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
+            return random_noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
 
     x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = (x_t / ALPHA_BAR[t[0]].sqrt() + 1) / 2
@@ -441,7 +445,7 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
             ALPHA_BAR[now],
             torch.ones(()) if after is None else ALPHA_BAR[after],
         )
-        predicted = noise(x_t, alpha_bar)
+        predicted = random_noise(x_t, alpha_bar)
         clean = (x_t - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
         x_t = alpha_bar_after.sqrt() * clean + (1 - alpha_bar_after).sqrt() * predicted
     denoiser = identity_denoiser(Gaussian(replace(TINY, side=16)))
@@ -455,8 +459,8 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
 
 def test_a_seed_draws_the_same_picture_in_any_batch(size: Size) -> None:
     denoiser, condition, how = (
-        identity_denoiser(speaking(size)),
-        face_condition(),
+        identity_denoiser(make_network(size)),
+        make_condition(),
         sampling.parse("ddim-4"),
     )
     together = sampling.draw(denoiser, condition, how, samplers.generators([5, 6, 7]))
@@ -464,18 +468,18 @@ def test_a_seed_draws_the_same_picture_in_any_batch(size: Size) -> None:
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
 
 
-# --------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_weights_survive_saving_and_loading(tmp_path: Path, size: Size) -> None:
     denoiser, condition = (
-        identity_denoiser(speaking(size).half().float()),
-        face_condition(),
+        identity_denoiser(make_network(size).half().float()),
+        make_condition(),
     )  # what a float16 file can hold
     denoiser.embedder, denoiser.band = "e" * 64, (4, 16)
     save_idfsr(denoiser, tmp_path / "idfsr.safetensors")
     back = load_idfsr(tmp_path / "idfsr.safetensors")
-    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    x, sigma = make_pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         assert torch.equal(back(x, sigma, condition), denoiser(x, sigma, condition))
     assert back.network.size == size and back.embedder == "e" * 64 and back.band == (4, 16)
@@ -487,7 +491,7 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
         load_idfsr(file)
     with pytest.raises(FasrError, match="does not name an IDFSR network"):
         load_idfsr(bundled("sr.safetensors"))
-    save_idfsr(identity_denoiser(speaking()), file)
+    save_idfsr(identity_denoiser(make_network()), file)
     with pytest.raises(FasrError, match="fasr-video/idfsr/2"):
         checkpoints.load(file)
     for length in (5000, 200):
@@ -496,20 +500,20 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
             load_idfsr(file)
 
 
-# ------------------------------------------------------------------------------------------------------------- fitting
+# ------------------------------------------------------------------------------------------ fitting
 
 
-def person(n: int = 4, seed: int = 0) -> References:
+def make_person(n: int = 4, seed: int = 0) -> References:
     """Photographs that are alike, with features that are, too."""
     g = torch.Generator().manual_seed(seed)
-    base = pictures(1, seed=seed)
-    shots = (base + 0.05 * (pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
+    base = make_pictures(1, seed=seed)
+    shots = (base + 0.05 * (make_pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
     features = torch.nn.functional.normalize(
         torch.ones(n, 512) + torch.randn(n, 512, generator=g), dim=1
     )
     names = tuple(f"{i}.png" for i in range(n))
     return References(
-        names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features
+        names, tuple(f"{i:064x}" for i in range(n)), shots, make_landmarks(n, seed=seed), features
     )
 
 
@@ -517,29 +521,29 @@ def person(n: int = 4, seed: int = 0) -> References:
 def test_fitting_lowers_the_loss_and_does_not_change_the_network(
     size: Size,
 ) -> None:
-    denoiser, enrolment_defaults = identity_denoiser(speaking(size)), []
+    denoiser, enrolment_defaults = identity_denoiser(make_network(size)), []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    vector, first, last = fit(denoiser, person(), 8, 0, enrolment_defaults.append)
+    vector, first, last = fit(denoiser, make_person(), 8, 0, enrolment_defaults.append)
     assert last < first
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
     assert [p.step for p in enrolment_defaults] == list(range(1, 9)) and enrolment_defaults[
         0
     ].steps == 8
-    start = torch.nn.functional.normalize(person().features.sum(0), dim=0)
+    start = torch.nn.functional.normalize(make_person().features.sum(0), dim=0)
     assert vector.shape == (512,) and 0 < float((vector - start).norm()) < 2
     assert torch.equal(
-        fit(denoiser, person(), 8, 0, enrolment_defaults.append)[0], vector
+        fit(denoiser, make_person(), 8, 0, enrolment_defaults.append)[0], vector
     )  # the same seed, the same vector
 
 
 def test_a_fit_that_does_not_lower_the_loss_is_an_error() -> None:
     deaf = identity_denoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
     with pytest.raises(FasrError, match="did not fall"):
-        fit(deaf, person(), 1, 0, lambda progress: None)
+        fit(deaf, make_person(), 1, 0, lambda progress: None)
 
 
 def test_a_stranger_among_the_references_is_named() -> None:
-    references = person()
+    references = make_person()
     assert stranger(references) is None
     mixed = references.features.clone()
     mixed[2] = torch.nn.functional.normalize(
@@ -554,7 +558,7 @@ def test_a_stranger_among_the_references_is_named() -> None:
 @pytest.mark.parametrize("n", [0, 1, 11])
 def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
     with pytest.raises(FasrError, match=f"{n} usable, but 2 to 10"):
-        person(n) if n else References(
+        make_person(n) if n else References(
             (), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512)
         )
 

@@ -1,4 +1,6 @@
-"""IDFSR as a method: what it hears of references and identities, what its answer says, and its command line."""
+"""IDFSR as a method: what it hears of references and identities, what its answer says, and its
+command line.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,12 @@ from fasr_video.sr.networks.idfsr import COMPACT
 from fasr_video.sr.restoration import FaceInput, as_image, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.weights.manifest import bundled
-from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
+from tests.idfsr_faces import ABOUT, FACE, make_network, make_pictures
 
 ROOT = Path(__file__).parents[1]
 
 
-# ------------------------------------------------------------------------------------------------------------ restorer
+# ----------------------------------------------------------------------------------------- restorer
 
 
 class Finder:
@@ -54,17 +56,17 @@ class Embedder:
 
 
 def restorer(identity: Identity | None = None) -> Idfsr:
-    denoiser = identity_denoiser(speaking())
+    denoiser = identity_denoiser(make_network())
     models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
     return Idfsr(models, "ddim-3", torch.device("cpu"))
 
 
-def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
-    picture = light + 0.4 * light * (pictures(1, seed=seed, side=side)[0] - 0.5)
+def make_input(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
+    picture = light + 0.4 * light * (make_pictures(1, seed=seed, side=side)[0] - 0.5)
     return as_image(picture)
 
 
-PROBE = FaceInput(shot(0), (shot(1, 128), shot(2, 100)))
+PROBE = FaceInput(make_input(0), (make_input(1, 128), make_input(2, 100)))
 DARK = 0.1
 
 
@@ -79,7 +81,7 @@ def test_references_change_the_picture_and_a_warning_limits_its_use() -> None:
     assert answer.warnings == (
         "conditioned on its references: never compare it with those photographs",
     )
-    other = restore(restorer(), FaceInput(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
+    other = restore(restorer(), FaceInput(PROBE.lr0, (make_input(7, 128),)), 2, seed=3)
     assert not np.array_equal(other.picture, answer.picture)
 
 
@@ -90,7 +92,7 @@ def test_without_references_the_face_is_its_own_with_a_warning() -> None:
 
 
 def test_without_landmarks_references_are_not_used_with_a_warning() -> None:
-    dark = FaceInput(shot(0, light=DARK), PROBE.auxiliaries)
+    dark = FaceInput(make_input(0, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dark, 1, seed=3)
     all_warnings = " ".join(answer.warnings)
     assert answer.feature == "own" and "no usable landmarks on the LR face" in all_warnings
@@ -101,7 +103,7 @@ def test_without_landmarks_references_are_not_used_with_a_warning() -> None:
 
 
 def test_at_4_px_references_are_warped_to_the_usual_landmarks() -> None:
-    dot = FaceInput(shot(0, 4, light=DARK), PROBE.auxiliaries)
+    dot = FaceInput(make_input(0, 4, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dot, 1, seed=3)
     all_warnings = " ".join(answer.warnings)
     assert (
@@ -119,18 +121,21 @@ def test_conditioned_on_names_the_subject_only_if_its_photographs_were_used() ->
     assert answer.conditioned_on == "somebody"
     assert any(w.startswith("conditioned on subject somebody") for w in answer.warnings)
     assert restore(restorer(), PROBE, 1, seed=3).conditioned_on == ""
-    unused = restore(restorer(), replace(named, lr0=shot(0, light=DARK)), 1, seed=3)
+    unused = restore(restorer(), replace(named, lr0=make_input(0, light=DARK)), 1, seed=3)
     assert unused.feature == "own" and unused.conditioned_on == ""
 
 
 def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
     answer = restore(
-        restorer(), FaceInput(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3
+        restorer(),
+        FaceInput(PROBE.lr0, (make_input(1, 128), make_input(2, 128, light=DARK))),
+        1,
+        seed=3,
     )
     assert any("reference 2 of 2 left out" in w for w in answer.warnings)
     assert np.array_equal(
         answer.picture,
-        restore(restorer(), FaceInput(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture,
+        restore(restorer(), FaceInput(PROBE.lr0, (make_input(1, 128),)), 1, seed=3).picture,
     )
 
 
@@ -149,7 +154,7 @@ def test_a_fitted_identity_takes_precedence_over_the_references_features() -> No
 @pytest.mark.parametrize(("side", "drawn"), [(4, True), (16, True), (20, False)])
 def test_a_face_outside_the_trained_sizes_is_not_drawn(side: int, drawn: bool) -> None:
     answer = restore(
-        restorer(), FaceInput(shot(0, side), PROBE.auxiliaries, subject="somebody"), 1, seed=0
+        restorer(), FaceInput(make_input(0, side), PROBE.auxiliaries, subject="somebody"), 1, seed=0
     )
     assert (answer.calls > 0) == (answer.conditioned_on == "somebody") == drawn
     refused = (
@@ -159,7 +164,11 @@ def test_a_face_outside_the_trained_sizes_is_not_drawn(side: int, drawn: bool) -
 
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
-    others = [FaceInput(shot(7, 8)), PROBE, FaceInput(shot(8, light=DARK), PROBE.auxiliaries)]
+    others = [
+        FaceInput(make_input(7, 8)),
+        PROBE,
+        FaceInput(make_input(8, light=DARK), PROBE.auxiliaries),
+    ]
     together, alone = (
         restorer().restore_all(others, 2, [1, 3, 2])[1],
         restore(restorer(), PROBE, 2, seed=3),
@@ -179,13 +188,13 @@ def test_provenance_names_all_that_the_picture_depends_on() -> None:
     assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def run_sr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["fasr-video", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
@@ -198,13 +207,15 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
-    save_idfsr(identity_denoiser(speaking()), file)
+    save_idfsr(identity_denoiser(make_network()), file)
     return file
 
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
+    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still
+    of the first.
+    """
     root = tmp_path_factory.mktemp("album")
     ada, bruno = (
         np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png"))
@@ -219,11 +230,11 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_person_is_fitted_and_drawn_and_the_provenance_names_the_identity(
-    call: Call, weights: Path, album: Path, tmp_path: Path
+    run_sr: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     person_id = tmp_path / "person.id"
     fitting = ("--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
-    code, out, err = call("sr", "fit", *fitting)
+    code, out, err = run_sr("sr", "fit", *fitting)
     assert code == 0, err
     assert "2 references, loss" in out
     assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(
@@ -239,7 +250,7 @@ def test_a_person_is_fitted_and_drawn_and_the_provenance_names_the_identity(
         "--sampler",
         "ddim-2",
     )
-    code, out, err = call(
+    code, out, err = run_sr(
         *draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr"
     )
     assert code == 0 and "never compare it with those" in err
@@ -247,12 +258,12 @@ def test_a_person_is_fitted_and_drawn_and_the_provenance_names_the_identity(
     assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(
         person_id
     )
-    code, _, err = call("fit", *fitting)
+    code, _, err = run_sr("fit", *fitting)
     assert code == 2 and "exists already" in err
 
 
 def test_references_of_two_people_are_refused_unless_forced(
-    call: Call, weights: Path, album: Path, tmp_path: Path
+    run_sr: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     fitting = (
         "fit",
@@ -265,7 +276,7 @@ def test_references_of_two_people_are_refused_unless_forced(
         "--steps",
         8,
     )
-    code, _, err = call(*fitting)
+    code, _, err = run_sr(*fitting)
     assert (
         code == 2
         and "mean cosine" in err
@@ -273,23 +284,23 @@ def test_references_of_two_people_are_refused_unless_forced(
         and len(err.strip().splitlines()) == 1
     )
     assert not (tmp_path / "mixed.id").exists()
-    code, _, err = call(*fitting, "--force")
+    code, _, err = run_sr(*fitting, "--force")
     assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
 
 
 def test_only_this_method_draws_faces_of_four_pixels(
-    call: Call, weights: Path, album: Path, tmp_path: Path
+    run_sr: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     with Image.open(album / "one" / "a.png") as picture:
         picture.resize((4, 4), Image.Resampling.BOX).save(tmp_path / "dot.png")
     draw = ("sr", tmp_path / "dot.png", "--out", tmp_path / "sr")
-    assert call(*draw, "--method", "bicubic")[0] == 3
-    code, _, err = call(*draw, "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    assert run_sr(*draw, "--method", "bicubic")[0] == 3
+    code, _, err = run_sr(*draw, "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
     assert code == 0 and "reference-free" in err
 
 
 def test_the_bundled_network_draws_a_person_from_photographs(
-    call: Call, album: Path, tmp_path: Path
+    run_sr: Call, album: Path, tmp_path: Path
 ) -> None:
     drawing = (
         "sr",
@@ -301,7 +312,7 @@ def test_the_bundled_network_draws_a_person_from_photographs(
         "--out",
         tmp_path / "sr",
     )
-    code, _, err = call(*drawing)
+    code, _, err = run_sr(*drawing)
     assert code == 0 and "conditioned on its references" in err
     facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
     assert facts["asked"]["restorer"]["network"] == sha256_file(bundled("idfsr.safetensors"))
@@ -312,7 +323,7 @@ def test_the_bundled_network_draws_a_person_from_photographs(
 
 
 def test_impossible_options_give_a_one_line_error(
-    call: Call, weights: Path, album: Path, tmp_path: Path
+    run_sr: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
     small = tmp_path / "small"
@@ -336,5 +347,5 @@ def test_impossible_options_give_a_one_line_error(
         ((*fitting, "--refs", "/nowhere"), "no such folder"),
         ((*fitting, "--refs", small), "0 usable"),
     ):
-        code, _, err = call(*arguments)
+        code, _, err = run_sr(*arguments)
         assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err

@@ -1,4 +1,6 @@
-"""IDFSR learns: references of the same person, landmarks that move with faces, weights that load."""
+"""IDFSR learns: references of the same person, landmarks that move with faces, weights that
+load.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +25,29 @@ from fasr_video.sr.restoration import as_image
 from fasr_video.sr.weights import load_idfsr
 from fasr_video.training import idfsr as training
 from fasr_video.training.loop import Plan
-from tests.idfsr_faces import RESIDUAL, SIDE, TINY, faces, pictures
+from tests.idfsr_faces import RESIDUAL, SIDE, TINY, make_landmarks, make_pictures
 
 ROOT = Path(__file__).parents[1]
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people with three photos each, a fifth with one; features and landmarks beside the folder."""
+    """Four people with three photos each, a fifth with one; features and landmarks beside the
+    folder.
+    """
     root = tmp_path_factory.mktemp("idfsr")
     lines = [["path", *training.COLUMNS, "found"]]
     paths = [f"p{person}/{photo}.png" for person in range(4) for photo in range(3)] + [
         "single/0.png"
     ]
     for i, path in enumerate(paths):
-        picture = as_image(pictures(1, seed=i, side=144)[0])
+        picture = as_image(make_pictures(1, seed=i, side=144)[0])
         (root / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(root / "faces" / path)
-        lines.append([path, *map(str, (faces(1, seed=i)[0] + 8).flatten().tolist()), "1"])
+        lines.append([path, *map(str, (make_landmarks(1, seed=i)[0] + 8).flatten().tolist()), "1"])
     (root / "labels.csv").write_text("\n".join(map(",".join, lines)))
     vectors = np.random.default_rng(0).standard_normal((len(paths), 512)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -55,7 +59,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_net(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "compact", RESIDUAL)
     monkeypatch.setitem(SIZES, "published", TINY)
 
@@ -68,7 +72,7 @@ def data_of(people: Path) -> training.Material:
     )
 
 
-def no_feature(lr: Tensor) -> Tensor:
+def no_features(lr: Tensor) -> Tensor:
     return torch.zeros(len(lr), 512)
 
 
@@ -83,7 +87,9 @@ def test_a_reference_is_another_photo_of_the_same_person(people: Path) -> None:
 
 
 def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
-    """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks are said to be."""
+    """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks
+    are said to be.
+    """
     data = data_of(people)
     dotted = torch.zeros_like(data.pictures)
     x, y = data.landmarks.round().long().unbind(2)
@@ -115,7 +121,7 @@ def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> No
     torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
     torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
     _, condition = training.make_batch(
-        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g
+        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_features, g
     )
     assert (
         float((condition.reference - condition.lr).abs().mean()) > 0.05
@@ -126,16 +132,17 @@ def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> No
 def test_lr_faces_have_the_detail_of_the_given_sizes(people: Path) -> None:
     data, g = data_of(people), torch.Generator().manual_seed(0)
     recipe = training.Recipe(sides=(4,), alone=0.0)
-    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_feature, g)
+    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_features, g)
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_the_trainer_learns_and_writes_weights_that_load(
-    people: Path, tmp_path: Path, tiny: None, name: str
+    people: Path, tmp_path: Path, tiny_net: None, name: str
 ) -> None:
-    # What the larger network shows at first is no face: through the embedder it would learn of nothing else.
+    # What the larger network shows at first is no face: through the embedder it would learn of
+    # nothing else.
     identity = 0.1 if name == "compact" else 0.0
     job = training.Job(
         read_faces([people / "faces"])[0],
@@ -182,7 +189,9 @@ def test_missing_landmarks_are_named(people: Path, tmp_path: Path) -> None:
         training.material(opened, training.read_landmarks(file, opened), torch.zeros(13, 512))
 
 
-def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, tiny: None) -> None:
+def test_features_of_another_embedder_are_refused(
+    people: Path, tmp_path: Path, tiny_net: None
+) -> None:
     with np.load(people / "features.npz") as content:
         np.savez(
             tmp_path / "f.npz",
@@ -206,6 +215,10 @@ def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, 
 
 def test_training_needs_no_codec_no_index_and_no_opencv() -> None:
     names = ("av", "cv2", "faiss", "decord", "matplotlib", "scipy")
-    code = f"import sys\nfor name in {names}: sys.modules[name] = None\nimport fasr_video.training.idfsr"
+    code = (
+        "import sys\n"
+        f"for name in {names}: sys.modules[name] = None\n"
+        "import fasr_video.training.idfsr"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

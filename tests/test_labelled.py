@@ -15,7 +15,7 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
-from tests.test_search import near, unit
+from tests.test_search import normalise, vector_near
 
 LENGTH = 64
 MODELS = json.dumps({"embedder": "e", "pooled_by": "mean", "restorer": None})
@@ -43,7 +43,7 @@ DETECTOR = {
 
 
 def centre(person: int) -> np.ndarray:
-    return unit(np.random.default_rng(1000 + person).standard_normal(LENGTH))
+    return normalise(np.random.default_rng(1000 + person).standard_normal(LENGTH))
 
 
 def make_case(folder: Path, people: range, models: str = MODELS) -> None:
@@ -62,14 +62,14 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
                 (i + 1, i, i + 1),
             )
             case.db.execute(
-                "INSERT INTO face (source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, sharpness, exposure,"
-                " contrast, inside, clear, total, reason)"
-                " VALUES (1, ?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
+                "INSERT INTO face (source, track, frame_index, pts, x1, y1, x2, y2, score, "
+                "eye_px, sharpness, exposure, contrast, inside, clear, total, reason) VALUES (1, "
+                "?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
                 (i + 1,),
             )
             case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (i + 1, models, 16 + i))
             for k, kind in enumerate((Kind.BEST, Kind.POOLED)):
-                feature = near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
+                feature = vector_near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
                 case.db.execute(
                     "INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes())
                 )
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Gallery.create(folder / "gallery", "test", "e", LENGTH) as gallery, gallery.transaction():
         for i in range(0, 2 * PEOPLE, 2):
             for k in range(2):
-                photo = near(centre(i), 0.9, 7000 + 2 * i + k)
+                photo = vector_near(centre(i), 0.9, 7000 + 2 * i + k)
                 gallery.add(
                     f"p{i}",
                     EnrolledPhoto(
@@ -117,7 +117,8 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(folder
         calibration.size_warning(100)
     )
     assert list(band.scales) == ["best", "pooled", "best+pooled"]
-    # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
+    # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are
+    # worth is known.
     assert band.score(Kind.POOLED, 0.75) > 0 > band.score(Kind.POOLED, 0.0)
 
 

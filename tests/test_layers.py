@@ -32,14 +32,14 @@ WORDS = ("SELECT ", "INSERT ", "UPDATE ", "DELETE FROM ", "PRAGMA ")
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_only_the_stores_say_sql(path: Path) -> None:
+def test_only_the_stores_contain_sql(path: Path) -> None:
     found = list(sql_in(path.read_text(encoding="utf-8")))
     is_store = path.relative_to(PACKAGE).as_posix() in STORES
     assert bool(found) == is_store, f"SQL at lines {found}: give the store a function that does it"
 
 
 @pytest.mark.parametrize("line", ["case.db.execute(query)", "gallery.query('SELECT 1 FROM image')"])
-def test_sql_is_seen(line: str) -> None:
+def test_sql_is_detected(line: str) -> None:
     assert list(sql_in(f"def ask(case, gallery, query):\n    return {line}\n")) == [2]
 
 

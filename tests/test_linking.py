@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from fasr_video.trackers import linking
 from fasr_video.trackers.linking import Proposal, Tracklet, propose_by_face
-from tests.test_search import near, person
+from tests.test_search import person_direction, vector_near
 
 
 def tracklet(
     number: int, name: str, source: int = 1, start: float = 0.0, end: float = 1.0
 ) -> Tracklet:
-    return Tracklet(number, source, start, end, near(person(name), 0.9, number))
+    return Tracklet(number, source, start, end, vector_near(person_direction(name), 0.9, number))
 
 
 def never_apart(a: int, b: int) -> bool:

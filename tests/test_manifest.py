@@ -34,8 +34,8 @@ from fasr_video.sr.weights import FORMAT as DENOISER
 from fasr_video.training.detector import save_detector
 from fasr_video.training.embedder import save_embedder
 from fasr_video.weights import manifest
+from tests.commands import run_command
 from tests.conftest import PORTRAITS
-from tests.test_cli import called
 
 ENTRIES = manifest.read_manifest()
 NAMES = sorted(ENTRIES)
@@ -124,7 +124,7 @@ def alter(file: Path) -> None:
     file.write_bytes(content)
 
 
-def as_file(file: Path) -> Path:
+def replace_link(file: Path) -> Path:
     """Put the file itself in place of the link to it."""
     content = file.read_bytes()
     file.unlink()
@@ -197,7 +197,9 @@ def test_an_altered_calibration_stops_a_search(
 ) -> None:
     alter(copy / "calibration.json")
     gallery = PORTRAITS / "mugshots"
-    code, _, err = called(capsys, "run", entrance, "--gallery", gallery, "--out", tmp_path / "case")
+    code, _, err = run_command(
+        capsys, "run", entrance, "--gallery", gallery, "--out", tmp_path / "case"
+    )
     assert (
         code == 2
         and "calibration.json: it was altered" in err
@@ -207,7 +209,7 @@ def test_an_altered_calibration_stops_a_search(
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"file": "a"}]'])
 def test_a_damaged_manifest_is_reported_in_one_line(content: str, copy: Path) -> None:
-    as_file(copy / manifest.MANIFEST).write_text(content)
+    replace_link(copy / manifest.MANIFEST).write_text(content)
     with pytest.raises(
         ModelError, match=rf"{manifest.MANIFEST}: (the manifest is damaged|it does not name)"
     ):
@@ -219,7 +221,7 @@ def test_a_damaged_manifest_is_reported_in_one_line(content: str, copy: Path) ->
 
 def test_models_shows_the_bundled_weights(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
-    code, out, err = called(capsys, "models")
+    code, out, err = run_command(capsys, "models")
     assert (code, err) == (0, "")
     for e in ENTRIES.values():
         assert all(
@@ -229,7 +231,7 @@ def test_models_shows_the_bundled_weights(capsys: Capture, monkeypatch: pytest.M
 
 
 def test_models_as_json_is_the_manifest_with_states(capsys: Capture) -> None:
-    code, out, _ = called(capsys, "models", "--json")
+    code, out, _ = run_command(capsys, "models", "--json")
     expected = json.loads((manifest.BUNDLED / manifest.MANIFEST).read_text(encoding="utf-8"))
     assert code == 0 and json.loads(out) == [entry | {"state": "ok"} for entry in expected]
 
@@ -237,10 +239,10 @@ def test_models_as_json_is_the_manifest_with_states(capsys: Capture) -> None:
 def test_models_exits_with_four_if_bundled_files_are_damaged(copy: Path, capsys: Capture) -> None:
     alter(copy / "calibration.json")
     (copy / DETECTOR).unlink()
-    code, out, err = called(capsys, "models")
+    code, out, err = run_command(capsys, "models")
     assert code == 4 and "altered" in out and "missing" in out
     assert "install fasr-video again" in err and len(err.splitlines()) == 1
-    code, out, _ = called(capsys, "models", "--json")
+    code, out, _ = run_command(capsys, "models", "--json")
     states = {e["file"]: e["state"] for e in json.loads(out)}
     assert code == 4 and states == dict.fromkeys(NAMES, "ok") | {
         "calibration.json": "altered",
@@ -250,7 +252,7 @@ def test_models_exits_with_four_if_bundled_files_are_damaged(copy: Path, capsys:
 
 def test_doctor_reports_damaged_bundled_files(copy: Path, capsys: Capture) -> None:
     alter(copy / "calibration.json")
-    code, out, _ = called(capsys, "doctor", "--json")
+    code, out, _ = run_command(capsys, "doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(out)}
     assert code == 0 and findings["bundled calibration of scores"]["state"] == "altered"
     summary = findings["bundled weights"]
@@ -262,7 +264,7 @@ def test_doctor_reports_damaged_bundled_files(copy: Path, capsys: Capture) -> No
 
 
 def test_refresh_updates_the_hashes_and_reports_each_change(copy: Path) -> None:
-    before = as_file(copy / manifest.MANIFEST).read_bytes()
+    before = replace_link(copy / manifest.MANIFEST).read_bytes()
     assert manifest.refresh() == [] and (copy / manifest.MANIFEST).read_bytes() == before
     alter(copy / "combiner.safetensors")
     (line,) = manifest.refresh()
@@ -276,7 +278,7 @@ def test_refresh_updates_the_hashes_and_reports_each_change(copy: Path) -> None:
 
 
 def test_refresh_refuses_unknown_and_missing_files(copy: Path) -> None:
-    before = as_file(copy / manifest.MANIFEST).read_bytes()
+    before = replace_link(copy / manifest.MANIFEST).read_bytes()
     save_file({"a": torch.zeros(1)}, copy / "stray.safetensors")
     with pytest.raises(ModelError, match=r"no entry for stray\.safetensors"):
         manifest.refresh()

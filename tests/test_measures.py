@@ -22,7 +22,7 @@ EVEN = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
 SCORES = st.lists(st.integers(-5, 5).map(lambda i: i / 5), min_size=1, max_size=20)
 
 
-# --------------------------------------------------------------------------------------------------------- verification
+# ------------------------------------------------------------------------------------- verification
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
@@ -117,7 +117,7 @@ def test_a_search_of_everybody_has_rank_and_area() -> None:
     assert open_set.rank_and_area(scores) == (pytest.approx(2 / 3), pytest.approx((6 + 5 + 6) / 18))
 
 
-# --------------------------------------------------------------------------------------------------------- significance
+# ------------------------------------------------------------------------------------- significance
 
 
 def test_the_t_test_agrees_with_scipy() -> None:
@@ -174,7 +174,7 @@ def test_every_photograph_is_in_one_group(column: list[str]) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 def test_psnr_and_ssim_agree_with_scikit_image() -> None:
@@ -217,7 +217,7 @@ def test_ms_ssim_is_symmetric_and_one_for_equal_pictures(seed: int) -> None:
     assert 0 <= float(ms_ssim(a, b)[0]) < 1
 
 
-# ----------------------------------------------------------------------------------------------------------- perceptual
+# --------------------------------------------------------------------------------------- perceptual
 
 ALEX = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 
@@ -250,7 +250,9 @@ def test_lpips_is_zero_for_equal_pictures_and_grows_with_the_noise(tmp_path: Pat
 
 
 def test_lpips_of_unit_weights_is_the_distance_on_the_sphere(tmp_path: Path) -> None:
-    """Features of unit length: Σ (a − b)² = 2 − 2 cos, at each layer and place; so 20 for five opposite layers."""
+    """Features of unit length: Σ (a − b)² = 2 − 2 cos, at each layer and place; so 20 for five
+    opposite layers.
+    """
     distance = Lpips(*save_alexnet(tmp_path))
     a, b = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     pairs = zip(distance._layers(a), distance._layers(b), strict=True)

@@ -1,4 +1,6 @@
-"""The contract of all sources of frames: right frames at right times, losses, or one clear error."""
+"""The contract of all sources of frames: right frames at right times, losses, or one clear
+error.
+"""
 
 from __future__ import annotations
 
@@ -28,54 +30,56 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     for name, recipe in videos.GOOD.items():
         videos.encode(folder / name, recipe)
-    videos.rotated(folder / "h264.mp4", folder / "rotated.mp4")
-    videos.edit_list(folder / "h264.mp4", folder / "edit_list.mp4", Fraction(10, 25))
+    videos.rotate(folder / "h264.mp4", folder / "rotated.mp4")
+    videos.add_edit_list(folder / "h264.mp4", folder / "edit_list.mp4", Fraction(10, 25))
     for kind in videos.DAMAGEABLE:
-        videos.cut(videos.FIXTURES / kind, folder / f"cut_{kind}")
+        videos.truncate(videos.FIXTURES / kind, folder / f"cut_{kind}")
         for seed in SEEDS:
-            videos.flipped(videos.FIXTURES / kind, folder / f"flipped{seed}_{kind}", seed)
-    videos.audio_only(folder / "audio.mp4")
+            videos.flip_bits(videos.FIXTURES / kind, folder / f"flipped{seed}_{kind}", seed)
+    videos.write_audio(folder / "audio.mp4")
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("this is not a film\n" * 50)
     pictures = folder / "pictures"
     pictures.mkdir()
     for i in range(videos.FRAMES):
-        PilImage.fromarray(videos.picture(i)).save(pictures / f"frame{i}.png")
+        PilImage.fromarray(videos.draw_frame(i)).save(pictures / f"frame{i}.png")
     (pictures / "frame7.png").write_bytes(b"\x89PNG but not really")
     (pictures / "notes.txt").write_text("ignored")
     return folder
 
 
 @dataclass
-class Read:
+class ReadResult:
     info: MediaInfo
     frames: list[Frame]
     losses: Losses
 
 
-def read(path: Path, backend: str, sampling: Sampling = ALL) -> Read | MediaError:
+def read_all(path: Path, backend: str, sampling: Sampling = ALL) -> ReadResult | MediaError:
     try:
         reader = open_video(path, backend)
         frames = list(reader.frames(sampling))
     except MediaError as error:
         return error
-    return Read(reader.info, frames, reader.losses)
+    return ReadResult(reader.info, frames, reader.losses)
 
 
 def assert_right(
-    result: Read, times: list[Fraction], upright: Callable[[np.ndarray], np.ndarray] = lambda x: x
+    result: ReadResult,
+    times: list[Fraction],
+    upright: Callable[[np.ndarray], np.ndarray] = lambda x: x,
 ) -> None:
     """Every frame that is not marked damaged shows the right picture at the right time."""
     for frame in result.frames:
         if frame.damaged:
             continue
         image = upright(frame.image)
-        shown = videos.number(image)
+        shown = videos.read_number(image)
         seconds = (frame.ref.pts - result.info.first_pts) * frame.ref.time_base
         assert abs(seconds - times[shown]) <= Fraction(1, 1000), (
             f"picture {shown} at {float(seconds):.3f} s"
         )
-        error = np.abs(image.astype(int) - videos.picture(shown).astype(int)).mean()
+        error = np.abs(image.astype(int) - videos.draw_frame(shown).astype(int)).mean()
         assert error < 12, f"picture {shown} is wrong by {error:.1f} levels"
 
 
@@ -83,14 +87,14 @@ def assert_right(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", videos.GOOD)
 def test_a_good_file_is_read_completely_or_refused(clips: Path, backend: str, name: str) -> None:
-    result = read(clips / name, backend)
+    result = read_all(clips / name, backend)
     if isinstance(result, MediaError):
         assert backend == "decord" and "media.backend: pyav" in str(result)
         return
     assert len(result.frames) == videos.FRAMES
     assert not result.losses
     assert [f.ref.index for f in result.frames] == list(range(videos.FRAMES))
-    assert [videos.number(f.image) for f in result.frames] == list(range(videos.FRAMES))
+    assert [videos.read_number(f.image) for f in result.frames] == list(range(videos.FRAMES))
     assert_right(result, videos.expected_times(name))
 
 
@@ -104,14 +108,14 @@ def test_without_decord_the_error_names_the_other_reader(
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vfr.mkv", "full_range.mp4"])
 def test_decord_reads_well_formed_files(clips: Path, name: str) -> None:
-    assert isinstance(read(clips / name, "decord"), Read)
+    assert isinstance(read_all(clips / name, "decord"), ReadResult)
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "full_range.mp4", "bt709.mp4", "hevc10.mp4"])
 def test_colours_come_back_whatever_matrix_range_and_depth(clips: Path, name: str) -> None:
-    result = read(clips / name, "pyav")
-    assert isinstance(result, Read)
-    assert np.abs(videos.patches(result.frames[40].image) - videos.COLOURS).max() < 8
+    result = read_all(clips / name, "pyav")
+    assert isinstance(result, ReadResult)
+    assert np.abs(videos.patch_colours(result.frames[40].image) - videos.COLOURS).max() < 8
     assert "declared" in result.info.colour
 
 
@@ -130,7 +134,7 @@ def test_assumed_rate_is_the_setting(clips: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rotation_is_applied_once(clips: Path, backend: str) -> None:
-    result = read(clips / "rotated.mp4", backend)
+    result = read_all(clips / "rotated.mp4", backend)
     if isinstance(result, MediaError):
         assert backend == "decord"
         return
@@ -149,11 +153,11 @@ def test_interlaced_footage_is_reported(clips: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_edit_list_is_honoured_or_refused(clips: Path, backend: str) -> None:
-    result = read(clips / "edit_list.mp4", backend)
+    result = read_all(clips / "edit_list.mp4", backend)
     if isinstance(result, MediaError):
         assert backend == "decord"
         return
-    assert videos.number(result.frames[0].image) == 10
+    assert videos.read_number(result.frames[0].image) == 10
     times = [Fraction(i - 10, 25) for i in range(videos.FRAMES)]
     assert_right(result, times)
     assert not result.losses, "what an edit list hides is not lost"
@@ -162,7 +166,7 @@ def test_edit_list_is_honoured_or_refused(clips: Path, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", videos.DAMAGEABLE)
 def test_a_truncated_file_gives_its_frames_and_a_loss(clips: Path, backend: str, kind: str) -> None:
-    result = read(clips / f"cut_{kind}", backend)
+    result = read_all(clips / f"cut_{kind}", backend)
     if isinstance(result, MediaError):
         return
     assert 30 <= len(result.frames) < videos.FRAMES
@@ -179,7 +183,7 @@ def test_a_truncated_file_gives_its_frames_and_a_loss(clips: Path, backend: str,
 def test_flipped_bits_are_counted_as_losses(
     clips: Path, backend: str, seed: int, kind: str
 ) -> None:
-    result = read(clips / f"flipped{seed}_{kind}", backend)
+    result = read_all(clips / f"flipped{seed}_{kind}", backend)
     if isinstance(result, MediaError):
         return
     assert result.losses.corrupt_packets > 0 or len(result.frames) == videos.FRAMES
@@ -200,7 +204,7 @@ def test_flipped_bits_are_counted_as_losses(
 def test_a_file_that_is_no_footage_is_one_clear_error(
     clips: Path, backend: str, name: str, reason: str
 ) -> None:
-    result = read(clips / name, backend)
+    result = read_all(clips / name, backend)
     assert isinstance(result, MediaError)
     assert name in str(result) and reason in str(result) and "\n" not in str(result)
     assert result.exit_code == 2
@@ -211,7 +215,7 @@ def test_a_playlist_cannot_open_other_files(clips: Path, tmp_path: Path) -> None
     playlist.write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
     )
-    assert isinstance(read(playlist, "pyav"), MediaError)
+    assert isinstance(read_all(playlist, "pyav"), MediaError)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +225,13 @@ def test_a_playlist_cannot_open_other_files(clips: Path, tmp_path: Path) -> None
 def test_text_that_names_other_files_is_no_footage(text: str, clips: Path) -> None:
     for suffix in ("mp4", "m3u8", "txt"):
         (clips / f"list.{suffix}").write_text(text)
-        assert isinstance(read(clips / f"list.{suffix}", "pyav"), MediaError)
+        assert isinstance(read_all(clips / f"list.{suffix}", "pyav"), MediaError)
 
 
 def test_pattern_in_a_name_reads_no_other_pictures(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "s%d.png").write_bytes((clips / "pictures" / "frame0.png").read_bytes())
     (tmp_path / "s1.png").write_bytes((clips / "pictures" / "frame1.png").read_bytes())
-    assert isinstance(read(tmp_path / "s%d.png", "pyav"), MediaError)
+    assert isinstance(read_all(tmp_path / "s%d.png", "pyav"), MediaError)
 
 
 def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(
@@ -238,8 +242,8 @@ def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(
     at = data.find(b"mdat") + (len(data) - data.find(b"mdat")) // 3
     data[at : at + 512] = bytes(512)
     (tmp_path / "sector.mp4").write_bytes(data)
-    result = read(tmp_path / "sector.mp4", "pyav")
-    assert isinstance(result, Read)
+    result = read_all(tmp_path / "sector.mp4", "pyav")
+    assert isinstance(result, ReadResult)
     assert sum(not f.damaged for f in result.frames) >= videos.FRAMES - 2 * 25 - 8
     assert_right(result, videos.expected_times("h264.mp4"))
 
@@ -274,33 +278,35 @@ def mid_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mid_group")
     for name, recipe in MID_GROUP.items():
         complete = videos.encode(folder / f"whole_{name}", recipe)
-        videos.beheaded(complete, folder / name, format=recipe.format)
+        videos.drop_first_packets(complete, folder / name, format=recipe.format)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MID_GROUP)
 def test_frames_missing_at_the_beginning_are_counted(mid_group: Path, name: str) -> None:
-    result = read(mid_group / name, "pyav")
-    assert isinstance(result, Read)
+    result = read_all(mid_group / name, "pyav")
+    assert isinstance(result, ReadResult)
     # An AVI and a Matroska declare the ten that were cut off, too.
     there = videos.FRAMES - (0 if name in {"h264.avi", "mjpeg.mkv"} else 10)
     assert len(result.frames) + result.losses.missing_frames == there
     assert bool(result.losses)
     shown = [f for f in result.frames if not f.damaged]
-    assert [videos.number(f.image) for f in shown] == sorted(videos.number(f.image) for f in shown)
+    assert [videos.read_number(f.image) for f in shown] == sorted(
+        videos.read_number(f.image) for f in shown
+    )
     wrong = [
         f
         for f in shown
-        if np.abs(f.image.astype(int) - videos.picture(videos.number(f.image))).mean() > 12
+        if np.abs(f.image.astype(int) - videos.draw_frame(videos.read_number(f.image))).mean() > 12
     ]
     assert not wrong
 
 
 @pytest.mark.parametrize("name", MID_GROUP)
 def test_a_complete_file_of_the_same_kind_loses_nothing(mid_group: Path, name: str) -> None:
-    result = read(mid_group / f"whole_{name}", "pyav")
-    assert isinstance(result, Read)
+    result = read_all(mid_group / f"whole_{name}", "pyav")
+    assert isinstance(result, ReadResult)
     assert len(result.frames) == videos.FRAMES and not result.losses
 
 
@@ -318,8 +324,8 @@ def test_indexes_after_a_later_start_equal_those_of_a_full_run(
 
 
 def test_frames_before_the_start_are_no_loss(mid_group: Path) -> None:
-    result = read(mid_group / "h264.ts", "pyav", Sampling(start=Fraction(7, 5)))
-    assert isinstance(result, Read)
+    result = read_all(mid_group / "h264.ts", "pyav", Sampling(start=Fraction(7, 5)))
+    assert isinstance(result, ReadResult)
     assert result.frames and not result.losses
 
 
@@ -336,19 +342,21 @@ def test_a_missing_beginning_is_counted_once_in_a_resumed_run(mid_group: Path, n
     assert before + reader.losses == Losses(missing_frames=15)
 
 
-def test_transport_stream_cut_at_the_edge_of_any_packet(clips: Path, tmp_path: Path) -> None:
+def test_a_transport_stream_cut_at_a_packet_is_read_from_its_next_key_frame(
+    clips: Path, tmp_path: Path
+) -> None:
     data = (clips / "ts.ts").read_bytes()
     edge = len(data) // 12 // 188 * 188
     (tmp_path / "cut.ts").write_bytes(data[edge:])
     reader = open_video(tmp_path / "cut.ts")
-    shown = [videos.number(f.image) for f in reader.frames(ALL)]
+    shown = [videos.read_number(f.image) for f in reader.frames(ALL)]
     assert shown == list(range(25, 100))
     assert 0 < reader.losses.missing_frames < 25
 
 
 def test_avi_frames_keep_their_times_when_the_beginning_is_missing(mid_group: Path) -> None:
-    result = read(mid_group / "h264.avi", "pyav")
-    assert isinstance(result, Read)
+    result = read_all(mid_group / "h264.avi", "pyav")
+    assert isinstance(result, ReadResult)
     assert_right(result, [Fraction(i, 25) for i in range(videos.FRAMES)])
 
 
@@ -360,8 +368,8 @@ def test_times_that_start_again_are_counted_and_resumed(tmp_path: Path) -> None:
     complete = list(reader.frames(ALL))
     assert len(complete) == 2 * videos.FRAMES and reader.losses.time_jumps >= 1
     for at in (30, 99, 100, 130):
-        again = open_video(twice)
-        rest = list(again.frames(ALL, after=complete[at].ref))
+        second_reader = open_video(twice)
+        rest = list(second_reader.frames(ALL, after=complete[at].ref))
         assert [(f.ref, f.damaged) for f in rest] == [
             (f.ref, f.damaged) for f in complete[at + 1 :]
         ]
@@ -379,30 +387,32 @@ def test_resuming_in_damaged_footage_gives_the_same_frames_and_losses(
             complete.append(frame)
             before.append(replace(reader.losses))
         for at in (len(complete) // 3, len(complete) // 2):
-            again = open_video(path)
-            rest = list(again.frames(ALL, after=complete[at].ref))
+            second_reader = open_video(path)
+            rest = list(second_reader.frames(ALL, after=complete[at].ref))
             assert [(f.ref, f.damaged) for f in rest] == [
                 (f.ref, f.damaged) for f in complete[at + 1 :]
             ]
             assert (
-                before[at].damaged_frames + again.losses.damaged_frames
+                before[at].damaged_frames + second_reader.losses.damaged_frames
                 == reader.losses.damaged_frames
             )
-            assert before[at].time_jumps + again.losses.time_jumps == reader.losses.time_jumps
+            assert (
+                before[at].time_jumps + second_reader.losses.time_jumps == reader.losses.time_jumps
+            )
 
 
-def test_folder_of_pictures(clips: Path) -> None:
-    result = read(clips / "pictures", "pyav")
-    assert isinstance(result, Read)
-    assert [videos.number(f.image) for f in result.frames] == [
+def test_a_folder_of_pictures_is_read_in_the_order_of_its_names(clips: Path) -> None:
+    result = read_all(clips / "pictures", "pyav")
+    assert isinstance(result, ReadResult)
+    assert [videos.read_number(f.image) for f in result.frames] == [
         i for i in range(videos.FRAMES) if i != 7
     ]
     assert result.losses == Losses(corrupt_packets=1, other_files=1)
     assert result.info.time_source == "assumed_fps"
 
 
-def test_folder_without_pictures(tmp_path: Path) -> None:
-    assert "no pictures in the folder" in str(read(tmp_path, "pyav"))
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    assert "no pictures in the folder" in str(read_all(tmp_path, "pyav"))
 
 
 SOURCES = [

@@ -38,8 +38,8 @@ from fasr_video.sr.restoration import FaceInput, Restorer, as_image, restore, sq
 from fasr_video.sr.sampling import parse, sample_seed
 from fasr_video.sr.weights import save_denoiser, save_flow, save_mean
 from fasr_video.types import Image
+from tests.commands import run_command
 from tests.conftest import PORTRAITS
-from tests.test_cli import called
 from tests.test_idfsr_restorer import restorer as idfsr
 
 CPU = torch.device("cpu")
@@ -62,7 +62,9 @@ def network() -> Denoiser:
 
 
 class FixedEmbedder:
-    """An embedder whose feature of a face is where its brightness lies: cheap, and different for different faces."""
+    """An embedder whose feature of a face is where its brightness lies: cheap, and different for
+    different faces.
+    """
 
     name, sha256, length, device = "told", "bb", LENGTH, CPU
 
@@ -86,7 +88,7 @@ def diffusion(name: str, sampler: str) -> Diffusion:
     return Diffusion(METHODS[name], models(), Options(CPU, sampler=sampler))
 
 
-def short(name: str) -> Diffusion:
+def three_steps(name: str) -> Diffusion:
     """The method with its own sampler, in three steps."""
     kind = METHODS[name].defaults.sampler.rpartition("-")[0]
     return diffusion(name, f"{kind}-3")
@@ -139,8 +141,8 @@ OTHERS: dict[str, Callable[[], Restorer]] = {
 ALL = pytest.mark.parametrize("name", [*UNGUIDED, *OTHERS])
 
 
-def make(name: str) -> Restorer:
-    return OTHERS[name]() if name in OTHERS else short(name)
+def make_restorer(name: str) -> Restorer:
+    return OTHERS[name]() if name in OTHERS else three_steps(name)
 
 
 def test_every_registered_method_has_a_contract_test() -> None:
@@ -151,10 +153,14 @@ def test_every_registered_method_has_a_contract_test() -> None:
 
 @ALL
 def test_a_restorer_returns_pictures_and_their_spread(name: str) -> None:
-    answer, supports = restore(make(name), PROBE, 2, seed=3), METHODS[name].supports
+    answer, supports = restore(make_restorer(name), PROBE, 2, seed=3), METHODS[name].supports
     assert answer.picture.shape == (128, 128, 3) and answer.picture.dtype == np.uint8
     assert answer.spread.shape == (128, 128) and np.isfinite(answer.spread).all()
-    assert answer.method == name and answer.seed == 3 and find_method(make(name).name).name == name
+    assert (
+        answer.method == name
+        and answer.seed == 3
+        and find_method(make_restorer(name).name).name == name
+    )
     mean_of_samples = np.stack(answer.samples).astype(float).mean(0)
     assert np.abs(mean_of_samples - answer.picture).max() <= 1
     assert (
@@ -171,7 +177,7 @@ def test_a_restorer_returns_pictures_and_their_spread(name: str) -> None:
 
 @ALL
 def test_provenance_and_restoration_name_the_same_weights(name: str) -> None:
-    restorer = make(name)
+    restorer = make_restorer(name)
     facts, answer = restorer.provenance(), restore(restorer, PROBE, 1, seed=3)
     assert facts["method"] == name and facts.get("network", "") == answer.model
     assert json.loads(json.dumps(facts)) == facts
@@ -179,7 +185,7 @@ def test_provenance_and_restoration_name_the_same_weights(name: str) -> None:
 
 @ALL
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) -> None:
-    restorer = make(name)
+    restorer = make_restorer(name)
     others = [FaceInput(face(7, 12)), PROBE, FaceInput(face(8, 16))]
     together = restorer.restore_all(others, 2, [1, 3, 2])[1]
     alone = restore(restorer, PROBE, 2, seed=3)
@@ -190,14 +196,14 @@ def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) 
 
 @pytest.mark.parametrize("name", [*UNGUIDED, "idfsr", "pmrf"])
 def test_drawing_more_samples_does_not_change_the_first_ones(name: str) -> None:
-    two, three = (restore(make(name), PROBE, k, 3).samples for k in (2, 3))
+    two, three = (restore(make_restorer(name), PROBE, k, 3).samples for k in (2, 3))
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, three, strict=False))
 
 
 @pytest.mark.parametrize("name", [*UNGUIDED, "mean", "pmrf", "bicubic"])
 def test_the_feature_changes_the_picture_if_the_method_takes_one(name: str) -> None:
     stranger = FaceInput(PROBE.lr0, (255 - face(1, 16),))
-    a, b = (restore(make(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
+    a, b = (restore(make_restorer(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
     assert (np.abs(a - b).max() > 0) == METHODS[name].supports.feature
 
 
@@ -213,7 +219,7 @@ def test_faces_outside_the_trained_sizes_are_not_drawn(name: str) -> None:
     low, high = BANDS[name]
     sides = (high + 1, low, low - 1, high)
     probes = [FaceInput(face(k, side), PROBE.auxiliaries) for k, side in enumerate(sides)]
-    large, first, small, last = make(name).restore_all(probes, 2, [1, 2, 3, 4])
+    large, first, small, last = make_restorer(name).restore_all(probes, 2, [1, 2, 3, 4])
     for answer, seed in ((first, 2), (last, 4)):
         assert answer.calls > 0 and answer.method == name and answer.seed == seed
     for answer, probe in ((large, probes[0]), (small, probes[2])):
@@ -225,7 +231,7 @@ def test_faces_outside_the_trained_sizes_are_not_drawn(name: str) -> None:
 
 
 def test_without_a_face_inside_the_band_the_network_is_not_called() -> None:
-    answers = short("fasr++").restore_all(
+    answers = three_steps("fasr++").restore_all(
         [FaceInput(face(0, 90)), FaceInput(face(1, 8))], 2, [0, 1]
     )
     assert [a.calls for a in answers] == [0, 0]
@@ -245,41 +251,44 @@ def test_a_published_network_without_sizes_draws_all_faces_with_a_warning(side: 
 def test_the_band_does_not_apply_to_drawing_from_the_feature_alone() -> None:
     probe = FaceInput(face(0, 90), PROBE.auxiliaries, lr_known=False)
     assert outside((12, 32), probe) is None
-    assert restore(short("fasr++"), probe, 1, 0).calls > 0
+    assert restore(three_steps("fasr++"), probe, 1, 0).calls > 0
 
 
 def test_feature_only_does_not_use_the_lr_face() -> None:
     a, b = (FaceInput(face(s, 16), PROBE.auxiliaries, lr_known=False) for s in (0, 9))
     assert np.array_equal(
-        restore(short("fasr++"), a, 1, 0).picture, restore(short("fasr++"), b, 1, 0).picture
+        restore(three_steps("fasr++"), a, 1, 0).picture,
+        restore(three_steps("fasr++"), b, 1, 0).picture,
     )
 
 
 def test_a_given_feature_takes_precedence_over_the_auxiliaries() -> None:
     feature = np.zeros(LENGTH, np.float32)
     feature[3] = 1
-    answer = restore(short("fasr++"), FaceInput(PROBE.lr0, PROBE.auxiliaries, feature), 1, 0)
+    answer = restore(three_steps("fasr++"), FaceInput(PROBE.lr0, PROBE.auxiliaries, feature), 1, 0)
     assert answer.feature == "given"
     with pytest.raises(FasrError, match=r"length 100.*512"):
-        restore(short("fasr++"), FaceInput(PROBE.lr0, (), feature[:100]), 1, 0)
+        restore(three_steps("fasr++"), FaceInput(PROBE.lr0, (), feature[:100]), 1, 0)
 
 
 def test_without_auxiliaries_a_warning_says_whose_feature_is_used() -> None:
     assert any(
         "no auxiliary faces" in w
-        for w in restore(short("fasr++"), FaceInput(PROBE.lr0), 1, 0).warnings
+        for w in restore(three_steps("fasr++"), FaceInput(PROBE.lr0), 1, 0).warnings
     )
 
 
 def test_a_warning_names_inputs_that_a_method_does_not_use() -> None:
-    assert any("were not used" in w for w in restore(short("sde-sr-vp"), PROBE, 1, 0).warnings)
     assert any(
-        "not known" in w for w in restore(short("fasr"), PROBE, 1, 0).warnings
+        "were not used" in w for w in restore(three_steps("sde-sr-vp"), PROBE, 1, 0).warnings
+    )
+    assert any(
+        "not known" in w for w in restore(three_steps("fasr"), PROBE, 1, 0).warnings
     )  # the network names no embedder
 
 
 def test_provenance_names_all_that_the_picture_depends_on() -> None:
-    assert short("fasr++").provenance() == {
+    assert three_steps("fasr++").provenance() == {
         "method": "fasr++",
         "sampler": "dpmpp-sde-3",
         "network": "aa",
@@ -287,7 +296,7 @@ def test_provenance_names_all_that_the_picture_depends_on() -> None:
         "embedder": "bb",
         "combiner": "cc",
     }
-    assert short("sde-sr-ve").provenance() == {
+    assert three_steps("sde-sr-ve").provenance() == {
         "method": "sde-sr-ve",
         "sampler": "ve-3",
         "network": "aa",
@@ -336,7 +345,7 @@ def test_a_method_names_the_part_that_it_lacks() -> None:
         Diffusion(METHODS["fasr"], Models(bare, "", features), options)
 
 
-# ---------------------------------------------------------------------------------------------------------------- mean
+# --------------------------------------------------------------------------------------------- mean
 
 
 def test_the_mean_takes_two_calls_and_names_its_models() -> None:
@@ -400,7 +409,7 @@ def test_weights_that_are_not_bundled_give_a_one_line_error_with_a_remedy() -> N
         open_restorer(METHODS["pmrf"], Options(CPU))
 
 
-# ---------------------------------------------------------------------------------------------------------------- pmrf
+# --------------------------------------------------------------------------------------------- pmrf
 
 
 def test_the_flow_starts_from_the_mean_and_takes_the_given_steps() -> None:
@@ -451,7 +460,7 @@ def test_a_flow_is_opened_with_the_mean_in_its_folder(tmp_path: Path) -> None:
         open_restorer(METHODS["pmrf"], options)
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 
 @pytest.fixture(scope="module")
@@ -481,14 +490,14 @@ def sr(
 
 
 @pytest.fixture
-def still(tmp_path: Path) -> Path:
+def write_still(tmp_path: Path) -> Path:
     path = tmp_path / "still.png"
     Pictures.fromarray(face(0, 16)).save(path)
     return path
 
 
 def test_a_still_becomes_pictures_a_sheet_and_provenance(
-    sr: Run, still: Path, tmp_path: Path
+    sr: Run, write_still: Path, tmp_path: Path
 ) -> None:
     aux = tmp_path / "aux"
     aux.mkdir()
@@ -496,7 +505,7 @@ def test_a_still_becomes_pictures_a_sheet_and_provenance(
         Pictures.fromarray(face(k + 1, 16)).save(aux / f"{k}.png")
     (aux / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"
-    code, out_text, err = sr(still, "--aux", aux, "--out", out, "--seed", 5)
+    code, out_text, err = sr(write_still, "--aux", aux, "--out", out, "--seed", 5)
     assert code == 0 and ".sheet.png" in out_text and "auxiliary left out" in err
     kinds = ("mean.png", "sample1.png", "sample2.png", "sheet.png", "json")
     assert sorted(p.name.partition(".")[2] for p in out.iterdir()) == sorted(kinds)
@@ -518,14 +527,16 @@ def test_a_still_becomes_pictures_a_sheet_and_provenance(
     assert "it is a reconstruction" in sr(mean, "--out", out)[2]
 
 
-def test_a_second_call_draws_no_existing_picture(sr: Run, still: Path, tmp_path: Path) -> None:
+def test_a_second_call_draws_no_existing_picture(
+    sr: Run, write_still: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    assert "drawn" in sr(still, "--out", out)[1]
+    assert "drawn" in sr(write_still, "--out", out)[1]
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
-    assert "there already" in sr(still, "--out", out)[1]
+    assert "there already" in sr(write_still, "--out", out)[1]
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
     assert (
-        "drawn" in sr(still, "--out", out, "--seed", 1)[1]
+        "drawn" in sr(write_still, "--out", out, "--seed", 1)[1]
     )  # beside the first, which stays as it is
     assert (
         all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(list(out.iterdir())) == 10
@@ -536,10 +547,10 @@ def test_a_second_call_draws_no_existing_picture(sr: Run, still: Path, tmp_path:
     "damage", ["picture gone", "picture changed", "facts cut", "facts of another kind"]
 )
 def test_an_incomplete_result_is_drawn_again(
-    sr: Run, still: Path, tmp_path: Path, damage: str
+    sr: Run, write_still: Path, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "out"
-    sr(still, "--out", out)
+    sr(write_still, "--out", out)
     picture, facts = next(out.glob("*.mean.png")), next(out.glob("*.json"))
     good = picture.read_bytes()
     if damage == "picture gone":
@@ -548,30 +559,38 @@ def test_an_incomplete_result_is_drawn_again(
         picture.write_bytes(good + b"x")
     else:
         facts.write_text(facts.read_text()[:50] if damage == "facts cut" else "[]")
-    assert "drawn" in sr(still, "--out", out)[1]
+    assert "drawn" in sr(write_still, "--out", out)[1]
     assert picture.read_bytes() == good
 
 
 def test_evidence_is_never_overwritten(
-    sr: Run, still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sr: Run, write_still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     twin = tmp_path / "other" / "still.png"
     twin.parent.mkdir()
     Pictures.fromarray(face(5, 16)).save(twin)
-    before = still.read_bytes()
-    assert sr(still.name, twin, "--out", ".")[0] == 0
-    assert still.read_bytes() == before
+    before = write_still.read_bytes()
+    assert sr(write_still.name, twin, "--out", ".")[0] == 0
+    assert write_still.read_bytes() == before
     assert len(list(tmp_path.glob("still-*.json"))) == 2
 
 
-def test_one_bad_still_does_not_stop_the_others(sr: Run, still: Path, tmp_path: Path) -> None:
+def test_one_bad_still_does_not_stop_the_others(sr: Run, write_still: Path, tmp_path: Path) -> None:
     bad, thin, flat = tmp_path / "bad.png", tmp_path / "thin.png", tmp_path / "flat.png"
     Pictures.new("RGB", (20, 20)).save(flat)
     bad.write_bytes(b"no picture")
     Pictures.fromarray(face(0, 30)[:10]).save(thin)
     code, out_text, err = sr(
-        bad, thin, still, tmp_path / "none.png", tmp_path, flat, "--out", tmp_path / "out", "--json"
+        bad,
+        thin,
+        write_still,
+        tmp_path / "none.png",
+        tmp_path,
+        flat,
+        "--out",
+        tmp_path / "out",
+        "--json",
     )
     lines = [json.loads(line) for line in out_text.splitlines()]
     assert code == 3 and [line["state"] for line in lines] == [
@@ -587,7 +606,7 @@ def test_one_bad_still_does_not_stop_the_others(sr: Run, still: Path, tmp_path: 
     assert "Traceback" not in err
 
 
-def damaged(tmp_path: Path, how: str) -> Path:
+def write_damaged(tmp_path: Path, how: str) -> Path:
     """A weights file that is not what it should be."""
     path = tmp_path / "damaged.safetensors"
     denoiser = network()
@@ -614,10 +633,16 @@ def damaged(tmp_path: Path, how: str) -> Path:
     ],
 )
 def test_damaged_weights_give_a_one_line_error(
-    sr: Run, still: Path, tmp_path: Path, how: str, message: str
+    sr: Run, write_still: Path, tmp_path: Path, how: str, message: str
 ) -> None:
     code, _, err = sr(
-        still, "--out", tmp_path / "out", "--method", "fasr", "--model", damaged(tmp_path, how)
+        write_still,
+        "--out",
+        tmp_path / "out",
+        "--method",
+        "fasr",
+        "--model",
+        write_damaged(tmp_path, how),
     )
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1
 
@@ -652,15 +677,18 @@ def test_damaged_weights_give_a_one_line_error(
     ],
 )
 def test_a_wrong_option_gives_a_one_line_error(
-    sr: Run, still: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+    sr: Run, write_still: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    code, _, err = sr(still, "--out", tmp_path / "out", *arguments)
+    code, _, err = sr(write_still, "--out", tmp_path / "out", *arguments)
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_a_method_without_a_feature_warns_of_unused_auxiliaries(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], still: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    write_still: Path,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "aux").mkdir()
     Pictures.fromarray(face(1, 16)).save(tmp_path / "aux" / "1.png")
@@ -674,7 +702,7 @@ def test_a_method_without_a_feature_warns_of_unused_auxiliaries(
         "--out",
         str(tmp_path / "out"),
     )
-    monkeypatch.setattr("sys.argv", ["fasr-video", "sr", str(still), *options])
+    monkeypatch.setattr("sys.argv", ["fasr-video", "sr", str(write_still), *options])
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
@@ -687,12 +715,12 @@ def test_a_method_without_a_feature_warns_of_unused_auxiliaries(
 
 
 def test_the_mean_of_a_still_is_one_picture_with_provenance(
-    still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_mean(mean_network(), tmp_path / "mean.safetensors")
     drawing = (
         "sr",
-        still,
+        write_still,
         "--method",
         "mean",
         "--out",
@@ -700,7 +728,7 @@ def test_the_mean_of_a_still_is_one_picture_with_provenance(
         "--model",
         tmp_path / "mean.safetensors",
     )
-    assert called(capsys, *drawing)[0] == 0
+    assert run_command(capsys, *drawing)[0] == 0
     (file,) = (tmp_path / "out").glob("*.json")
     facts = json.loads(file.read_text())
     assert facts["asked"]["restorer"]["method"] == "mean" and facts["network_calls"] == 2
@@ -709,7 +737,7 @@ def test_the_mean_of_a_still_is_one_picture_with_provenance(
         ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),
         ((*drawing, "--attr", "glasses=yes"), "method mean cannot be guided by any"),
     ):
-        code, _, err = called(capsys, *wrong)
+        code, _, err = run_command(capsys, *wrong)
         assert code == 2 and message in err and len(err.strip().splitlines()) == 1
 
 
@@ -735,16 +763,19 @@ def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     )
     sheet.save(tmp_path / "two.png")
     plain = ("--method", "bicubic", "--out", tmp_path / "out")
-    code, _, err = called(capsys, "sr", tmp_path / "two.png", "--align", *plain)
+    code, _, err = run_command(capsys, "sr", tmp_path / "two.png", "--align", *plain)
     assert code == 3 and "2 faces: 1 at the top left, " in err and "--face largest" in err
-    code, _, err = called(capsys, "sr", tmp_path / "two.png", *plain, "--face", 1)
+    code, _, err = run_command(capsys, "sr", tmp_path / "two.png", *plain, "--face", 1)
     assert code == 2 and "give --align" in err
-    code, _, err = called(
+    code, _, err = run_command(
         capsys, "sr", tmp_path / "two.png", tmp_path / "two.png", "--align", *plain, "--face", 1
     )
     assert code == 2 and "give that picture alone" in err
     for face in (1, 2):
-        assert called(capsys, "sr", tmp_path / "two.png", "--align", *plain, "--face", face)[0] == 0
+        assert (
+            run_command(capsys, "sr", tmp_path / "two.png", "--align", *plain, "--face", face)[0]
+            == 0
+        )
     facts = [json.loads(file.read_text())["asked"] for file in (tmp_path / "out").glob("*.json")]
     assert sorted(f["face"] for f in facts) == [1, 2]
 

@@ -1,4 +1,6 @@
-"""NCSN++ against the published layout, a published score, and a plain NumPy evaluation of its parts."""
+"""NCSN++ against the published layout, a published score, and a plain NumPy evaluation of its
+parts.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Array = NDArray[np.float64]
 
 
 def seeded(net: nn.Module) -> nn.Module:
-    """Weights made from the parameters' names: those that the published twin's score was computed with."""
+    """Weights made from the parameters' names: those that the published twin's score was computed
+    with.
+    """
     for name, parameter in net.named_parameters():
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
         normal = (
@@ -64,7 +68,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
-# --- what is published -------------------------------------------------------------------------------------------
+# --- what is published ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_names_shapes_order_and_training_are_the_published_ones(
     ] == published
 
 
-def test_size_of_the_published_network() -> None:
+def test_the_network_has_the_published_size() -> None:
     with torch.device("meta"):
         net = NCSNpp()
     assert sum(parameter.numel() for parameter in net.parameters()) == 71_122_435
@@ -106,7 +110,7 @@ def test_the_score_is_the_published_one() -> None:
     assert float((result - data["score"]).abs().max() / data["score"].abs().max()) < 1e-5
 
 
-# --- precision ---------------------------------------------------------------------------------------------------
+# --- precision ------------------------------------------------------------------------------------
 
 
 def test_float64_agrees_with_float32() -> None:
@@ -133,7 +137,7 @@ def test_with_bfloat16_conditions_and_output_stay_float32() -> None:
     assert 1e-3 < difference(result, data["score"]) < 0.03  # the rest was bfloat16 indeed
 
 
-# --- the function ------------------------------------------------------------------------------------------------
+# --- the function ---------------------------------------------------------------------------------
 
 
 def test_items_of_a_batch_are_independent() -> None:
@@ -186,7 +190,7 @@ def test_all_weights_but_the_frequencies_are_trained() -> None:
     )
 
 
-# --- its parts, in plain NumPy -----------------------------------------------------------------------------------
+# --- its parts, in plain NumPy --------------------------------------------------------------------
 
 
 def naive_convolution(x: Array, weight: Array, bias: Array) -> Array:

@@ -50,7 +50,7 @@ def settings(*more: str) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def footage_with_sign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A person, and beside them a yellow oval with two holes that the detector takes for a face."""
     folder = tmp_path_factory.mktemp("footage") / "frames"
     folder.mkdir()
@@ -70,12 +70,12 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def case(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def case(footage_with_sign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Searched in a gallery of one person."""
     out, people = (tmp_path_factory.mktemp("signs") / name for name in ("case", "people"))
     people.mkdir()
     shutil.copy(PORTRAITS / "mugshots" / "grace_hopper.jpg", people)
-    run([footage], out, settings(), people)
+    run([footage_with_sign], out, settings(), people)
     return out
 
 
@@ -177,7 +177,7 @@ def test_the_review_page_explains_it(case: Path) -> None:
 
 
 def test_a_resumed_run_decides_by_the_same_evidence(
-    footage: Path, case: Path, tmp_path: Path
+    footage_with_sign: Path, case: Path, tmp_path: Path
 ) -> None:
     without = settings("restore.method=none")
 
@@ -186,7 +186,7 @@ def test_a_resumed_run_decides_by_the_same_evidence(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run([footage], tmp_path / "case", without, listen=stop)
+        run([footage_with_sign], tmp_path / "case", without, listen=stop)
     with Case.open(tmp_path / "case") as opened:
         ((own,),) = opened.db.execute(
             "SELECT json_extract(detector, '$.embedder') FROM source"
@@ -194,20 +194,20 @@ def test_a_resumed_run_decides_by_the_same_evidence(
         other = "UPDATE source SET detector = json_set(detector, '$.embedder', ?)"
         opened.db.execute(other, ("f" * 64,))
     with pytest.raises(CaseError, match="begun with another embedder"):
-        run([footage], tmp_path / "case", without)
+        run([footage_with_sign], tmp_path / "case", without)
     with Case.open(tmp_path / "case") as opened:
         opened.db.execute(other, (own,))
-    run([footage], tmp_path / "case", without)
+    run([footage_with_sign], tmp_path / "case", without)
     keys = ("verdict", "verdict_reason", "evidence", "sightings", "shown", "auxiliaries")
     assert [[t[k] for k in keys] for t in tracks(tmp_path / "case")] == [
         [t[k] for k in keys] for t in tracks(case)
     ]
 
 
-def test_with_other_weights_nothing_is_decided(footage: Path, tmp_path: Path) -> None:
+def test_with_other_weights_nothing_is_decided(footage_with_sign: Path, tmp_path: Path) -> None:
     weights = shutil.copy(bundled("embedder.safetensors"), tmp_path / "own.safetensors")
     run(
-        [footage],
+        [footage_with_sign],
         tmp_path / "case",
         settings(f"recognise.weights={weights}", "restore.method=none"),
     )
@@ -255,7 +255,10 @@ def test_evidence_has_the_limit_for_a_face_of_its_size(case: Path, tmp_path: Pat
     assert sign["evidence"]["eye_px"] == sign["shown"]["quality"]["eye_px"] >= 20
     copy = Path(shutil.copytree(case, tmp_path / "case"))
     with Case.open(copy) as opened:
-        limit = "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = 'settings'"
+        limit = (
+            "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = "
+            "'settings'"
+        )
         opened.db.execute(limit)
         (track,) = (t for t in document.tracks(opened) if t.id == sign["id"])
     assert track.evidence is not None and track.evidence.min_norm == 7.5

@@ -30,7 +30,7 @@ from tests.reviewed import make_case
 
 @pytest.fixture(scope="module")
 def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cases.synthetic(tmp_path_factory.mktemp("whole") / "case")
+    return cases.make_synthetic_case(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture
@@ -64,8 +64,10 @@ def sign(folder: Path) -> None:
 
 
 @contextmanager
-def meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterator[None]:
-    """It happens by another connection, right before the first statement with these words is executed."""
+def run_meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterator[None]:
+    """It happens by another connection, right before the first statement with these words is
+    executed.
+    """
     waiting, done = [happens], []
 
     def write_at(statement: str) -> None:  # what it raises is swallowed
@@ -84,7 +86,7 @@ def test_a_decision_during_verify_is_not_reported_as_damage(
     tmp_path: Path, happens: Callable[[Path], None]
 ) -> None:
     with Case.open(make_case(tmp_path / "whole"), read_only=True) as case:
-        with meanwhile(case, "key = 'log_head'", happens):
+        with run_meanwhile(case, "key = 'log_head'", happens):
             checks = verify(case)
         assert [problem for check in checks for problem in check.problems] == []
         assert [problem for check in verify(case) for problem in check.problems] == []
@@ -105,7 +107,7 @@ def test_a_missing_or_changed_signed_off_report_is_reported(folder: Path, case: 
 
 def test_a_document_is_one_consistent_state_of_the_case(case: Case) -> None:
     before = export.as_document(case)
-    with meanwhile(case, "FROM link", decide):
+    with run_meanwhile(case, "FROM link", decide):
         assert export.as_document(case) == before
     assert export.as_document(case) != before
 
@@ -132,7 +134,7 @@ def test_a_report_has_the_log_head_of_the_state_that_it_shows(
 
 def test_exported_pictures_all_name_the_same_log_head(case: Case, tmp_path: Path) -> None:
     head = case.meta("log_head")
-    with meanwhile(case, "key = 'case_id'", decide):
+    with run_meanwhile(case, "key = 'case_id'", decide):
         written = export_pictures(case, (), tmp_path / "out", redact=False)
     entries = [
         json.loads(path.with_suffix(".json").read_text())["case"]["log_head"] for path in written

@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image as PilImage
 
 from fasr_video.detection import Detector, open_detector
@@ -27,32 +26,26 @@ from fasr_video.detection.photograph import (
 from fasr_video.types import Detections, Image
 from tests.conftest import PORTRAITS
 from tests.detectors import (
-    MARKS,
+    LANDMARKS,
     RED,
-    blank,
+    blank_picture,
     builtin_weights,
     centres,
     insightface_graph,
     retinaface_weights,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCRFD = Path("/work/shared/data/teachers/scrfd_2.5g_kps.onnx")
 PUBLISHED = [("insightface", SCRFD)] if SCRFD.is_file() else []
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def opened(backend: str, weights: Path | None) -> Detector:
+def open_small_detector(backend: str, weights: Path | None) -> Detector:
     return open_detector(backend, weights=weights, device="cpu", min_score=0.3)
 
 
-def tight(side: int) -> Image:
+def tight_portrait(side: int) -> Image:
     """A photograph of that width which a face fills."""
     whole = np.asarray(PilImage.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").convert("RGB"))
     face = whole[101:322, 114:291]
@@ -61,7 +54,7 @@ def tight(side: int) -> Image:
     )
 
 
-def at(*centres: tuple[float, float], side: float = 20) -> Detections:
+def detections_at(*centres: tuple[float, float], side: float = 20) -> Detections:
     """Faces of that size around these places."""
     boxes = [(x - side / 2, y - side / 2, x + side / 2, y + side / 2) for x, y in centres]
     return Detections(np.array(boxes, np.float32), np.ones(len(boxes), np.float32), None)
@@ -71,7 +64,7 @@ def at(*centres: tuple[float, float], side: float = 20) -> Detections:
 
 
 @dataclass(frozen=True)
-class Dots:
+class DotDetector:
     """A learned backend for which a red dot at multiples of 8 is a face, shifted by `shift`."""
 
     detector: Detector
@@ -81,14 +74,14 @@ class Dots:
 @pytest.fixture(scope="module", params=["builtin", "retinaface", "insightface"])
 def dots(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Dots]:
+) -> Iterator[DotDetector]:
     make, name, shift = {
         "builtin": (builtin_weights, "weights.safetensors", 2),
         "retinaface": (retinaface_weights, "weights.safetensors", 4),
         "insightface": (insightface_graph, "pack/det.onnx", 0),
     }[request.param]
     file = tmp_path_factory.mktemp("dots") / name
-    yield Dots(opened(request.param, make(file)), shift)
+    yield DotDetector(open_small_detector(request.param, make(file)), shift)
     file.unlink()
 
 
@@ -97,8 +90,8 @@ WIDTH, HEIGHT = 33, 48  # with margins of 13 and 19 px
 ONLY_WITH_MARGIN = (13, 19)
 
 
-def test_a_face_found_with_a_margin_is_in_pixels_of_the_picture(dots: Dots) -> None:
-    picture = blank(WIDTH, HEIGHT)
+def test_a_face_found_with_a_margin_is_in_pixels_of_the_picture(dots: DotDetector) -> None:
+    picture = blank_picture(WIDTH, HEIGHT)
     picture[ONLY_WITH_MARGIN] = RED
     assert len(dots.detector.detect([picture])[0]) == 0
     detections = find_faces(picture, dots.detector)
@@ -109,18 +102,18 @@ def test_a_face_found_with_a_margin_is_in_pixels_of_the_picture(dots: Dots) -> N
         detections.landmarks is not None
         and detections.landmarks.dtype == detections.boxes.dtype == np.float32
     )
-    assert detections.landmarks[0] == pytest.approx(centres(detections)[0] + MARKS, abs=1e-3)
+    assert detections.landmarks[0] == pytest.approx(centres(detections)[0] + LANDMARKS, abs=1e-3)
 
 
-def test_a_face_found_without_a_margin_is_returned_unchanged(dots: Dots) -> None:
-    picture = blank(WIDTH, HEIGHT)
+def test_a_face_found_without_a_margin_is_returned_unchanged(dots: DotDetector) -> None:
+    picture = blank_picture(WIDTH, HEIGHT)
     picture[16, 16] = picture[ONLY_WITH_MARGIN] = RED
     plain, detections = dots.detector.detect([picture])[0], find_faces(picture, dots.detector)
     assert len(detections) == 1 and np.array_equal(detections.boxes, plain.boxes)
 
 
-def test_a_face_in_the_margin_does_not_count(dots: Dots) -> None:
-    picture = blank(WIDTH, HEIGHT)
+def test_a_face_in_the_margin_does_not_count(dots: DotDetector) -> None:
+    picture = blank_picture(WIDTH, HEIGHT)
     picture[13, WIDTH - 1] = RED  # the margin continues it to the right, over multiples of 8
     framed = cv2.copyMakeBorder(picture, 19, 19, 13, 13, cv2.BORDER_REPLICATE)
     assert len(dots.detector.detect([np.asarray(framed, np.uint8)])[0]) > 0
@@ -128,8 +121,8 @@ def test_a_face_in_the_margin_does_not_count(dots: Dots) -> None:
 
 
 @pytest.mark.parametrize("size", [(300, 200), (7, 5), (1, 1), (1000, 1)])
-def test_a_picture_without_a_face_has_none(dots: Dots, size: tuple[int, int]) -> None:
-    detections = find_faces(blank(*size), dots.detector)
+def test_a_picture_without_a_face_has_none(dots: DotDetector, size: tuple[int, int]) -> None:
+    detections = find_faces(blank_picture(*size), dots.detector)
     assert len(detections) == 0 and detections.landmarks is not None
 
 
@@ -140,8 +133,8 @@ def test_a_face_that_fills_the_photograph_is_found(
     if weights is not None:
         shutil.copy(weights, tmp_path)
         weights = tmp_path
-    picture = tight(224)
-    detections = find_faces(picture, opened(backend, weights))
+    picture = tight_portrait(224)
+    detections = find_faces(picture, open_small_detector(backend, weights))
     assert len(detections) == 1 and detections.scores[0] >= MIN_SCORE
     height, width = picture.shape[:2]
     assert centres(detections)[0] == pytest.approx((width / 2, height / 2), abs=0.12 * height)
@@ -150,12 +143,16 @@ def test_a_face_that_fills_the_photograph_is_found(
 @pytest.mark.skipif(not PUBLISHED, reason="it is about a published model that is not here")
 def test_scrfd_needs_the_margin(tmp_path: Path) -> None:
     shutil.copy(SCRFD, tmp_path)
-    detector = opened("insightface", tmp_path)
-    assert len(detector.detect([tight(224)])[0]) == 0 < len(find_faces(tight(224), detector))
+    detector = open_small_detector("insightface", tmp_path)
+    assert (
+        len(detector.detect([tight_portrait(224)])[0])
+        == 0
+        < len(find_faces(tight_portrait(224), detector))
+    )
 
 
 def test_a_face_too_large_for_the_detector_is_found_in_the_shrunk_picture() -> None:
-    detector, picture = opened("builtin", None), tight(2600)
+    detector, picture = open_small_detector("builtin", None), tight_portrait(2600)
     (box,) = find_faces(picture, detector).boxes
     assert box == pytest.approx(np.array([0, 0, *picture.shape[1::-1]]), abs=0.08 * 2600)
 
@@ -165,11 +162,11 @@ def test_a_face_too_large_for_the_detector_is_found_in_the_shrunk_picture() -> N
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return opened("builtin", None)
+    return open_small_detector("builtin", None)
 
 
 @pytest.fixture(scope="module")
-def pair() -> Image:
+def photograph_of_two() -> Image:
     """Eileen at the top left, Grace, larger, at the right."""
     people = {
         n: PilImage.open(PORTRAITS / "mugshots" / f"{n}.jpg")
@@ -181,8 +178,10 @@ def pair() -> Image:
     return np.asarray(sheet)
 
 
-def test_several_faces_are_named_by_number_place_and_size(detector: Detector, pair: Image) -> None:
-    unclear = choose_face(pair, detector, Choice(remedy="do this"))
+def test_several_faces_are_named_by_number_place_and_size(
+    detector: Detector, photograph_of_two: Image
+) -> None:
+    unclear = choose_face(photograph_of_two, detector, Choice(remedy="do this"))
     assert isinstance(unclear, Unclear)
     assert (unclear.faces, unclear.remedy) == (2, "do this")
     assert (
@@ -194,27 +193,27 @@ def test_several_faces_are_named_by_number_place_and_size(detector: Detector, pa
 
 @pytest.mark.parametrize(("face", "left"), [(1, True), (2, False), ("largest", False)])
 def test_a_number_from_the_left_or_the_largest_is_chosen(
-    detector: Detector, pair: Image, face: Which, left: bool
+    detector: Detector, photograph_of_two: Image, face: Which, left: bool
 ) -> None:
-    detections = choose_face(pair, detector, Choice(face))
+    detections = choose_face(photograph_of_two, detector, Choice(face))
     assert isinstance(detections, Detections) and len(detections) == 1
     assert bool(centres(detections)[0, 0] < 300) is left
 
 
 def test_a_wrong_number_is_refused_with_a_list_of_the_faces(
-    detector: Detector, pair: Image
+    detector: Detector, photograph_of_two: Image
 ) -> None:
-    unclear = choose_face(pair, detector, Choice(3))
+    unclear = choose_face(photograph_of_two, detector, Choice(3))
     assert isinstance(unclear, Unclear) and unclear.reason.startswith(
         "there is no face 3, but 2 faces: 1 at the top left"
     )
-    one = choose_face(pair[:, 300:], detector, Choice(2))
+    one = choose_face(photograph_of_two[:, 300:], detector, Choice(2))
     assert isinstance(one, Unclear) and one.reason.startswith("there is no face 2, but 1 face: 1 ")
 
 
-def test_the_only_face_needs_no_choice(detector: Detector, pair: Image) -> None:
+def test_the_only_face_needs_no_choice(detector: Detector, photograph_of_two: Image) -> None:
     for choice in (ALONE, Choice(1), Choice("largest")):
-        assert isinstance(choose_face(pair[:, 300:], detector, choice), Detections)
+        assert isinstance(choose_face(photograph_of_two[:, 300:], detector, choice), Detections)
 
 
 def test_the_error_about_no_face_says_what_to_do(detector: Detector) -> None:
@@ -225,14 +224,17 @@ def test_the_error_about_no_face_says_what_to_do(detector: Detector) -> None:
 
 
 def test_positions_are_thirds_of_the_picture() -> None:
-    faces = at((10, 10), (150, 150), (290, 150), (150, 290), (290, 290))
-    text = list_faces(faces, blank(300, 300))
-    places = [part.split(",")[0] for part in text.removeprefix("5 faces: ").split("; ")]
-    assert places == [
+    faces = detections_at((10, 10), (150, 150), (290, 150), (150, 290), (290, 290))
+    text = list_faces(faces, blank_picture(300, 300))
+    positions = [part.split(",")[0] for part in text.removeprefix("5 faces: ").split("; ")]
+    assert positions == [
         "1 at the top left",
         "2 in the middle",
         "3 at the right",
         "4 at the bottom",
         "5 at the bottom right",
     ]
-    assert list_faces(at((150, 10), side=12), blank(300, 300)) == "1 face: 1 at the top, 12×12 px"
+    assert (
+        list_faces(detections_at((150, 10), side=12), blank_picture(300, 300))
+        == "1 face: 1 at the top, 12×12 px"
+    )

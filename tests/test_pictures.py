@@ -11,14 +11,14 @@ from fasr_video.evaluation.pictures import consistency, psnr, sharpness, ssim
 from fasr_video.sr.degradation import enlarge, shrink
 
 
-def pair() -> tuple[Tensor, Tensor]:
+def picture_pair() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     a = enlarge(torch.rand(3, 3, 16, 16, generator=g), 64)
     return a, (a + 0.05 * torch.randn(a.shape, generator=g)).clamp(0, 1)
 
 
 def test_psnr_agrees_with_scikit_image() -> None:
-    a, b = pair()
+    a, b = picture_pair()
     scikit_image = [
         peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1.0)
         for x, y in zip(a, b, strict=True)
@@ -29,10 +29,12 @@ def test_psnr_agrees_with_scikit_image() -> None:
 
 
 def test_ssim_agrees_with_scikit_image() -> None:
-    """With Wang's Gaussian window; theirs looks at the border too, so the inner part is compared."""
-    a, b = pair()
+    """With Wang's Gaussian window; theirs looks at the border too, so the inner part is
+    compared.
+    """
+    a, b = picture_pair()
     for x, y in zip(a, b, strict=True):
-        _, places = structural_similarity(
+        _, similarity_map = structural_similarity(
             x.numpy(),
             y.numpy(),
             channel_axis=0,
@@ -43,18 +45,18 @@ def test_ssim_agrees_with_scikit_image() -> None:
             full=True,
         )
         assert float(ssim(x[None], y[None])) == pytest.approx(
-            float(places[:, 5:-5, 5:-5].mean()), abs=1e-5
+            float(similarity_map[:, 5:-5, 5:-5].mean()), abs=1e-5
         )
 
 
 def test_a_picture_is_similar_to_itself_but_not_to_its_negative() -> None:
-    a, _ = pair()
+    a, _ = picture_pair()
     assert torch.allclose(ssim(a, a), torch.ones(3)) and (psnr(a, a) > 100).all()
     assert (ssim(a, 1 - a) < 0.1).all()
 
 
 def test_consistency_is_the_error_of_the_shrunk_picture() -> None:
-    a, _ = pair()
+    a, _ = picture_pair()
     small = shrink(a, 8)
     assert consistency(a, small).max() < 1e-6
     assert torch.allclose(consistency(a, small + 0.01), torch.full((3,), 10.0), rtol=1e-3)

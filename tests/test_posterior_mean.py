@@ -18,7 +18,7 @@ from fasr_video.sr.surveillance import camera
 from fasr_video.sr.weights import load_mean, save_mean
 from fasr_video.training import mean as trainer
 from fasr_video.training.loop import Plan
-from tests.mean_training import CPU, job, ovals, quiet
+from tests.mean_training import CPU, check_progress, draw_ovals, job
 
 __all__ = ["job"]
 
@@ -77,23 +77,23 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
 def test_training_beats_bicubic(job: trainer.Job, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=5e-3, warmup=5, bf16=False, muon=True, log_every=30, ema=0.9)
-    assert trainer.run(job, out, plan, CPU, quiet) == 60
+    assert trainer.run(job, out, plan, CPU, check_progress) == 60
     learned = load_mean(out / "mean.safetensors")
-    assert trainer.gain(learned, ovals(8).pictures, 16) > 1
+    assert trainer.gain(learned, draw_ovals(8).pictures, 16) > 1
     assert '"gain at 16 px, dB"' in (out / "manifest.json").read_text()
 
 
 def test_the_initial_linear_map_beats_bicubic() -> None:
     net = small_net()
-    trainer.fit_maps(net, ovals(64).pictures)
+    trainer.fit_maps(net, draw_ovals(64).pictures)
     mean = PosteriorMean(net)
     for side in (8, 12, 16):
-        assert trainer.gain(mean, ovals(8).pictures, side) > 0.3, side
+        assert trainer.gain(mean, draw_ovals(8).pictures, side) > 0.3, side
 
 
 def test_the_linear_maps_fade_out_at_twice_the_largest_fitted_size() -> None:
     net = small_net()
-    trainer.fit_maps(net, ovals(16).pictures)
+    trainer.fit_maps(net, draw_ovals(16).pictures)
     lr = torch.rand(2, 3, 128, 128)
     assert not net.base(lr, torch.tensor([32.0, 64.0])).any()
 
@@ -110,7 +110,7 @@ def test_cameras_do_not_change_tone_and_alignment() -> None:
 
 
 def test_misaligned_faces_are_slightly_moved() -> None:
-    faces = ovals(4)
+    faces = draw_ovals(4)
     moved = trainer.misaligned(faces.pictures, 128, torch.Generator().manual_seed(0))
     straight = faces.pictures[..., 8:136, 8:136].float() / 255
     assert moved.shape == straight.shape
@@ -121,9 +121,9 @@ def test_a_resumed_run_keeps_its_linear_maps(
     job: trainer.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(steps=2, lr=1e-3, warmup=1, bf16=False, log_every=1)
-    trainer.run(job, tmp_path, replace(plan, seconds=0), CPU, quiet)
+    trainer.run(job, tmp_path, replace(plan, seconds=0), CPU, check_progress)
     monkeypatch.setattr(trainer, "fit_maps", lambda *_: pytest.fail("fitted a second time"))
-    assert trainer.run(job, tmp_path, plan, CPU, quiet) == 2
+    assert trainer.run(job, tmp_path, plan, CPU, check_progress) == 2
     assert load_mean(tmp_path / "mean.safetensors").network.linear_maps()[0].weight.any()
 
 
@@ -133,7 +133,7 @@ def test_lr_twins_are_stored_in_8_bits() -> None:
 
 
 def test_a_face_without_other_photos_gets_its_own_feature() -> None:
-    faces = ovals(4)
+    faces = draw_ovals(4)
     own = torch.eye(4, 512)
     data = trainer.Material(faces.pictures, own, torch.zeros(4, 512))
     recipe = trainer.Recipe(batch=64, sides=(16,), cameras=0.0, no_feature=0.0)

@@ -20,7 +20,7 @@ from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file
 from fasr_video.provenance import BANNER, CAMERA, COVERED, NOTE, is_synthetic, with_note
 from fasr_video.report.redact import BLOCKS, pixelated, pixelated_photograph, without_bystanders
-from tests.test_cli import called
+from tests.commands import run_command
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
@@ -128,10 +128,10 @@ def test_an_exported_camera_picture_can_be_super_resolved_but_a_reconstruction_c
     buffer = io.BytesIO()
     lr0.resize((24, 24)).save(buffer, "PNG")
     small.write_bytes(with_note(buffer.getvalue(), {}, CAMERA))
-    assert called(capsys, "sr", small, "--method", "bicubic", "--out", tmp_path)[0] == 0
+    assert run_command(capsys, "sr", small, "--method", "bicubic", "--out", tmp_path)[0] == 0
     drawn = tmp_path / "drawn.png"
     drawn.write_bytes(with_note(small.read_bytes(), {}, BANNER))
-    code, _, err = called(capsys, "sr", drawn, "--method", "bicubic", "--out", tmp_path)
+    code, _, err = run_command(capsys, "sr", drawn, "--method", "bicubic", "--out", tmp_path)
     assert code == 3 and "a reconstruction that this program drew" in err
 
 
@@ -146,7 +146,7 @@ def test_a_picture_that_was_changed_is_not_exported(copied_case: Path, tmp_path:
 def test_an_unknown_track_is_named_in_the_error(
     corridor_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(capsys, "pictures", corridor_case, "T9", "--out", tmp_path / "out")
+    code, _, err = run_command(capsys, "pictures", corridor_case, "T9", "--out", tmp_path / "out")
     assert (
         code == 2
         and "T9: no such track; the case has T1, T2" in err

@@ -25,15 +25,15 @@ from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.custody.purge import Tombstone
 from fasr_video.errors import CaseError
-from tests.archives import files, run_batch
-from tests.cases import synthetic
-from tests.test_case import forge
-from tests.test_cli import called
+from tests.archives import run_batch, write_files
+from tests.cases import make_synthetic_case
+from tests.commands import run_command
+from tests.test_case import recompute_log_chain
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic(tmp_path_factory.mktemp("template") / "case")
+    return make_synthetic_case(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def set_days(folder: Path, days: int | None) -> None:
 
     def change(case: Case) -> None:
         case.db.execute(
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'",
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = "
+            "'settings'",
             (days,),
         )
         update = (
@@ -59,11 +60,11 @@ def set_days(folder: Path, days: int | None) -> None:
             text.replace("retention_days: null", f"retention_days: {json.dumps(days)}")
         )
 
-    forge(folder, change)
+    recompute_log_chain(folder, change)
 
 
 @pytest.fixture
-def over(copied_case: Path) -> Path:
+def expire(copied_case: Path) -> Path:
     """Return a case whose time is over."""
     set_days(copied_case, 0)
     return copied_case
@@ -86,7 +87,7 @@ NOW = ("--now", "--why", "its people asked", "--yes")
 
 
 def make_case(task: Task, on_progress: OnProgress) -> Outcome:
-    synthetic(task.case, tracks=1)
+    make_synthetic_case(task.case, tracks=1)
     return Outcome(Status.DONE, summary={"frames": 12, "tracks": 1, "with_candidates": 1})
 
 
@@ -94,7 +95,7 @@ def make_case(task: Task, on_progress: OnProgress) -> Outcome:
 def archive(tmp_path: Path) -> Path:
     """Return folder `cases` of a batch: cases a and b with a summary; the footage is in `in`."""
     run_batch(
-        files(tmp_path / "in", a="1", b="2"),
+        write_files(tmp_path / "in", a="1", b="2"),
         tmp_path / "cases",
         make_case,
         settings=configs.load("cpu"),
@@ -122,24 +123,24 @@ def in_summary(archive: Path) -> set[str]:
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "told to")])
 def test_nothing_is_removed_without_yes(
-    options: tuple[str, ...], over: Path, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...], expire: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = hashes(over)
-    code, out, _ = called(capsys, "purge", over, *options)
+    before = hashes(expire)
+    code, out, _ = run_command(capsys, "purge", expire, *options)
     assert code == 0 and "would be removed" in out and "nothing was removed" in out
-    assert hashes(over) == before and not (over / TOMBSTONE).exists()
+    assert hashes(expire) == before and not (expire / TOMBSTONE).exists()
 
 
 def test_a_purge_leaves_only_a_tombstone_with_the_hashes(
-    over: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = hashes(over)
-    with Case.open(over, read_only=True) as case:
+    pictures = hashes(expire)
+    with Case.open(expire, read_only=True) as case:
         head, case_id = case.meta("log_head"), case.meta("case_id")
-    code, out, _ = called(capsys, "purge", over, "--yes", "--by", "an officer")
+    code, out, _ = run_command(capsys, "purge", expire, "--yes", "--by", "an officer")
     assert code == 0 and "1 of 1 cases removed" in out
-    assert [p.name for p in over.iterdir()] == [TOMBSTONE]
-    content = tombstone(over)
+    assert [p.name for p in expire.iterdir()] == [TOMBSTONE]
+    content = tombstone(expire)
     assert (content["state"], content["by"], content["case_id"], content["log_head"]) == (
         "removed",
         "an officer",
@@ -150,7 +151,7 @@ def test_a_purge_leaves_only_a_tombstone_with_the_hashes(
     assert {DATABASE, "settings.yaml"} < content["removed"].keys()
     assert content["copies"]["found"] == []
     with pytest.raises(CaseError, match="it was purged"):
-        Case.open(over)
+        Case.open(expire)
 
 
 @pytest.mark.parametrize("days", [None, 30])
@@ -158,7 +159,7 @@ def test_a_case_is_not_removed_before_its_time_is_over(
     days: int | None, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_days(copied_case, days)
-    code, out, _ = called(capsys, "purge", copied_case, "--yes")
+    code, out, _ = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
 
 
@@ -173,15 +174,18 @@ def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
 def test_a_named_case_is_removed_early_with_a_reason(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "purge", copied_case, "--now", "--yes")[0] == 2
-    assert called(capsys, "purge", copied_case, "--now", "--yes", "--why", "court order 7")[0] == 0
+    assert run_command(capsys, "purge", copied_case, "--now", "--yes")[0] == 2
+    assert (
+        run_command(capsys, "purge", copied_case, "--now", "--yes", "--why", "court order 7")[0]
+        == 0
+    )
     assert tombstone(copied_case)["why"] == "court order 7"
 
 
 def test_copies_elsewhere_are_named_and_left(
-    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Case.open(over, read_only=True) as case:
+    with Case.open(expire, read_only=True) as case:
         picture = case.folder / str(tracks(case)[0].kept_faces[0].native)
         feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
     copied = Path(shutil.copy(picture, tmp_path / "copy.png"))
@@ -191,31 +195,31 @@ def test_copies_elsewhere_are_named_and_left(
     )
     packed.write_bytes(b"abc" + feature + b"def")
     other.write_bytes(os.urandom(10_000))
-    code, out, _ = called(capsys, "purge", over, "--yes")
+    code, out, _ = run_command(capsys, "purge", expire, "--yes")
     assert code == 4
     assert {
         line.rsplit(" ", 1)[1] for line in out.splitlines() if "copies are left in" in line
     } == {str(p) for p in (copied, page, packed)}
-    assert tombstone(over)["copies"]["found"] == sorted(map(str, (copied, page, packed)))
+    assert tombstone(expire)["copies"]["found"] == sorted(map(str, (copied, page, packed)))
     assert copied.exists() and page.exists() and packed.exists()
 
 
 def test_exported_pictures_are_found_as_copies(
-    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "pictures", over, "--out", tmp_path / "handed out")[0] == 0
-    _, out, _ = called(capsys, "purge", over, "--yes", "--json")
+    assert run_command(capsys, "pictures", expire, "--out", tmp_path / "handed out")[0] == 0
+    _, out, _ = run_command(capsys, "purge", expire, "--yes", "--json")
     found = {Path(p).name for p in json.loads(out)[0]["copies"]["found"]}
     assert found == {p.name for p in (tmp_path / "handed out").glob("*.png")}
 
 
 @pytest.mark.parametrize("after", range(0, 12, 3))
 def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
-    after: int, over: Path, monkeypatch: pytest.MonkeyPatch
+    after: int, expire: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (due,) = purging.cases_in([over])
-    search = purging.search_copies([due], [over.parent])
-    pictures, unlink, left = hashes(over), Path.unlink, [after]
+    (due,) = purging.cases_in([expire])
+    search = purging.search_copies([due], [expire.parent])
+    pictures, unlink, left = hashes(expire), Path.unlink, [after]
 
     def until_killed(path: Path, missing_ok: bool = False) -> None:
         if left[0] == 0:
@@ -228,49 +232,49 @@ def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
         purging.purge(due, search, "one", "its time is over")
     if after:
         with pytest.raises(CaseError, match="it was purged"):
-            Case.open(over)
-    (unfinished,) = purging.cases_in([over])
+            Case.open(expire)
+    (unfinished,) = purging.cases_in([expire])
     assert unfinished.has_expired(datetime.now(UTC))
     purging.purge(unfinished, purging.search_copies([unfinished], []), "another", "")
-    content = tombstone(over)
+    content = tombstone(expire)
     assert (
-        [p.name for p in over.iterdir()] == [TOMBSTONE]
+        [p.name for p in expire.iterdir()] == [TOMBSTONE]
         and content["state"] == "removed"
         and content["by"] == "one"
     )
     assert {k: v["sha256"] for k, v in content["removed"].items() if k in pictures} == pictures
-    assert purging.cases_in([over]) == []
+    assert purging.cases_in([expire]) == []
 
 
 def test_a_purge_killed_while_writing_its_tombstone_is_finished_later(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "purge", copied_case, *NOW)[0] == 0
+    assert run_command(capsys, "purge", copied_case, *NOW)[0] == 0
     half = json.dumps(tombstone(copied_case) | {"state": "removing"})
     (copied_case / TOMBSTONE).write_text(half)
     (copied_case / f"{TOMBSTONE}.part").write_text(half[:9])
-    code, _, err = called(capsys, "purge", copied_case, "--yes")
+    code, _, err = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 0, err
     assert tombstone(copied_case)["state"] == "removed"
     assert [p.name for p in copied_case.iterdir()] == [TOMBSTONE]
 
 
 def test_a_case_that_a_run_is_writing_is_not_removed(
-    over: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = hashes(over)
-    with hold_lock(over):
-        code, _, err = called(capsys, "purge", over, "--yes")
-    assert code == 3 and "another run is writing" in err and hashes(over) == before
+    before = hashes(expire)
+    with hold_lock(expire):
+        code, _, err = run_command(capsys, "purge", expire, "--yes")
+    assert code == 3 and "another run is writing" in err and hashes(expire) == before
 
 
 def test_a_damaged_case_is_not_removed_and_does_not_stop_the_others(
-    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / DATABASE).write_bytes(b"no database" * 1000)
-    code, out, err = called(capsys, "purge", tmp_path, "--yes")
+    code, out, err = run_command(capsys, "purge", tmp_path, "--yes")
     assert (
         code == 3
         and "1 of 2 cases removed" in out
@@ -280,25 +284,25 @@ def test_a_damaged_case_is_not_removed_and_does_not_stop_the_others(
 
 
 def test_a_missing_search_folder_stops_the_purge(
-    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(capsys, "purge", over, "--yes", "--search", tmp_path / "nowhere")
-    assert code == 2 and "no such folder to search" in err and (over / DATABASE).is_file()
+    code, _, err = run_command(capsys, "purge", expire, "--yes", "--search", tmp_path / "nowhere")
+    assert code == 2 and "no such folder to search" in err and (expire / DATABASE).is_file()
 
 
 def test_a_case_without_a_log_is_not_removed(
-    over: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with sqlite3.connect(over / DATABASE) as db:
+    with sqlite3.connect(expire / DATABASE) as db:
         db.execute("DELETE FROM log")
-    code, _, err = called(capsys, "purge", over, "--yes")
-    assert code == 3 and "its log is empty" in err and (over / DATABASE).is_file()
+    code, _, err = run_command(capsys, "purge", expire, "--yes")
+    assert code == 3 and "its log is empty" in err and (expire / DATABASE).is_file()
 
 
 def test_a_folder_without_cases_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(capsys, "purge", tmp_path, "--yes")
+    code, _, err = run_command(capsys, "purge", tmp_path, "--yes")
     assert code == 2 and "no case here" in err
 
 
@@ -306,7 +310,7 @@ def test_a_locked_case_keeps_neither_other_cases_nor_their_faces_in_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with hold_lock(case_of(archive, "b")):
-        code, out, err = called(capsys, "purge", archive, *NOW)
+        code, out, err = run_command(capsys, "purge", archive, *NOW)
     assert code == 3 and "1 of 2 cases removed" in out and str(case_of(archive, "a")) in out
     assert err.count("\n") == 1 and "another run is writing" in err
     assert in_summary(archive) == {"b"}
@@ -317,7 +321,7 @@ def test_a_case_with_unreadable_pictures_is_kept_and_the_others_are_removed(
 ) -> None:
     with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
         db.execute("UPDATE restoration SET samples = 'no list'")
-    code, out, err = called(capsys, "purge", archive, *NOW, "--search", archive.parent / "in")
+    code, out, err = run_command(capsys, "purge", archive, *NOW, "--search", archive.parent / "in")
     assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and err.count("\n") == 1
     assert (case_of(archive, "b") / DATABASE).is_file() and not (
         case_of(archive, "a") / DATABASE
@@ -330,10 +334,10 @@ def test_the_next_purge_takes_cases_of_a_killed_purge_out_of_the_summary(
     for due in purging.cases_in([archive]):
         purging.purge(due, purging.search_copies([due], []), "one", "order")
     assert in_summary(archive) == {"a", "b"}, "killed before it was written anew"
-    assert called(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, (
+    assert run_command(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, (
         "nothing without --yes"
     )
-    code, out, _ = called(capsys, "purge", archive, "--yes")
+    code, out, _ = run_command(capsys, "purge", archive, "--yes")
     assert code == 0 and "0 of 0 cases removed" in out and in_summary(archive) == set()
 
 
@@ -343,18 +347,21 @@ def test_an_unwritable_summary_is_one_line_and_the_next_purge_writes_it(
     page = archive / "summary.html"
     page.rename(archive / "aside")
     page.mkdir()
-    code, out, err = called(capsys, "purge", archive, *NOW)
+    code, out, err = run_command(capsys, "purge", archive, *NOW)
     assert code == 3 and "2 of 2 cases removed" in out
     assert err.count("\n") == 1 and "summary was not written" in err and "cannot be written" in err
     page.rmdir()
     (archive / "aside").rename(page)
-    assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
+    assert run_command(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
 
 
 def test_the_next_purge_lists_copies_that_a_killed_purge_found(
-    over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    expire: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Case.open(over, read_only=True) as case:
+    with Case.open(expire, read_only=True) as case:
         picture = case.folder / str(tracks(case)[0].kept_faces[0].native)
     copied, gone = (
         Path(shutil.copy(picture, tmp_path / name)) for name in ("copy.png", "gone.png")
@@ -365,22 +372,24 @@ def test_the_next_purge_lists_copies_that_a_killed_purge_found(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
-        assert called(capsys, "purge", over, "--yes")[0] == 130
+        assert run_command(capsys, "purge", expire, "--yes")[0] == 130
     gone.unlink()
-    code, out, _ = called(capsys, "purge", over, "--yes")
+    code, out, _ = run_command(capsys, "purge", expire, "--yes")
     assert code == 4 and f"copies are left in {copied}" in out and "gone.png" not in out
-    assert called(capsys, "purge", over, "--yes")[0] == 0, "there is nothing to go on with"
+    assert run_command(capsys, "purge", expire, "--yes")[0] == 0, "there is nothing to go on with"
 
 
 def test_a_damaged_tombstone_stops_no_other_case(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        called(capsys, "purge", case_of(archive, "b"), *NOW, "--search", archive.parent / "in")[0]
+        run_command(
+            capsys, "purge", case_of(archive, "b"), *NOW, "--search", archive.parent / "in"
+        )[0]
         == 0
     )
     (case_of(archive, "b") / TOMBSTONE).write_text('{"state": "removed"}')
-    code, out, err = called(capsys, "purge", archive, *NOW)
+    code, out, err = run_command(capsys, "purge", archive, *NOW)
     assert code == 3 and "1 of 2 cases removed" in out and "a damaged tombstone" in err
     document = json.loads((archive / "summary.json").read_text())
     assert [p["case"][0] for p in document["purged"]] == ["a"] and len(document["not_read"]) == 1
@@ -390,7 +399,9 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        called(capsys, "purge", case_of(archive, "a"), *NOW, "--search", archive.parent / "in")[0]
+        run_command(
+            capsys, "purge", case_of(archive, "a"), *NOW, "--search", archive.parent / "in"
+        )[0]
         == 0
     )
     batch = (
@@ -402,17 +413,17 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
         "local",
         "--no-report",
     )
-    code, out, _ = called(capsys, *batch)
+    code, out, _ = run_command(capsys, *batch)
     assert (
         code == 0
         and "1 done, 1 purged; 1 tracks, 1 with candidates" in out
         and "not read" not in out
     )
     document = json.loads((archive / "summary.json").read_text())
-    stone = tombstone(case_of(archive, "a"))
+    write_tombstone = tombstone(case_of(archive, "a"))
     expected = {
         "case": case_of(archive, "a").name,
-        "at": stone["removed_at"],
+        "at": write_tombstone["removed_at"],
         "why": "its people asked",
     }
     assert document["purged"] == [expected] and document["not_read"] == []
@@ -425,7 +436,7 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
     assert not (case_of(archive, "a") / DATABASE).exists(), "it is not made again"
 
 
-def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
+def write_tombstone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
     """Write a tombstone, as an attacker would."""
     content: dict[str, object] = dict.fromkeys(Tombstone.__slots__, "")
     content |= {"state": state, "why": "its time is over", "log_head": "0" * 64}
@@ -440,8 +451,8 @@ def test_a_planted_tombstone_removes_no_case(
     state: str, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = hashes(copied_case)
-    stone(copied_case, state)
-    code, out, err = called(capsys, "purge", copied_case, "--yes")
+    write_tombstone(copied_case, state)
+    code, out, err = run_command(capsys, "purge", copied_case, "--yes")
     assert (
         code == 3
         and "0 of 1 cases removed" in out
@@ -454,16 +465,16 @@ def test_a_restored_tombstone_of_an_earlier_state_removes_no_case(
     copied_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     purged = Path(shutil.copytree(copied_case, tmp_path / "purged"))
-    assert called(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, (
+    assert run_command(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, (
         "the other one holds copies"
     )
     content = tombstone(purged) | {"state": "removing"}
     (copied_case / TOMBSTONE).write_text(json.dumps(content))
-    code, out, _ = called(capsys, "purge", copied_case, "--yes")
+    code, out, _ = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
     with Case.open(copied_case) as case, case.transaction():
         case.log("resumed", {})
-    code, _, err = called(capsys, "purge", copied_case, *NOW)
+    code, _, err = run_command(capsys, "purge", copied_case, *NOW)
     assert (
         code == 3
         and "a tombstone, although the case still exists" in err
@@ -482,13 +493,13 @@ def test_a_planted_tombstone_removes_no_foreign_file(
     for path in (footage, notes):
         path.write_text("of somebody")
     entry = {"sha256": hashlib.sha256(b"of somebody").hexdigest(), "size": 11}
-    stone(footage.parent, "removing", {"film.mp4": entry, "notes/seen.txt": entry})
-    code, _, err = called(capsys, "purge", footage.parent, "--yes")
+    write_tombstone(footage.parent, "removing", {"film.mp4": entry, "notes/seen.txt": entry})
+    code, _, err = run_command(capsys, "purge", footage.parent, "--yes")
     assert code == 3 and "nothing was removed" in err and footage.exists() and notes.exists()
     shutil.rmtree(notes.parent)
     (footage.parent / "settings.yaml").write_text("of somebody else")
     footage.unlink()
-    code, _, err = called(capsys, "purge", footage.parent, "--yes")
+    code, _, err = run_command(capsys, "purge", footage.parent, "--yes")
     assert (
         code == 3
         and "not what the tombstone lists" in err
@@ -508,42 +519,50 @@ STRANGE = (
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_a_file_that_the_case_did_not_write_stops_the_purge(
-    name: str, over: Path, capsys: pytest.CaptureFixture[str]
+    name: str, expire: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = hashes(over)
-    (over / name).parent.mkdir(exist_ok=True)
-    (over / name).write_text("of somebody")
+    before = hashes(expire)
+    (expire / name).parent.mkdir(exist_ok=True)
+    (expire / name).write_text("of somebody")
     if name.startswith("report"):
-        (over / "report" / "SHA256SUMS").touch()
-    code, out, err = called(capsys, "purge", over, "--yes")
+        (expire / "report" / "SHA256SUMS").touch()
+    code, out, err = run_command(capsys, "purge", expire, "--yes")
     assert code == 3 and "0 of " in out and "nothing was removed" in err
     assert (
-        hashes(over) == before and (over / DATABASE).is_file() and not (over / TOMBSTONE).exists()
+        hashes(expire) == before
+        and (expire / DATABASE).is_file()
+        and not (expire / TOMBSTONE).exists()
     )
 
 
 def test_a_case_inside_a_case_stops_the_purge(
-    over: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]
+    expire: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inner = Path(shutil.copytree(copied_case, over / "inner"))
+    inner = Path(shutil.copytree(copied_case, expire / "inner"))
     set_days(inner, 1000)
-    code, out, _ = called(capsys, "purge", over, "--yes")
+    code, out, _ = run_command(capsys, "purge", expire, "--yes")
     assert code == 3 and "0 of 2 cases removed" in out
-    assert (inner / DATABASE).is_file() and (over / DATABASE).is_file()
+    assert (inner / DATABASE).is_file() and (expire / DATABASE).is_file()
 
 
-def test_a_link_in_the_case_stops_the_purge(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (over / "link").symlink_to("/etc/passwd")
-    code, _, err = called(capsys, "purge", over, "--yes")
-    assert code == 3 and "a link" in err and (over / DATABASE).is_file()
+def test_a_link_in_the_case_stops_the_purge(
+    expire: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (expire / "link").symlink_to("/etc/passwd")
+    code, _, err = run_command(capsys, "purge", expire, "--yes")
+    assert code == 3 and "a link" in err and (expire / DATABASE).is_file()
 
 
-def test_a_changed_picture_stops_the_purge(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = next((over / "crops").glob("*/*.png"))
+def test_a_changed_picture_stops_the_purge(
+    expire: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = next((expire / "crops").glob("*/*.png"))
     picture.write_bytes(b"another")
-    code, _, err = called(capsys, "purge", over, "--yes")
+    code, _, err = run_command(capsys, "purge", expire, "--yes")
     assert (
-        code == 3 and f"{picture}: not what this case wrote" in err and (over / DATABASE).is_file()
+        code == 3
+        and f"{picture}: not what this case wrote" in err
+        and (expire / DATABASE).is_file()
     )
 
 
@@ -552,9 +571,10 @@ def test_a_retention_time_changed_by_sql_removes_no_case(
 ) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
         db.execute(
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'"
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = "
+            "'settings'"
         )
-    code, _, err = called(capsys, "purge", copied_case, "--yes")
+    code, _, err = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 3 and "settings differ from those" in err and (copied_case / DATABASE).is_file()
 
 
@@ -573,10 +593,10 @@ def test_a_clock_far_from_the_log_removes_no_case(
             return datetime.now(UTC) + timedelta(days=days)
 
     monkeypatch.setattr("fasr_video.commands.custody.datetime", Clock)
-    code, out, err = called(capsys, "purge", copied_case, "--yes")
+    code, out, err = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 3 and "too far apart" in err and "0 of 1 cases removed" in out
     assert (copied_case / DATABASE).is_file()
-    assert called(capsys, "purge", copied_case, *NOW)[0] == 0
+    assert run_command(capsys, "purge", copied_case, *NOW)[0] == 0
 
 
 def test_a_case_is_removed_by_the_clock_within_a_month_of_its_time(copied_case: Path) -> None:

@@ -1,4 +1,6 @@
-"""The four things that Art. 12(3) of the EU AI Act asks a remote biometric system to record: a case holds each."""
+"""The four things that Art. 12(3) of the EU AI Act asks a remote biometric system to record: a case
+holds each.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def whole(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A case that was run, searched, decided by two and signed off; with when it was begun and when it was run."""
+    """A case that was run, searched, decided by two and signed off; with when it was begun and when
+    it was run.
+    """
     folder = tmp_path_factory.mktemp("whole") / "case"
     begun = now()
     settings = configs.load("cpu", QUICK)
@@ -56,7 +60,7 @@ def lines(case: Case, event: str) -> list[dict[str, Any]]:
     return [json.loads(row["details"]) for row in rows]
 
 
-def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
+def test_a_the_period_of_each_use_is_recorded(case: Case, whole: dict[str, Any]) -> None:
     (use,) = document.runs(case)
     times = [whole["begun"], use.begun, use.ended, whole["ended"]]
     assert (
@@ -67,7 +71,7 @@ def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
     assert (use.by, use.role) == ("Olga Ost", "operator")
 
 
-def test_b_the_reference_database(case: Case) -> None:
+def test_b_the_reference_database_is_recorded(case: Case) -> None:
     (searched,) = lines(case, "searched")
     with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:
         assert (
@@ -84,19 +88,21 @@ def test_b_the_reference_database(case: Case) -> None:
     )
 
 
-def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: Path) -> None:
+def test_c_the_input_that_led_to_a_candidate_is_recorded(case: Case, entrance: Path) -> None:
     (searched,) = lines(case, "searched")
     assert searched["leads"], "the settings of this test make it so"
     for track in searched["leads"]:
-        (told,) = document.tracks(case, track)
-        assert told.answer is not None and told.answer.verdict == "candidates"
+        (track_row,) = document.tracks(case, track)
+        assert track_row.answer is not None and track_row.answer.verdict == "candidates"
         assert (
-            told.source_sha256 == sha256_file(entrance) == lines(case, "source added")[0]["sha256"]
+            track_row.source_sha256
+            == sha256_file(entrance)
+            == lines(case, "source added")[0]["sha256"]
         )
         assert (
-            told.shown is not None
-            and told.shown.native is not None
-            and len(case.picture_bytes(Path(told.shown.native).stem)) > 0
+            track_row.shown is not None
+            and track_row.shown.native is not None
+            and len(case.picture_bytes(Path(track_row.shown.native).stem)) > 0
         )
 
 
@@ -112,7 +118,7 @@ def test_c_stays_in_the_log_when_the_case_is_searched_anew(
         assert not [problem for check in verify(case) for problem in check.problems]
 
 
-def test_d_the_persons_who_verified(case: Case) -> None:
+def test_d_the_people_who_verified_are_recorded(case: Case) -> None:
     assert [(d["by"], d["role"]) for d in lines(case, "decided")] == [
         ("Anna Amt", "examiner"),
         ("Ben Beck", "reviewer"),

@@ -97,7 +97,7 @@ def mugshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own(
+def drawn_from_own_faces(
     entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A case whose one track is drawn from its own faces."""
@@ -107,15 +107,15 @@ def own(
 
 
 @pytest.fixture(scope="module")
-def hers(
-    own: Path,
+def drawn_from_photographs(
+    drawn_from_own_faces: Path,
     entrance: Path,
     weights: Path,
     mugshots: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The same, drawn from Grace Hopper's photographs."""
-    out = Path(shutil.copytree(own, tmp_path_factory.mktemp("hers") / "case"))
+    out = Path(shutil.copytree(drawn_from_own_faces, tmp_path_factory.mktemp("hers") / "case"))
     assert (
         run([entrance], out, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1]
         is True
@@ -124,8 +124,8 @@ def hers(
 
 
 @pytest.fixture
-def copy(hers: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(hers, tmp_path / "case"))
+def copy(drawn_from_photographs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn_from_photographs, tmp_path / "case"))
 
 
 def face(frame: int, sharpness: float, eye_px: float = 10) -> Face:
@@ -167,8 +167,8 @@ def test_references_are_the_sharpest_faces_twenty_frames_apart() -> None:
     assert MIN_DISTANCE == 20 and sharpest(lr0, []) == []
 
 
-def test_a_track_is_drawn_from_its_own_faces_and_searched_with(own: Path) -> None:
-    track = the_track(own)
+def test_a_track_is_drawn_from_its_own_faces_and_searched_with(drawn_from_own_faces: Path) -> None:
+    track = the_track(drawn_from_own_faces)
     restoration = track["restoration"]
     assert (
         restoration["method"] == "idfsr"
@@ -180,17 +180,19 @@ def test_a_track_is_drawn_from_its_own_faces_and_searched_with(own: Path) -> Non
 
 
 def test_a_picture_drawn_from_photographs_says_so_everywhere(
-    hers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    drawn_from_photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    track = the_track(hers)
+    track = the_track(drawn_from_photographs)
     restoration, note = track["restoration"], f"conditioned on subject {HOPPER}"
     assert restoration["conditioned_on"] == HOPPER and any(
         w.startswith(note) for w in restoration["warnings"]
     )
     for name in (restoration["picture"], restoration["spread"], *restoration["samples"]):
-        with Pictures.open(hers / name) as picture:
+        with Pictures.open(drawn_from_photographs / name) as picture:
             assert json.loads(picture.info[NOTE])["conditioned_on"] == HOPPER
-    with Case.open(hers, read_only=True) as case:
+    with Case.open(drawn_from_photographs, read_only=True) as case:
         (line,) = [
             x
             for x in csv.DictReader(document.as_csv(case, "tracks").splitlines())
@@ -198,21 +200,23 @@ def test_a_picture_drawn_from_photographs_says_so_everywhere(
         ]
         assert line["sr_conditioned_on"] == HOPPER and note in line["remark"]
         assert not any(c.problems for c in verify(case))
-    monkeypatch.setattr("sys.argv", ["fasr-video", "show", str(hers)])
+    monkeypatch.setattr("sys.argv", ["fasr-video", "show", str(drawn_from_photographs)])
     with pytest.raises(SystemExit):
         main()
     shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
     assert "was not searched with" in shown and "conditioned on" in shown
 
 
-def test_a_picture_drawn_from_photographs_is_not_searched_with(own: Path, hers: Path) -> None:
-    answer = the_track(hers)["answer"]
+def test_a_picture_drawn_from_photographs_is_not_searched_with(
+    drawn_from_own_faces: Path, drawn_from_photographs: Path
+) -> None:
+    answer = the_track(drawn_from_photographs)["answer"]
     assert set(answer["lists"]) == {"best", "pooled"} and answer["joined"]
     assert all(set(c["cosines"]) == {"best", "pooled"} for c in answer["joined"])
     assert answer["remark"].endswith(f"conditioned on subject {HOPPER}: it was not searched with")
     for kind in ("best", "pooled"):  # the camera's own pictures say what they said
-        assert answer["lists"][kind] == the_track(own)["answer"]["lists"][kind]
-    assert case_document(hers)["searched"]["conditioned_on"] == {"1": HOPPER}
+        assert answer["lists"][kind] == the_track(drawn_from_own_faces)["answer"]["lists"][kind]
+    assert case_document(drawn_from_photographs)["searched"]["conditioned_on"] == {"1": HOPPER}
 
 
 def test_the_same_run_again_does_nothing(
@@ -225,21 +229,27 @@ def test_the_same_run_again_does_nothing(
 
 
 def test_without_the_setting_a_track_is_drawn_from_its_own_faces(
-    own: Path, copy: Path, entrance: Path, weights: Path, mugshots: Path
+    drawn_from_own_faces: Path, copy: Path, entrance: Path, weights: Path, mugshots: Path
 ) -> None:
     """A copy of the case in which nothing but the log remembers the photographs."""
     before = the_track(copy)["restoration"]
     assert run([entrance], copy, settings(weights), mugshots)[1] is True
     after = the_track(copy)
-    assert after == the_track(own) and set(after["answer"]["lists"]) == {"best", "pooled", "sr"}
+    assert after == the_track(drawn_from_own_faces) and set(after["answer"]["lists"]) == {
+        "best",
+        "pooled",
+        "sr",
+    }
     assert not any((copy / name).exists() for name in (before["picture"], *before["samples"]))
 
 
 def test_without_the_setting_it_is_searched_in_the_last_gallery(
-    own: Path, copy: Path, entrance: Path, weights: Path
+    drawn_from_own_faces: Path, copy: Path, entrance: Path, weights: Path
 ) -> None:
     assert run([entrance], copy, settings(weights))[1] is True
-    assert the_track(copy) == the_track(own), "no answer says that it was drawn from anybody"
+    assert the_track(copy) == the_track(drawn_from_own_faces), (
+        "no answer says that it was drawn from anybody"
+    )
     with Case.open(copy, read_only=True) as case:
         assert not any(c.problems for c in verify(case))
 
@@ -315,9 +325,9 @@ def test_a_gallery_without_pictures_has_no_references(tmp_path: Path) -> None:
 
 
 def test_a_wrong_subject_is_reported_in_one_line(
-    own: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path: Path
+    drawn_from_own_faces: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path: Path
 ) -> None:
-    out = Path(shutil.copytree(own, tmp_path / "case"))
+    out = Path(shutil.copytree(drawn_from_own_faces, tmp_path / "case"))
 
     def settings_with(subjects: str) -> Settings:
         return settings(weights, f"restore.subjects={subjects}")

@@ -22,7 +22,6 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from fasr_video import cli
 from fasr_video.case.case import Case
 from fasr_video.case.entries import RestorationEntry, certainty_note, picture_name
 from fasr_video.case.links import decide as decide_link
@@ -36,7 +35,8 @@ from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
 from fasr_video.types import AlignedFace
-from tests.cases import LEAD, LOOKED_THROUGH, decide, propose_link, synthetic
+from tests.cases import LEAD, LOOKED_THROUGH, decide, make_synthetic_case, propose_link
+from tests.commands import run_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -52,7 +52,7 @@ CLAIMS = ("match", "identified", "recovered", "enhanced likeness")
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = synthetic(tmp_path_factory.mktemp("report") / "case")
+    folder = make_synthetic_case(tmp_path_factory.mktemp("report") / "case")
     decide(folder, 1, "accepted", LEAD, "R. Viewer")
     decide(folder, 1, "rejected", LEAD, "S. Second", undone_by="S. Second")
     return folder
@@ -169,7 +169,7 @@ def test_each_page_says_how_to_check_its_log_head(
         assert (
             f"fasr-video verify CASE --head {head}" in Page(path.read_text(encoding="utf-8")).text
         )
-    assert called(capsys, "verify", case, "--head", head)[0] == 0
+    assert run_command(capsys, "verify", case, "--head", head)[0] == 0
 
 
 def test_no_word_claims_too_much(written: Path) -> None:
@@ -540,7 +540,7 @@ def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
     pytest.importorskip(
         "weasyprint", reason="the extra `report` is not installed", exc_type=ImportError
     )
-    small = synthetic(tmp_path / "case", tracks=1)
+    small = make_synthetic_case(tmp_path / "case", tracks=1)
     text = pdf_text((write_report(small, tmp_path / "pdf", ("pdf",)) / "report.pdf").read_bytes())
     for sentence in (
         "Track T1",
@@ -587,25 +587,18 @@ def test_missing_weasyprint_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
-        cli.main()
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out + err
-
-
 def test_command_writes_the_formats_asked_for(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert (
-        called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
+        run_command(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0]
+        == 0
     )
     assert {p.name for p in out.iterdir()} == {"report.json", "tracks.csv", "SHA256SUMS"}
-    code, output = called(capsys, "report", tmp_path)
-    assert code == 2 and "no case here" in output and len(output.splitlines()) == 1
+    code, printed, error = run_command(capsys, "report", tmp_path)
+    assert code == 2 and "no case here" in error
+    assert len((printed + error).splitlines()) == 1
 
 
 def test_run_ends_with_a_report(
@@ -613,14 +606,14 @@ def test_run_ends_with_a_report(
 ) -> None:
     quick = ["--fps", 2, "--set", "track.min_sightings=2", "--set", "restore.method=bicubic"]
     folder = tmp_path / "case"
-    assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
+    assert run_command(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
     assert not (folder / "report").exists()
-    code, output = called(capsys, "run", entrance, *quick, "--out", folder)
-    assert code == 0 and f"open it: {folder}/report/index.html" in output
+    code, printed, _ = run_command(capsys, "run", entrance, *quick, "--out", folder)
+    assert code == 0 and f"open it: {folder}/report/index.html" in printed
     assert "Track T1" in page(folder / "report", "T1").text
     written = (folder / "report" / "index.html").stat().st_mtime_ns
-    _, output = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
-    assert json.loads(output.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
+    _, printed, _ = run_command(capsys, "run", entrance, *quick, "--out", folder, "--json")
+    assert json.loads(printed.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
     assert (folder / "report" / "index.html").stat().st_mtime_ns == written
 
 
@@ -645,7 +638,7 @@ def test_a_folder_with_foreign_sha256sums_is_left_alone(case: Path, tmp_path: Pa
 
 
 def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) -> None:
-    folder = synthetic(tmp_path / "case")
+    folder = make_synthetic_case(tmp_path / "case")
     clock: StatedClock = {
         "start": "2026-03-01T14:00:00+01:00",
         "uncertainty_seconds": 2.0,
@@ -661,7 +654,7 @@ def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) 
 
 
 def test_a_report_with_a_missing_page_is_written_again(tmp_path: Path) -> None:
-    folder = synthetic(tmp_path / "case")
+    folder = make_synthetic_case(tmp_path / "case")
     refresh(folder)
     (folder / "report" / "T2.html").unlink()
     refresh(folder)

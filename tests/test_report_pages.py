@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fasr_video.report.write import write_report
-from tests.cases import LEAD, decide, synthetic
+from tests.cases import LEAD, decide, make_synthetic_case
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = pytest.mark.skipif(
@@ -23,17 +23,20 @@ NAMES = ("index", "T1", "T2", "T3", "S2-T1", "S2-T2", "S2-T3")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 FAINT_TEXT = """() => {
-  const parse = (c) => { const n = c.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const parse = (c) => { const n = c.match(/[\\d.]+/g).map(Number);
+    return n.length < 4 ? [...n, 1] : n; };
   const light = ([r, g, b]) => { const f = [r, g, b].map((v) => v / 255)
     .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
   const behind = (e) => { for (; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor); if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
+    const c = parse(getComputedStyle(e).backgroundColor); if (c[3] === 1) return c; }
+    return [255, 255, 255, 1]; };
   const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   let count = 0;
   while (walk.nextNode()) { const e = walk.currentNode.parentElement;
     if (!walk.currentNode.textContent.trim() || ["SCRIPT", "STYLE"].includes(e.tagName)) continue;
-    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    const pair = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+    const [a, b] = pair.sort((x, y) => y - x);
     count += 1;
     if ((a + 0.05) / (b + 0.05) < 4.5) found.push(walk.currentNode.textContent.trim()); }
   return [count, found]; }"""
@@ -41,7 +44,7 @@ FAINT_TEXT = """() => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = synthetic(tmp_path_factory.mktemp("pages") / "case")
+    folder = make_synthetic_case(tmp_path_factory.mktemp("pages") / "case")
     decide(folder, 1, "accepted", LEAD, "R. Viewer")
     return write_report(folder)
 
@@ -128,7 +131,10 @@ def test_pages_never_scroll_sideways(page: Any, report: Path, viewport: Any) -> 
     for name in NAMES:
         show(page, report, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], name
-        wide = "all => all.filter((e) => e.getBoundingClientRect().right > innerWidth).map((e) => e.alt)"
+        wide = (
+            "all => all.filter((e) => e.getBoundingClientRect().right > innerWidth).map((e) => "
+            "e.alt)"
+        )
         assert page.locator("img:not(.scroll img)").evaluate_all(wide) == []
 
 

@@ -13,7 +13,7 @@ from fasr_video.case.case import Case
 from fasr_video.case.damage import Check
 from fasr_video.case.store import DATABASE
 from fasr_video.custody.rerun import _chosen, rerun
-from tests.test_cli import called
+from tests.commands import run_command
 
 
 def rerun_case(folder: Path, count: int = 1) -> Check:
@@ -75,7 +75,7 @@ def test_missing_weights_are_named(copied_case: Path) -> None:
 def test_rerun_works_from_the_command_line(
     corridor_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = called(capsys, "verify", corridor_case, "--rerun", 1, "--json")
+    code, out, _ = run_command(capsys, "verify", corridor_case, "--rerun", 1, "--json")
     done = json.loads(out)["checks"][-1]
     assert code == 0
     assert (

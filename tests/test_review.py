@@ -31,7 +31,7 @@ from fasr_video.case.links import clusters
 from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE
-from fasr_video.case.verify import SIGNED_OFF, verify
+from fasr_video.case.verify import SIGNED_OFF
 from fasr_video.console import clock
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.gallery import Gallery
@@ -41,8 +41,9 @@ from fasr_video.review.app import make_app
 from fasr_video.review.server import MOST_CONNECTIONS, by_id, listen, make_server
 from fasr_video.review.signoff import sign_off
 from fasr_video.review.times import Clock, parse
+from tests.checks import problems_in
+from tests.commands import run_command
 from tests.reviewed import Names, make_case
-from tests.test_cli import called
 
 TOKEN, PORT = "the-key", 4711
 HOST = f"http://127.0.0.1:{PORT}"
@@ -50,14 +51,9 @@ HOSTILE = "<script>alert('x')</script>\"onerror=alert(1) {{ 7*7 }}"
 ESCAPED = html.escape(HOSTILE, quote=True).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_case(tmp_path_factory.mktemp("template") / "case")
-
-
 @pytest.fixture
-def folder(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "case"))
+def folder(reviewed_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reviewed_case, tmp_path / "case"))
 
 
 @pytest.fixture
@@ -94,11 +90,6 @@ class Browser:
 def standing_on(folder: Path, track: int) -> list[tuple[str, str | None, str]]:
     with Case.open(folder, read_only=True) as case:
         return [(d.verdict, d.subject, d.by) for d in standing_decisions(case, track)]
-
-
-def problems(folder: Path) -> list[str]:
-    with Case.open(folder, read_only=True) as case:
-        return [p for c in verify(case) for p in c.problems]
 
 
 def track_names(page: TestResponse) -> list[str]:
@@ -138,7 +129,7 @@ def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path)
         assert answer.status_code == 403, path
         assert "anna" not in answer.text and "Set-Cookie" not in answer.headers
     assert app.test_client().get("/?token=another", base_url=HOST).status_code == 403
-    assert problems(folder) == []
+    assert problems_in(folder) == []
 
 
 def test_the_token_moves_from_the_address_into_a_protected_cookie(
@@ -246,7 +237,7 @@ def test_hostile_names_and_reasons_are_escaped_everywhere(
     assert "<script>" not in browser.get("/log").text
     (report,) = (folder / SIGNED_OFF).glob("*.html")
     assert "<script" not in report.read_text() and ESCAPED in report.read_text()
-    assert problems(folder) == []
+    assert problems_in(folder) == []
 
 
 # What pages show.
@@ -402,7 +393,7 @@ def test_a_number_that_is_too_large_is_a_404(browser: Browser) -> None:
 def test_a_decision_is_recorded_and_the_name_remembered(browser: Browser, folder: Path) -> None:
     fields = {"verdict": "accepted", "subject": "anna", "reason": "same ear", "by": "Anna"}
     assert browser.post("/track/T1/decide", **fields).status_code == 303
-    assert standing_on(folder, 1) == [("accepted", "anna", "Anna")] and problems(folder) == []
+    assert standing_on(folder, 1) == [("accepted", "anna", "Anna")] and problems_in(folder) == []
     page = browser.get("/track/T1").text
     assert "Recorded: accepted anna, by Anna." in page and "same ear" in page
     assert 'name="by" required maxlength="100" autocomplete="name" value="Anna"' in page
@@ -460,7 +451,7 @@ def test_a_busy_case_is_shown_and_a_refused_decision_keeps_its_text(
         assert answer.status_code == 503 and "another process is writing to it" in answer.text
         assert "what I saw at length" in answer.text and 'value="Anna"' in answer.text
     assert browser.post("/track/T1/decide", **fields).status_code == 303
-    assert standing_on(folder, 1) == [("rejected", None, "Anna")] and problems(folder) == []
+    assert standing_on(folder, 1) == [("rejected", None, "Anna")] and problems_in(folder) == []
 
 
 def test_only_finished_tracks_of_a_running_case_are_shown(browser: Browser, folder: Path) -> None:
@@ -485,7 +476,7 @@ def test_forms_join_split_and_reopen_tracks(browser: Browser, folder: Path) -> N
     browser.post("/link/1/reopen", by="Ben")
     with Case.open(folder, read_only=True) as case:
         assert clusters(case, ["accepted"]) == [[1, 3]]
-    assert problems(folder) == [] and "link decided</b> by Ben" in browser.get("/log").text
+    assert problems_in(folder) == [] and "link decided</b> by Ben" in browser.get("/log").text
 
 
 def test_a_contradictory_join_is_refused_and_keeps_the_selection(browser: Browser) -> None:
@@ -534,9 +525,9 @@ def test_a_signed_off_report_holds_decisions_and_log_head(folder: Path) -> None:
         "default-src &#39;none&#39;; style-src &#39;sha256-" in text
         and "Reviewers disagree: T1" in text
     )
-    assert problems(folder) == []
+    assert problems_in(folder) == []
     page.write_text(text.replace("same ear", "other ear"))
-    assert problems(folder) == [f"{page} was changed"]
+    assert problems_in(folder) == [f"{page} was changed"]
 
 
 def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) -> None:
@@ -566,10 +557,12 @@ def test_a_signed_report_holds_the_head_of_the_log(
     (report,) = (folder / SIGNED_OFF).glob("*.json")
     signed = check_signature(report, public)
     assert signed.by == "Anna (examiner)" and json.loads(report.read_text())["log_head"] == head
-    assert problems(folder) == [] and called(capsys, "verify", folder, "--head", head)[0] == 0
+    assert (
+        problems_in(folder) == [] and run_command(capsys, "verify", folder, "--head", head)[0] == 0
+    )
     signature = report.with_name(f"{report.name}.sha256.sig")
     signature.write_bytes(bytes(64))
-    assert problems(folder) == [f"{signature} was changed"]
+    assert problems_in(folder) == [f"{signature} was changed"]
     with pytest.raises(IntegrityError, match="not signed with key"):
         check_signature(report, public)
 
@@ -589,8 +582,11 @@ def test_the_sign_off_page_names_undecided_tracks(browser: Browser, folder: Path
 def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with listen(0) as listening:
         port = listening.getsockname()[1]
-        code, _, err = called(capsys, "serve", folder, "--port", port)
-    line = f"fasr-video: --port {port}: another program listens there; give another, or 0 for a free one\n"
+        code, _, err = run_command(capsys, "serve", folder, "--port", port)
+    line = (
+        f"fasr-video: --port {port}: another program listens there; give another, or 0 for a free "
+        "one\n"
+    )
     assert (code, err) == (2, line)
 
 
@@ -779,6 +775,6 @@ def test_page_and_command_line_record_the_same_decisions(
     browser: Browser, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     browser.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")
-    called(capsys, "decide", folder, "T1", "insufficient", "--reason", "b", "--by", "anna")
+    run_command(capsys, "decide", folder, "T1", "insufficient", "--reason", "b", "--by", "anna")
     with Case.open(folder, read_only=True) as case:
         assert [d.stands for d in decisions(case, 1)] == [False, True]

@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from fasr_video.pipeline import run as run_module
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.types import Reason
 from tests import videos
+from tests.commands import start_command
 from tests.conftest import PORTRAITS
 
 QUICK = ("sampling.fps=5", "case.segment_frames=5", "track.min_sightings=2")
@@ -119,22 +119,10 @@ def test_two_files_are_one_case(entrance: Path, corridor: Path, tmp_path: Path) 
     assert {t["name"].split("-")[0] for t in document["tracks"]} >= {"T1", "S2"}
 
 
-def start(footage: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def start_run(footage: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [
-        sys.executable,
-        "-m",
-        "fasr_video",
-        "run",
-        str(footage),
-        "--out",
-        str(out),
-        *overrides,
-        *more,
-    ]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent
-    )
+    return start_command("run", footage, "--out", out, *overrides, *more, cwd=out.parent)
 
 
 def wait_for_segments(out: Path, count: int, process: subprocess.Popen[str]) -> None:
@@ -154,7 +142,7 @@ def test_a_stopped_run_resumes_and_finds_the_same(
 ) -> None:
     out = tmp_path / "case"
     for segments in (1, 2):
-        process = start(entrance, out)
+        process = start_run(entrance, out)
         wait_for_segments(out, segments, process)
         process.send_signal(how)
         _, stderr = process.communicate(timeout=20)
@@ -163,7 +151,7 @@ def test_a_stopped_run_resumes_and_finds_the_same(
             assert "continues where it stopped" in stderr and "Traceback" not in stderr
         with Case.open(out) as case:
             assert not [p for c in verify(case) for p in c.problems]
-    last = start(entrance, out)
+    last = start_run(entrance, out)
     _, stderr = last.communicate(timeout=60)
     assert last.returncode == 0, stderr
     assert case_contents(out) == case_contents(unbroken)
@@ -260,7 +248,7 @@ def test_two_runs_at_once_on_one_case_are_refused(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "case"
-    first = start(entrance, out)
+    first = start_run(entrance, out)
     wait_for_segments(out, 1, first)
     with pytest.raises(CaseError, match="another run is writing"):
         run([entrance], out, configs.load("cpu", QUICK))
@@ -307,7 +295,7 @@ def test_proposals_keep_their_numbers_when_footage_is_added(corridor: Path, tmp_
 @pytest.mark.slow
 def test_a_case_is_not_resumed_with_another_detector(entrance: Path, tmp_path: Path) -> None:
     out = tmp_path / "case"
-    process = start(entrance, out)
+    process = start_run(entrance, out)
     wait_for_segments(out, 1, process)
     process.kill()
     process.communicate()
@@ -356,7 +344,7 @@ def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
 
 def test_damaged_frames_are_skipped_counted_and_used_on_demand(tmp_path: Path) -> None:
     complete = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
-    broken = videos.flipped(complete, tmp_path / "broken.mkv", seed=1)
+    broken = videos.flip_bits(complete, tmp_path / "broken.mkv", seed=1)
     run([broken], tmp_path / "case", configs.load("cpu"))
     source = case_contents(tmp_path / "case")["sources"][0]
     assert source["frames_skipped_as_damaged"] > 0

@@ -41,27 +41,28 @@ def exact_end(x: Tensor, sigma: float) -> Tensor:
     return MEAN + (x - MEAN) * SPREAD / math.sqrt(SPREAD**2 + sigma**2)
 
 
-def start(count: int, sigma: float, seed: int = 0) -> tuple[Tensor, list[torch.Generator]]:
+def start_noise(count: int, sigma: float, seed: int = 0) -> tuple[Tensor, list[torch.Generator]]:
     generators = samplers.generators(range(seed, seed + count))
     return samplers.prior((1, 8, 8), sigma, generators).double(), generators
 
 
-# A last noise level this small leaves the error of the schedule's end out of the measurement of the order.
+# A last noise level this small leaves the error of the schedule's end out of the measurement of the
+# order.
 ODE = {"ddim": (samplers.ddim, 1), "heun": (samplers.heun, 2), "dpmpp_2m": (samplers.dpmpp_2m, 2)}
 
 
 @pytest.mark.parametrize("name", ODE)
 def test_ode_samplers_converge_to_the_exact_end_at_their_order(name: str) -> None:
     sampler, order = ODE[name]
-    x, _ = start(4, 10.0)
+    x, _ = start_noise(4, 10.0)
     exact = exact_end(x, 10.0)
     errors = [
         float((sampler(gaussian, x, samplers.karras(n, 1e-4, 10.0)) - exact).abs().max())
         for n in (40, 80, 160)
     ]
     assert errors[2] < 0.03
-    for coarse, fine in pairwise(errors):
-        assert math.log2(coarse / fine) > order - 0.35
+    for coarse_schedule, fine in pairwise(errors):
+        assert math.log2(coarse_schedule / fine) > order - 0.35
 
 
 @pytest.mark.parametrize("schedule", [samplers.karras, samplers.geometric])
@@ -79,7 +80,7 @@ Draw = Callable[[Callable[[Tensor, Tensor], Tensor], int], Tensor]
 
 def by_sigmas(sampler: Callable[..., Tensor], steps: int, *, noisy: bool = False) -> Draw:
     def draw(denoiser: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
-        x, generators = start(count, 20.0)
+        x, generators = start_noise(count, 20.0)
         levels = samplers.karras(steps, 0.005, 20.0)
         return sampler(denoiser, x, levels, generators) if noisy else sampler(denoiser, x, levels)
 
@@ -93,7 +94,7 @@ def by_times(
     corrector: samplers.Corrector | None = None,
 ) -> Draw:
     def draw(denoiser: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
-        x, generators = start(count, sde.prior_std)
+        x, generators = start_noise(count, sde.prior_std)
         # snr for 64 values: Langevin's step grows with the norm of the noise
         return sampler(denoiser, sde, x, samplers.times(steps, 1e-3), generators, corrector, 0.05)
 
@@ -102,7 +103,7 @@ def by_times(
 
 def by_ddpm(steps: int) -> Draw:
     def draw(denoiser: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
-        x, generators = start(count, 1.0)
+        x, generators = start_noise(count, 1.0)
         return samplers.ddpm(denoiser, x, steps, generators)
 
     return draw
@@ -167,13 +168,13 @@ def test_the_same_seed_gives_the_same_picture(name: str) -> None:
 def test_state_stays_float32_if_the_network_has_lower_precision() -> None:
     fine: list[bool] = []
 
-    def coarse(x: Tensor, sigma: Tensor) -> Tensor:
+    def coarse_schedule(x: Tensor, sigma: Tensor) -> Tensor:
         assert x.dtype == torch.float32
         fine.append(not torch.equal(x, x.bfloat16().float()))
         return gaussian(x.bfloat16(), sigma.bfloat16()).to(x.dtype)
 
-    x, generators = start(2, 10.0)
-    samplers.dpmpp_2m_sde(coarse, x.float(), samplers.karras(20, 0.01, 10.0), generators)
+    x, generators = start_noise(2, 10.0)
+    samplers.dpmpp_2m_sde(coarse_schedule, x.float(), samplers.karras(20, 0.01, 10.0), generators)
     assert all(fine), "no step was rounded to what the network computes in"
 
 

@@ -26,7 +26,9 @@ def clip(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(clip: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def tracks_by_person(
+    clip: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
     """By person: the usable tracks that show them."""
     out = tmp_path_factory.mktemp("samples") / "case"
     run([SAMPLES / clip], out, configs.load("cpu"), SAMPLES / "mugshots")
@@ -34,11 +36,11 @@ def found(clip: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
         tracks = [asdict(t) for t in document.tracks(case) if t.answer is not None]
     people: dict[str, list[dict[str, Any]]] = {}
     for track in tracks:
-        people.setdefault(shown(clip, track), []).append(track)
+        people.setdefault(shown_person(clip, track), []).append(track)
     return people
 
 
-def shown(clip: str, track: dict[str, Any]) -> str:
+def shown_person(clip: str, track: dict[str, Any]) -> str:
     """Whose face the track's own picture shows: the least covered one around its middle."""
     x1, y1, x2, y2 = track["shown"]["box"]
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -53,16 +55,16 @@ def shown(clip: str, track: dict[str, Any]) -> str:
 
 @pytest.mark.slow
 def test_everybody_in_the_clip_has_a_track_and_nothing_else_has(
-    clip: str, found: dict[str, list[dict[str, Any]]]
+    clip: str, tracks_by_person: dict[str, list[dict[str, Any]]]
 ) -> None:
-    assert found.keys() == set(TRUTH[clip]["people"])
+    assert tracks_by_person.keys() == set(TRUTH[clip]["people"])
 
 
-def test_who_is_enrolled_is_named_first_and_who_is_not_is_unknown(
-    found: dict[str, list[dict[str, Any]]],
+def test_enrolled_people_are_ranked_first_and_others_are_unknown(
+    tracks_by_person: dict[str, list[dict[str, Any]]],
 ) -> None:
     leads = []
-    for person, tracks in found.items():
+    for person, tracks in tracks_by_person.items():
         for track in tracks:
             answer = track["answer"]
             if person in ENROLLED:
@@ -73,7 +75,7 @@ def test_who_is_enrolled_is_named_first_and_who_is_not_is_unknown(
     assert sum(leads) >= len(leads) - 1, "one of these faces is too small to be told from strangers"
 
 
-def test_some_walk_who_are_in_no_gallery_and_some_are_in_the_gallery_who_walk_nowhere() -> None:
+def test_some_people_are_not_enrolled_and_some_enrolled_people_do_not_appear() -> None:
     walking = {person for clip in CLIPS for person in TRUTH[clip]["people"]}
     assert len(walking | ENROLLED) >= 6 and walking - ENROLLED and ENROLLED - walking
 

@@ -29,8 +29,8 @@ from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
-from tests.archives import files, run_batch
-from tests.quick_tasks import copy_content, environment, hoard, never_fit
+from tests.archives import run_batch, write_files
+from tests.quick_tasks import copy_content, report_environment, report_unfit, use_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def ignore_progress(task: Task, share: float) -> None:
 
 
 def test_several_processes_make_the_same_cases_as_one(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="1", b="2", c="bad")
+    archive = write_files(tmp_path / "in", a="1", b="2", c="bad")
     scheduler = Processes(copy_content, ignore_progress, 2)
     _, jobs = run_batch(archive, tmp_path / "two", scheduler=scheduler)
     scheduler.close()
@@ -51,7 +51,7 @@ def test_several_processes_make_the_same_cases_as_one(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced_and_counts_as_a_try_of_its_job(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="killer", b="good")
+    archive = write_files(tmp_path / "in", a="killer", b="good")
     scheduler = Processes(copy_content, ignore_progress, 1)
     events, jobs = run_batch(archive, tmp_path / "cases", scheduler=scheduler)
     scheduler.close()
@@ -63,11 +63,11 @@ def test_a_worker_that_dies_is_replaced_and_counts_as_a_try_of_its_job(tmp_path:
 
 
 def task_for(folder: Path, content: str) -> Task:
-    text = files(folder, **{content: content}) / f"{content}.mp4"
+    text = write_files(folder, **{content: content}) / f"{content}.mp4"
     return Task(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Recording())
 
 
-def ends(scheduler: Processes, count: int) -> dict[str, str]:
+def task_results(scheduler: Processes, count: int) -> dict[str, str]:
     """Return how so many tasks ended: the message, or else the status, by the file's name."""
     ended: dict[str, str] = {}
     until = time.monotonic() + 60
@@ -88,7 +88,7 @@ def test_the_task_of_a_dead_worker_is_not_lost_when_another_task_is_submitted(
         (dying,) = multiprocessing.active_children()
         dying.join(60)  # as while the next large file is hashed
         scheduler.submit(task_for(tmp_path, "good"))
-        ended = ends(scheduler, 2)
+        ended = task_results(scheduler, 2)
     assert ended["good"] == "done" and ended["killer"].endswith("its worker died (signal 9)")
 
 
@@ -96,7 +96,7 @@ def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
     with closing(Processes(copy_content, ignore_progress, 1)) as scheduler:
         for content in ("1", "2"):
             scheduler.submit(task_for(tmp_path, content))
-            assert ends(scheduler, 1) == {content: "done"}
+            assert task_results(scheduler, 1) == {content: "done"}
             (idle,) = multiprocessing.active_children()
             idle.kill()
             idle.join(60)
@@ -107,7 +107,7 @@ def test_a_task_fails_when_its_worker_dies_just_as_it_is_submitted(
 ) -> None:
     with closing(Processes(copy_content, ignore_progress, 1)) as scheduler:
         scheduler.submit(task_for(tmp_path, "1"))
-        assert ends(scheduler, 1) == {"1": "done"}
+        assert task_results(scheduler, 1) == {"1": "done"}
         (idle,) = multiprocessing.active_children()
 
         def die_after_this_check() -> bool:
@@ -118,14 +118,14 @@ def test_a_task_fails_when_its_worker_dies_just_as_it_is_submitted(
 
         monkeypatch.setattr(idle, "is_alive", die_after_this_check)
         scheduler.submit(task_for(tmp_path, "2"))
-        assert ends(scheduler, 1)["2"].endswith("its worker died (signal 9)")
+        assert task_results(scheduler, 1)["2"].endswith("its worker died (signal 9)")
         scheduler.submit(task_for(tmp_path, "3"))
-        assert ends(scheduler, 1) == {"3": "done"}
+        assert task_results(scheduler, 1) == {"3": "done"}
 
 
 def test_a_worker_that_takes_too_much_memory_is_killed_with_that_reason(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="greedy", b="modest")
-    scheduler = Processes(hoard, ignore_progress, 1, memory=300)
+    archive = write_files(tmp_path / "in", a="greedy", b="modest")
+    scheduler = Processes(use_memory, ignore_progress, 1, memory=300)
     _, jobs = run_batch(archive, tmp_path / "cases", scheduler=scheduler, retries=0)
     scheduler.close()
     assert {job.folder[0]: job.state for job in jobs} == {"a": "failed", "b": "done"}
@@ -135,9 +135,13 @@ def test_a_worker_that_takes_too_much_memory_is_killed_with_that_reason(tmp_path
 
 def test_each_worker_has_one_thread_and_its_own_gpu(tmp_path: Path) -> None:
     shares: list[float] = []
-    scheduler = Processes(environment, lambda task, share: shares.append(share), 1, gpus=["3"])
+    scheduler = Processes(
+        report_environment, lambda task, share: shares.append(share), 1, gpus=["3"]
+    )
     before = dict(os.environ)
-    _, (job,) = run_batch(files(tmp_path / "in", a="1"), tmp_path / "cases", scheduler=scheduler)
+    _, (job,) = run_batch(
+        write_files(tmp_path / "in", a="1"), tmp_path / "cases", scheduler=scheduler
+    )
     scheduler.close()
     assert job.summary["OMP_NUM_THREADS"] == "1" and job.summary["CUDA_VISIBLE_DEVICES"] == "3"
     assert shares == [0.5] and dict(os.environ) == before
@@ -148,7 +152,7 @@ def keep_busy(archive: Path, cases: Path) -> None:
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    archive, cases = files(tmp_path / "in", a="slow"), tmp_path / "cases"
+    archive, cases = write_files(tmp_path / "in", a="slow"), tmp_path / "cases"
     owner = multiprocessing.get_context("fork").Process(target=keep_busy, args=(archive, cases))
     owner.start()
     assert owner.pid is not None
@@ -173,9 +177,9 @@ def _alive(pid: int) -> bool:
 
 
 def test_without_models_a_batch_stops_with_one_line(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", a="1", b="2")
+    archive = write_files(tmp_path / "in", a="1", b="2")
     with pytest.raises(UsageError, match=r"this machine: detector\.safetensors: missing"):
-        run_batch(archive, tmp_path / "cases", never_fit)
+        run_batch(archive, tmp_path / "cases", report_unfit)
     _, jobs = run_batch(archive, tmp_path / "cases")
     assert [(job.state, job.tries) for job in jobs] == [("done", 1), ("done", 1)]
 
@@ -201,7 +205,7 @@ def cluster() -> Iterator[Any]:
 def test_a_cluster_makes_the_same_cases_to_the_byte(
     cluster: Any, entrance: Path, tmp_path: Path
 ) -> None:
-    archive = files(tmp_path / "in", b="no film")
+    archive = write_files(tmp_path / "in", b="no film")
     shutil.copy(entrance, archive / "a.mp4")
     _, here = run_batch(archive, tmp_path / "here", scheduler=Local(run_task, ignore_progress))
     scheduler = Dask(run_task, cluster.scheduler_address, print)
@@ -244,7 +248,7 @@ def test_without_the_dist_extra_the_error_names_it(monkeypatch: pytest.MonkeyPat
 def test_a_worker_that_cannot_do_tasks_is_excluded_by_name(
     version: str, cases: str, weights: str, expected: str, cluster: Any, tmp_path: Path
 ) -> None:
-    text = files(tmp_path, a="1") / "a.mp4"
+    text = write_files(tmp_path, a="1") / "a.mp4"
     settings = configs.load(
         "cpu", ("detect.backend=builtin", f"detect.weights={weights}")
     ).model_dump_json()
@@ -285,7 +289,7 @@ def test_workers_may_leave_and_join_and_a_lost_dask_scheduler_is_one_line(
     pytest.importorskip("distributed")
     monkeypatch.setattr(schedulers, "ANSWER_SECONDS", 2)
     archive, cases, port = (
-        files(tmp_path / "in", a="killer", b="good"),
+        write_files(tmp_path / "in", a="killer", b="good"),
         tmp_path / "cases",
         free_port(),
     )
@@ -314,7 +318,7 @@ def test_workers_may_leave_and_join_and_a_lost_dask_scheduler_is_one_line(
         assert {job.folder[0]: job.state for job in jobs} == {"a": "done", "b": "done"}
         assert workers[0].returncode == -signal.SIGKILL and events.about("failed") == []
         with pytest.raises(EnvironmentFailure, match="the scheduler went away"):
-            run_batch(files(archive, c="slow"), cases, scheduler=scheduler)
+            run_batch(write_files(archive, c="slow"), cases, scheduler=scheduler)
         scheduler.close()
     finally:
         for process in (dask_scheduler, *workers):
@@ -350,7 +354,7 @@ def test_a_scheduler_that_loses_its_last_worker_is_reported_each_time(
                 assert time.monotonic() < end
                 scheduler.wait(0.1)
 
-        text = files(tmp_path, a="1") / "a.mp4"
+        text = write_files(tmp_path, a="1") / "a.mp4"
         settings = configs.load("cpu").model_dump_json()
         scheduler.submit(Task(1, text, "", 1, 1, tmp_path / "case", settings, None, Recording()))
         wait_for(1, 0)

@@ -65,7 +65,9 @@ def test_simulated_paths_have_the_closed_form_mean_and_variance(sde: SDE) -> Non
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_score_of_gaussian_data_is_exact(sde: SDE) -> None:
-    """For x(0) ~ N(m, s²): D(x, sigma) = (s² x + sigma² m) / (s² + sigma²) and p_t = N(alpha m, alpha² s² + std²)."""
+    """For x(0) ~ N(m, s²): D(x, sigma) = (s² x + sigma² m) / (s² + sigma²) and p_t = N(alpha m,
+    alpha² s² + std²).
+    """
     m, s = 0.3, 0.5
     t = torch.tensor([0.05, 0.4, 1.0], dtype=torch.float64)
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

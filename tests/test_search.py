@@ -1,4 +1,6 @@
-"""A track against a gallery: who is ranked where, what supports a candidate, and when the answer is unknown."""
+"""A track against a gallery: who is ranked where, what supports a candidate, and when the answer is
+unknown.
+"""
 
 from __future__ import annotations
 
@@ -33,25 +35,25 @@ LENGTH = 64
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "mean", "restorer": None}
 
 
-def unit(v: NDArray[np.floating]) -> NDArray[np.float32]:
+def normalise(v: NDArray[np.floating]) -> NDArray[np.float32]:
     return (v / np.linalg.norm(v)).astype(np.float32)
 
 
-def person(name: str) -> NDArray[np.float32]:
+def person_direction(name: str) -> NDArray[np.float32]:
     """A direction of its own for each name."""
-    return unit(
+    return normalise(
         np.random.default_rng(sum(map(ord, name)) * 7919 + len(name)).standard_normal(LENGTH)
     )
 
 
-def near(centre: NDArray[np.float32], cosine: float, seed: int = 0) -> NDArray[np.float32]:
+def vector_near(centre: NDArray[np.float32], cosine: float, seed: int = 0) -> NDArray[np.float32]:
     """A unit vector with exactly this cosine to `centre`."""
     noise = np.random.default_rng(seed).standard_normal(LENGTH)
-    across = unit(noise - (noise @ centre) * centre)
-    return unit(cosine * centre + (1 - cosine**2) ** 0.5 * across)
+    across = normalise(noise - (noise @ centre) * centre)
+    return normalise(cosine * centre + (1 - cosine**2) ** 0.5 * across)
 
 
-def photo(name: str, feature: NDArray[np.float32], number: int = 0) -> EnrolledPhoto:
+def make_photo(name: str, feature: NDArray[np.float32], number: int = 0) -> EnrolledPhoto:
     sha256 = f"{sum(map(ord, name)) * 1000 + number:064x}"
     return EnrolledPhoto(sha256, f"{name}-{number}.jpg", feature, 20.0, 60.0, 0.9, None)
 
@@ -64,7 +66,9 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
     with Gallery.create(tmp_path / "gallery", "test", "e", LENGTH) as gallery_:
         for name in NAMES:
             for k, cosine in enumerate((0.9, 0.8)):
-                gallery_.add(name, photo(name, near(person(name), cosine, k), k))
+                gallery_.add(
+                    name, make_photo(name, vector_near(person_direction(name), cosine, k), k)
+                )
         yield gallery_
 
 
@@ -93,16 +97,20 @@ def calibration() -> Calibration:
 
 
 def make_calibration() -> Calibration:
-    """From 160 people whose probes are as like them as 0.6 (best), 0.75 (pooled) and 0.7 (sr) say."""
+    """From 160 people whose probes are as like them as 0.6 (best), 0.75 (pooled) and 0.7 (sr)
+    say.
+    """
     rng = np.random.default_rng(3)
     probes, enrolled = [], {}
     for i in range(160):
-        name, centre = f"p{i}", unit(rng.standard_normal(LENGTH))
+        name, centre = f"p{i}", normalise(rng.standard_normal(LENGTH))
         likeness = {Kind.BEST: 0.6, Kind.POOLED: 0.75, Kind.SR: 0.7}
-        features = {k: near(centre, c, 10 * i + j) for j, (k, c) in enumerate(likeness.items())}
+        features = {
+            k: vector_near(centre, c, 10 * i + j) for j, (k, c) in enumerate(likeness.items())
+        }
         probes.append(LabelledProbe(name, features, 16))
         if i % 2 == 0:
-            enrolled[name] = near(centre, 0.9, 10 * i + 9)
+            enrolled[name] = vector_near(centre, 0.9, 10 * i + 9)
     return from_probes(probes, enrolled, {**FACTS, "restorer": "r"}, "made", seed=0)
 
 
@@ -120,7 +128,11 @@ def probes(
 ) -> TrackQuery:
     cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
     return TrackQuery(
-        {k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}, side
+        {
+            k: vector_near(person_direction(name), c, 50 + i)
+            for i, (k, c) in enumerate(cosines.items())
+        },
+        side,
     )
 
 
@@ -139,14 +151,14 @@ def test_each_probe_has_its_own_list_and_one_list_joins_them(
 
 
 def test_a_subject_is_listed_a_single_time_by_its_nearest_template(gallery: Gallery) -> None:
-    feature = near(person("bert"), 0.8, 1)  # one of bert's photographs, exactly
+    feature = vector_near(person_direction("bert"), 0.8, 1)  # one of bert's photographs, exactly
     hits = searcher_of(gallery, None).answer(TrackQuery({Kind.BEST: feature}, 16)).lists[Kind.BEST]
     assert len({h.subject for h in hits}) == len(hits) == 4
     assert hits[0].subject == "bert" and hits[0].cosine == pytest.approx(1.0, abs=1e-6)
 
 
 def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
-    feature = unit(np.random.default_rng(9).standard_normal(LENGTH))
+    feature = normalise(np.random.default_rng(9).standard_normal(LENGTH))
     vectors = gallery.vectors()
     owners = gallery.templates(vectors.ids.tolist())
     best: dict[str, float] = {}
@@ -169,7 +181,7 @@ def test_tracks_searched_together_get_the_same_answers_as_alone(
     searcher = searcher_of(gallery, calibration)
     queries = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
     queries += [
-        TrackQuery({Kind.POOLED: near(person("dora"), 0.7)}, 16),
+        TrackQuery({Kind.POOLED: vector_near(person_direction("dora"), 0.7)}, 16),
         TrackQuery({}, 16),
     ]  # not all of one kind
     assert searcher.answers(queries) == [searcher.answer(one) for one in queries]
@@ -177,9 +189,14 @@ def test_tracks_searched_together_get_the_same_answers_as_alone(
 
 def test_a_subject_with_hundreds_of_photographs_hides_no_other_subject(gallery: Gallery) -> None:
     for k in range(300):
-        gallery.add("anna", photo("anna", near(person("anna"), 0.95, 100 + k), 100 + k))
+        gallery.add(
+            "anna",
+            make_photo("anna", vector_near(person_direction("anna"), 0.95, 100 + k), 100 + k),
+        )
     searcher = searcher_of(gallery, None, length=6)
-    queries = [TrackQuery({Kind.BEST: near(person(name), 0.9, 7)}, 16) for name in NAMES]
+    queries = [
+        TrackQuery({Kind.BEST: vector_near(person_direction(name), 0.9, 7)}, 16) for name in NAMES
+    ]
     lists = [answer.lists[Kind.BEST] for answer in searcher.answers(queries)]
     assert [hits[0].subject for hits in lists] == list(NAMES)
     assert all({h.subject for h in hits} == set(NAMES) for hits in lists)
@@ -208,7 +225,7 @@ def test_a_candidate_supported_by_the_reconstruction_only_comes_last(
     gallery: Gallery, calibration: Calibration
 ) -> None:
     features = probes("anna")
-    features.features[Kind.SR] = near(person("emil"), 0.95, 77)
+    features.features[Kind.SR] = vector_near(person_direction("emil"), 0.95, 77)
     answer = searcher_of(gallery, calibration, length=6).answer(features)
     by_name = {c.subject: c for c in answer.joined}
     assert by_name["emil"].only_sr and not by_name["anna"].only_sr
@@ -235,7 +252,7 @@ def test_a_larger_gallery_has_a_higher_threshold(
 ) -> None:
     with Gallery.create(tmp_path / "large", "test", "e", LENGTH) as large:
         for i in range(60):
-            large.add(f"s{i}", photo(f"s{i}", person(f"s{i}"), i))
+            large.add(f"s{i}", make_photo(f"s{i}", person_direction(f"s{i}"), i))
         low = searcher_of(gallery, calibration).answer(probes("anna")).threshold
         high = searcher_of(large, calibration).answer(probes("anna")).threshold
     assert low is not None and high is not None and high > low
@@ -248,7 +265,7 @@ def test_more_photographs_of_a_subject_raise_the_threshold_and_lower_its_ratio(
     for photographs in (1, 2, 5):
         with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as gallery_:
             for k in range(photographs):
-                gallery_.add("anna", photo("anna", person("anna"), k))
+                gallery_.add("anna", make_photo("anna", person_direction("anna"), k))
             answers.append(searcher_of(gallery_, calibration).answer(probes("anna", 0.5, 0.5, 0.5)))
     ratios = [a.joined[0].ratio for a in answers]
     assert [ratios[0] - r for r in ratios] == pytest.approx(
@@ -264,7 +281,7 @@ def test_many_photographs_do_not_make_a_subject_pass_for_strangers(
     calibration: Calibration, tmp_path: Path
 ) -> None:
     strangers = [
-        TrackQuery({Kind.BEST: unit(s)}, 16)
+        TrackQuery({Kind.BEST: normalise(s)}, 16)
         for s in np.random.default_rng(9).standard_normal((64, LENGTH))
     ]
     means = []
@@ -272,7 +289,12 @@ def test_many_photographs_do_not_make_a_subject_pass_for_strangers(
         with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as gallery_:
             for name in string.ascii_letters:
                 for k in range(photographs):
-                    gallery_.add(name, photo(name, near(person(name), 0.6, 100 * ord(name) + k), k))
+                    gallery_.add(
+                        name,
+                        make_photo(
+                            name, vector_near(person_direction(name), 0.6, 100 * ord(name) + k), k
+                        ),
+                    )
             answers = searcher_of(gallery_, calibration, length=52).answers(strangers)
         ratios = [h.ratio for a in answers for h in a.lists[Kind.BEST]]
         means.append(np.mean([10.0**r for r in ratios if r is not None]))
@@ -314,7 +336,7 @@ def test_an_empty_gallery_gives_unknown(tmp_path: Path, calibration: Calibration
     )
 
 
-def over_none_but_the_joined(calibration: Calibration, templates: int) -> dict[Kind, float]:
+def cosines_for_joined_lead(calibration: Calibration, templates: int) -> dict[Kind, float]:
     """Cosines that no probe's own threshold lets through, but the joined one does."""
     limit = {k: calibration.bands[0].threshold(k, 0.03, templates).score for k in Kind}
     joined = calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, templates).score
@@ -327,10 +349,14 @@ def test_who_passes_does_not_depend_on_the_mode(tmp_path: Path, calibration: Cal
     """Poor probes that agree: none passes alone, all together do."""
     with Gallery.create(tmp_path / "singles", "test", "e", LENGTH) as singles:
         for name in NAMES:
-            singles.add(name, photo(name, person(name)))
-        cosines = over_none_but_the_joined(calibration, singles.count())
+            singles.add(name, make_photo(name, person_direction(name)))
+        cosines = cosines_for_joined_lead(calibration, singles.count())
         features = TrackQuery(
-            {k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}, 16
+            {
+                k: vector_near(person_direction("dora"), c, 90 + i)
+                for i, (k, c) in enumerate(cosines.items())
+            },
+            16,
         )
         investigation = searcher_of(singles, calibration).answer(features)
         identification = searcher_of(singles, calibration, Mode.IDENTIFICATION).answer(features)
@@ -343,7 +369,7 @@ def test_a_passing_candidate_is_never_cut_off_by_one_that_does_not_pass(
     gallery: Gallery, calibration: Calibration
 ) -> None:
     features = probes("somebody else")
-    features.features[Kind.SR] = near(person("emil"), 0.999, 77)
+    features.features[Kind.SR] = vector_near(person_direction("emil"), 0.999, 77)
     answer = searcher_of(gallery, calibration, length=1).answer(features)
     assert answer.verdict is Verdict.CANDIDATES
     assert (
@@ -357,10 +383,14 @@ def test_who_passes_does_not_depend_on_the_length_of_the_list(
     """Second in every list, behind three others who are each first in one."""
     with Gallery.create(tmp_path / "singles", "test", "e", LENGTH) as singles:
         for name in NAMES:
-            singles.add(name, photo(name, person(name)))
+            singles.add(name, make_photo(name, person_direction(name)))
         firsts = dict(zip(Kind, ("anna", "bert", "carla"), strict=True))
         features = TrackQuery(
-            {k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}, 16
+            {
+                k: normalise(1.1 * person_direction(n) + person_direction("dora"))
+                for k, n in firsts.items()
+            },
+            16,
         )
         one, high = (searcher_of(singles, calibration, length=n).answer(features) for n in (1, 6))
     assert [hits[0].subject for hits in one.lists.values()] == list(firsts.values())

@@ -60,49 +60,52 @@ def archive(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copied(archive: Path, tmp_path: Path) -> Path:
+def archive_copy(archive: Path, tmp_path: Path) -> Path:
     """Return a copy of the archive, to change."""
     return Path(shutil.copytree(archive, tmp_path / "copied"))
 
 
-def test_the_same_search_is_not_done_a_second_time(copied: Path) -> None:
-    first = list(search_again(cases_in([copied / "cases"]), copied / "gallery"))
-    second = list(search_again(cases_in([copied / "cases"]), copied / "gallery"))
+def test_the_same_search_is_not_done_a_second_time(archive_copy: Path) -> None:
+    first = list(search_again(cases_in([archive_copy / "cases"]), archive_copy / "gallery"))
+    second = list(search_again(cases_in([archive_copy / "cases"]), archive_copy / "gallery"))
     assert [result.problem for result in first + second] == [None, None]
     assert [result.was_searched for result in second] == [False]
 
 
-def test_a_person_enrolled_since_is_a_new_candidate_without_the_footage(copied: Path) -> None:
-    enrol(copied / "gallery", "grace_hopper")
-    (result,) = search_again(cases_in([copied / "cases"]), copied / "gallery")
+def test_a_person_enrolled_since_is_a_new_candidate_without_the_footage(archive_copy: Path) -> None:
+    enrol(archive_copy / "gallery", "grace_hopper")
+    (result,) = search_again(cases_in([archive_copy / "cases"]), archive_copy / "gallery")
     assert result.was_searched and result.problem is None
     assert [(change.track, change.new, change.gone) for change in result.changes] == [
         ("T1", ("grace_hopper",), ())
     ]
     with Case.open(result.case, read_only=True) as case:
         assert not [p for c in verify(case) for p in c.problems]
-    with Ledger.read(copied / "cases") as ledger:
+    with Ledger.read(archive_copy / "cases") as ledger:
         assert write_summary(ledger).leads[0].candidates[0].subject == "grace_hopper"
 
 
-def test_a_case_whose_probes_were_made_anew_is_not_up_to_date(copied: Path) -> None:
-    (folder,) = cases_in([copied / "cases"])
-    with Case.open(folder) as case, Gallery.open(copied / "gallery", read_only=True) as gallery:
+def test_a_case_whose_probes_were_made_anew_is_not_up_to_date(archive_copy: Path) -> None:
+    (folder,) = cases_in([archive_copy / "cases"])
+    with (
+        Case.open(folder) as case,
+        Gallery.open(archive_copy / "gallery", read_only=True) as gallery,
+    ):
         assert is_up_to_date(case, gallery, SETTINGS.search)
         with case.transaction():
             case.log("encoded", {"models": {}, "digests": {"1": digest(case, 1)}})
         assert not is_up_to_date(case, gallery, SETTINGS.search)
-    (result,) = search_again([folder], copied / "gallery")
+    (result,) = search_again([folder], archive_copy / "gallery")
     assert result.was_searched and result.problem is None
     with Case.open(folder, read_only=True) as case:
         assert not [p for c in verify(case) for p in c.problems]
 
 
-def test_features_of_other_models_are_not_compared(copied: Path) -> None:
-    (folder,) = cases_in([copied / "cases"])
+def test_features_of_other_models_are_not_compared(archive_copy: Path) -> None:
+    (folder,) = cases_in([archive_copy / "cases"])
     with Case.open(folder) as case, case.transaction():
         case.db.execute("UPDATE encoding SET models = json_set(models, '$.pooled_by', 'another')")
-    (result,) = search_again([folder], copied / "gallery")
+    (result,) = search_again([folder], archive_copy / "gallery")
     assert result.problem is not None and "other models" in result.problem
 
 
@@ -112,19 +115,19 @@ def test_a_folder_without_cases_is_named(tmp_path: Path) -> None:
 
 
 def test_search_prints_changes_and_ends_with_three_when_a_case_could_not_be_searched(
-    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    archive_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enrol(copied / "gallery", "grace_hopper")
-    (copied / "cases" / "broken").mkdir()
-    (copied / "cases" / "broken" / "case.sqlite").write_text(
+    enrol(archive_copy / "gallery", "grace_hopper")
+    (archive_copy / "cases" / "broken").mkdir()
+    (archive_copy / "cases" / "broken" / "case.sqlite").write_text(
         "no database at all, but long enough to be one" * 50
     )
     command = [
         "fasr-video",
         "search",
-        str(copied / "cases"),
+        str(archive_copy / "cases"),
         "--gallery",
-        str(copied / "gallery"),
+        str(archive_copy / "gallery"),
         "--json",
     ]
     monkeypatch.setattr(sys, "argv", command)
@@ -136,53 +139,57 @@ def test_search_prints_changes_and_ends_with_three_when_a_case_could_not_be_sear
     assert any("damaged" in (line.get("problem") or "") for line in lines)
 
 
-def test_a_search_uses_the_settings_of_the_last_one(copied: Path) -> None:
-    (folder,) = cases_in([copied / "cases"])
+def test_a_search_uses_the_settings_of_the_last_one(archive_copy: Path) -> None:
+    (folder,) = cases_in([archive_copy / "cases"])
     other = configs.load("cpu", ("search.fpir=0.1",)).search
     with Case.open(folder) as case, case.transaction():
         last = json.loads(case.meta("searched"))
         case.set_meta("searched", json.dumps({**last, "question": other.model_dump(mode="json")}))
-    list(search_again([folder], copied / "gallery"))
+    list(search_again([folder], archive_copy / "gallery"))
     with Case.open(folder, read_only=True) as case:
         assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.1
 
 
-def test_changes_are_reported_also_when_the_report_cannot_be_written(copied: Path) -> None:
-    enrol(copied / "gallery", "grace_hopper")
-    (folder,) = cases_in([copied / "cases"])
+def test_changes_are_reported_also_when_the_report_cannot_be_written(archive_copy: Path) -> None:
+    enrol(archive_copy / "gallery", "grace_hopper")
+    (folder,) = cases_in([archive_copy / "cases"])
     (
         folder / "report" / "SHA256SUMS"
     ).unlink()  # a folder of somebody else's, as far as one can see
-    (result,) = search_again([folder], copied / "gallery")
+    (result,) = search_again([folder], archive_copy / "gallery")
     assert result.was_searched and [c.new for c in result.changes] == [("grace_hopper",)]
     assert result.problem is not None and "its report was not written" in result.problem
 
 
-def footage_is_back(copied: Path, entrance: Path) -> Path:
-    (copied / "in").mkdir()
-    shutil.copy(entrance, copied / "in" / "a.mp4")
-    return copied / "in"
+def footage_is_back(archive_copy: Path, entrance: Path) -> Path:
+    (archive_copy / "in").mkdir()
+    shutil.copy(entrance, archive_copy / "in" / "a.mp4")
+    return archive_copy / "in"
 
 
 def test_a_batch_searches_finished_cases_again_when_gallery_or_settings_differ(
-    copied: Path, entrance: Path
+    archive_copy: Path, entrance: Path
 ) -> None:
-    footage = footage_is_back(copied, entrance)
-    events, _ = run_batch(footage, copied / "cases", run_task, gallery=copied / "gallery")
+    footage = footage_is_back(archive_copy, entrance)
+    events, _ = run_batch(
+        footage, archive_copy / "cases", run_task, gallery=archive_copy / "gallery"
+    )
     assert events.notes == [], "nothing changed"
-    enrol(copied / "gallery", "grace_hopper")
-    events, _ = run_batch(footage, copied / "cases", run_task, gallery=copied / "gallery")
+    enrol(archive_copy / "gallery", "grace_hopper")
+    events, _ = run_batch(
+        footage, archive_copy / "cases", run_task, gallery=archive_copy / "gallery"
+    )
     assert [n.text for n in events.notes] == ["searched again: T1 new candidate grace_hopper"]
     strict = SETTINGS.model_copy(
         update={"search": SETTINGS.search.model_copy(update={"fpir": 0.005})}
     )
     events, _ = run_batch(
-        footage, copied / "cases", run_task, gallery=copied / "gallery", settings=strict
+        footage, archive_copy / "cases", run_task, gallery=archive_copy / "gallery", settings=strict
     )
     assert [n.text for n in events.notes] == ["searched again: the same candidates"]
-    events, _ = run_batch(footage, copied / "cases", run_task)
+    events, _ = run_batch(footage, archive_copy / "cases", run_task)
     assert events.notes == [], "without a gallery there is no search"
-    (folder,) = cases_in([copied / "cases"])
+    (folder,) = cases_in([archive_copy / "cases"])
     with Case.open(folder, read_only=True) as case:
         assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.005
         assert not [p for c in verify(case) for p in c.problems]
@@ -190,29 +197,36 @@ def test_a_batch_searches_finished_cases_again_when_gallery_or_settings_differ(
 
 
 def test_a_missing_or_damaged_report_is_written_by_the_next_batch(
-    copied: Path, entrance: Path
+    archive_copy: Path, entrance: Path
 ) -> None:
-    footage = footage_is_back(copied, entrance)
-    (folder,) = cases_in([copied / "cases"])
+    footage = footage_is_back(archive_copy, entrance)
+    (folder,) = cases_in([archive_copy / "cases"])
     (folder / "report" / "T1.html").unlink()
-    run_batch(footage, copied / "cases", run_task, reports=False)
+    run_batch(footage, archive_copy / "cases", run_task, reports=False)
     assert not (folder / "report" / "T1.html").exists()
-    run_batch(footage, copied / "cases", run_task)
+    run_batch(footage, archive_copy / "cases", run_task)
     assert (folder / "report" / "T1.html").is_file()
     shutil.rmtree(folder / "report")
-    with Ledger.read(copied / "cases") as ledger:
+    with Ledger.read(archive_copy / "cases") as ledger:
         document = write_summary(ledger)
     assert document.jobs[0].report is None and document.jobs[0].with_candidates is not None
-    assert "report/" not in (copied / "cases" / "summary.html").read_text()
-    run_batch(footage, copied / "cases", run_task)
+    assert "report/" not in (archive_copy / "cases" / "summary.html").read_text()
+    run_batch(footage, archive_copy / "cases", run_task)
     assert (folder / "report" / "index.html").is_file()
 
 
 def test_search_settings_can_be_overridden_for_an_archive(
-    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    archive_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder,) = cases_in([copied / "cases"])
-    command = ["fasr-video", "search", str(folder), "--gallery", str(copied / "gallery"), "--set"]
+    (folder,) = cases_in([archive_copy / "cases"])
+    command = [
+        "fasr-video",
+        "search",
+        str(folder),
+        "--gallery",
+        str(archive_copy / "gallery"),
+        "--set",
+    ]
 
     def ended_with(setting: str) -> object:
         monkeypatch.setattr(sys, "argv", [*command, setting])
@@ -223,12 +237,14 @@ def test_search_settings_can_be_overridden_for_an_archive(
     assert ended_with("search.fpir=0.3") == 0
     with Case.open(folder, read_only=True) as case:
         assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.3
-    assert (copied / "cases" / "summary.html").is_file(), "the archive's summary is not left stale"
+    assert (archive_copy / "cases" / "summary.html").is_file(), (
+        "the archive's summary is not left stale"
+    )
     assert ended_with("detect.every=2") == 2
     assert "finished cases are only searched" in capsys.readouterr().err
 
 
-def searched(
+def run_search(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     gallery: Path,
@@ -243,24 +259,26 @@ def searched(
 
 
 def test_the_summary_of_an_archive_below_the_given_folder_is_written(
-    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    archive_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enrol(copied / "gallery", "grace_hopper")
-    assert searched(capsys, monkeypatch, copied / "gallery", copied)[0] == 0
-    assert "grace_hopper" in (copied / "cases" / "summary.html").read_text()
+    enrol(archive_copy / "gallery", "grace_hopper")
+    assert run_search(capsys, monkeypatch, archive_copy / "gallery", archive_copy)[0] == 0
+    assert "grace_hopper" in (archive_copy / "cases" / "summary.html").read_text()
 
 
 def test_a_summary_that_cannot_be_written_is_one_line_and_exit_code_three(
-    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    archive_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (copied / "cases" / "summary.html").mkdir()
-    code, err = searched(capsys, monkeypatch, copied / "gallery", copied / "cases")
+    (archive_copy / "cases" / "summary.html").mkdir()
+    code, err = run_search(capsys, monkeypatch, archive_copy / "gallery", archive_copy / "cases")
     assert code == 3 and err.count("\n") == 1 and "cannot be written" in err
 
 
 def test_a_missing_folder_is_an_error_also_beside_a_ledger(
-    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    archive_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder,) = cases_in([copied / "cases"])
-    code, err = searched(capsys, monkeypatch, copied / "gallery", folder, copied / "cases" / "typo")
+    (folder,) = cases_in([archive_copy / "cases"])
+    code, err = run_search(
+        capsys, monkeypatch, archive_copy / "gallery", folder, archive_copy / "cases" / "typo"
+    )
     assert code == 2 and err.count("\n") == 1 and "typo: no such folder" in err

@@ -47,18 +47,18 @@ def detections(
     return Detections(np.array(boxes, np.float32), np.full(count, score, np.float32), landmarks)
 
 
-def worth(image: Image, faces: Detections, i: int = 0) -> Quality:
+def quality_of(image: Image, faces: Detections, i: int = 0) -> Quality:
     landmarks = None if faces.landmarks is None else faces.landmarks[i]
     return measure(image, faces, i, cut(image, faces.boxes[i], landmarks).aligned)
 
 
 def astronaut(image: Image = ASTRONAUT) -> Quality:
-    return worth(image, detections(FACE, landmarks=MARKS))
+    return quality_of(image, detections(FACE, landmarks=MARKS))
 
 
 def turn_of(landmarks: NDArray[np.floating]) -> float:
     """With the canonical square as a face of 200 px."""
-    return worth(
+    return quality_of(
         np.zeros((300, 300, 3), np.uint8),
         detections([50, 50, 250, 250], landmarks=50 + 200 * landmarks),
     ).turn
@@ -93,9 +93,9 @@ def test_more_blur_is_less_sharp() -> None:
 def test_enlarging_a_face_does_not_raise_its_quality() -> None:
     """A face enlarged to four times its size has more pixels, but no better quality."""
     small = cv2.resize(ASTRONAUT, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    few = worth(small, detections(FACE / 4, landmarks=MARKS / 4))
+    few = quality_of(small, detections(FACE / 4, landmarks=MARKS / 4))
     blown_up = cv2.resize(small, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-    many = worth(blown_up, detections(FACE, landmarks=MARKS))
+    many = quality_of(blown_up, detections(FACE, landmarks=MARKS))
     assert many.eye_px == pytest.approx(4 * few.eye_px, rel=1e-5)
     assert many.sharpness < 0.5 * few.sharpness
     assert many.total < astronaut().total
@@ -160,7 +160,7 @@ def test_landmarks_that_coincide_count_as_a_profile() -> None:
 
 
 def test_turn_is_unknown_without_landmarks() -> None:
-    quality = worth(ASTRONAUT, detections(FACE))
+    quality = quality_of(ASTRONAUT, detections(FACE))
     assert math.isnan(quality.turn)
     assert not math.isnan(quality.total)
     assert judge(quality, SETTINGS) is None
@@ -179,17 +179,17 @@ def test_turn_is_unknown_without_landmarks() -> None:
     ids=["left", "right", "top", "corner", "outside", "touching"],
 )
 def test_share_of_a_face_inside_the_picture(box: list[float], inside: float) -> None:
-    assert worth(ASTRONAUT, detections(box)).inside == pytest.approx(inside)
+    assert quality_of(ASTRONAUT, detections(box)).inside == pytest.approx(inside)
 
 
 def test_larger_face_covers_a_smaller_one_and_not_the_other_way_round() -> None:
     small, large = [100, 100, 140, 140], [120, 80, 200, 160]
     faces = detections(small, large)
-    assert worth(ASTRONAUT, faces, 0).clear == pytest.approx(0.5)
-    assert worth(ASTRONAUT, faces, 1).clear == 1
-    alone = worth(ASTRONAUT, detections(small))
+    assert quality_of(ASTRONAUT, faces, 0).clear == pytest.approx(0.5)
+    assert quality_of(ASTRONAUT, faces, 1).clear == 1
+    alone = quality_of(ASTRONAUT, detections(small))
     assert alone.clear == 1
-    assert worth(ASTRONAUT, faces, 0).total < alone.total
+    assert quality_of(ASTRONAUT, faces, 0).total < alone.total
 
 
 def test_native_crop_is_the_recording_itself() -> None:
@@ -314,33 +314,33 @@ def test_a_full_pool_drops_faces_but_never_the_best(
             assert pool.best_unusable.quality.total == best[False]
 
 
-def spread(worth: Sequence[float], capacity: int) -> tuple[float, float]:
+def measure_spread(quality_of: Sequence[float], capacity: int) -> tuple[float, float]:
     """Return the longest time without a kept face in a track of 1 s, and their mean quality."""
     pool = Pool(capacity)
-    for k, total in enumerate(worth):
-        pool.offer(face(k, k / len(worth), total), None)
+    for k, total in enumerate(quality_of):
+        pool.offer(face(k, k / len(quality_of), total), None)
     kept = [0.0, *(c.seconds for c in pool.usable), 1.0]
     return float(np.diff(kept).max()), float(np.mean([c.quality.total for c in pool.usable]))
 
 
 @pytest.mark.parametrize("capacity", [6, 12, 27])
 def test_equally_good_faces_are_kept_from_the_whole_track(capacity: int) -> None:
-    assert spread([0.7] * 500, capacity)[0] <= 3 / capacity
+    assert measure_spread([0.7] * 500, capacity)[0] <= 3 / capacity
 
 
 @given(seed=st.integers(0, 1000), capacity=st.integers(6, 27))
 @example(seed=0, capacity=27)
 @patient
 def test_faces_of_similar_quality_are_kept_from_the_whole_track(seed: int, capacity: int) -> None:
-    worth = np.random.default_rng(seed).uniform(0.69, 0.71, 400)
-    assert spread(worth.tolist(), capacity)[0] <= 3.5 / capacity
+    quality_of = np.random.default_rng(seed).uniform(0.69, 0.71, 400)
+    assert measure_spread(quality_of.tolist(), capacity)[0] <= 3.5 / capacity
 
 
 @given(seed=st.integers(0, 1000), capacity=st.integers(6, 27))
 @patient
 def test_better_faces_are_kept(seed: int, capacity: int) -> None:
-    worth = np.random.default_rng(seed).uniform(0.2, 1, 400)
-    assert spread(worth.tolist(), capacity)[1] > 0.8  # of 0.6 on average
+    quality_of = np.random.default_rng(seed).uniform(0.2, 1, 400)
+    assert measure_spread(quality_of.tolist(), capacity)[1] > 0.8  # of 0.6 on average
 
 
 # --- at its end --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from fasr_video.case.store import DATABASE
 from fasr_video.custody.keys import make_signing_keys
 from fasr_video.custody.signing import check_signature, sign
 from fasr_video.errors import IntegrityError
-from tests.test_cli import called
+from tests.commands import run_command
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def export(tmp_path: Path, key: Path) -> Path:
 def test_an_unchanged_export_passes_and_names_the_key(
     export: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = called(capsys, "check-signature", export, "--key", public(key))
+    code, out, _ = run_command(capsys, "check-signature", export, "--key", public(key))
     assert code == 0 and "2 files, signed at" in out
     der = subprocess.run(
         ["openssl", "pkey", "-pubin", "-in", public(key), "-outform", "DER"],
@@ -60,11 +60,11 @@ def alter(folder: Path) -> None:
     (folder / "report.html").write_text("<p>a proof</p>")
 
 
-def add(folder: Path) -> None:
+def add_file(folder: Path) -> None:
     (folder / "T1" / "more.png").write_bytes(b"")
 
 
-def take_out(folder: Path) -> None:
+def remove_file(folder: Path) -> None:
     (folder / "T1" / "lr0.png").unlink()
 
 
@@ -85,8 +85,8 @@ def empty_manifest(folder: Path) -> None:
     ("change", "says"),
     [
         (alter, "report.html was altered"),
-        (add, "T1/more.png was added"),
-        (take_out, "T1/lr0.png is missing"),
+        (add_file, "T1/more.png was added"),
+        (remove_file, "T1/lr0.png is missing"),
         (alter_manifest, "it was altered, or not signed with key"),
         (alter_signature, "it was altered, or not signed with key"),
         (empty_manifest, "it was altered, or not signed with key"),
@@ -96,7 +96,7 @@ def test_every_change_ends_with_four_and_one_line(
     change, says: str, export: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(export)
-    code, out, err = called(capsys, "check-signature", export, "--key", public(key))
+    code, out, err = run_command(capsys, "check-signature", export, "--key", public(key))
     assert (code, out) == (4, "") and says in err and err.count("\n") == 1
 
 
@@ -145,7 +145,7 @@ def test_only_its_owner_can_read_the_private_key(key: Path) -> None:
 
 def test_a_private_key_is_never_overwritten(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = key.read_bytes()
-    code, _, err = called(capsys, "keygen", key)
+    code, _, err = run_command(capsys, "keygen", key)
     assert code == 2 and "it exists already" in err and key.read_bytes() == before
 
 
@@ -157,7 +157,7 @@ def test_a_public_key_is_never_overwritten(
     existing.write_text("of the other half")
     linked.symlink_to(tmp_path / "elsewhere")
     for public in (existing, linked):
-        code, _, err = called(capsys, "keygen", public.with_suffix(""))
+        code, _, err = run_command(capsys, "keygen", public.with_suffix(""))
         assert code == 2 and f"{public}: it exists already" in err and err.count("\n") == 1
     assert existing.read_text() == "of the other half"
     assert sorted(tmp_path.iterdir()) == [existing, linked], "no private key without its public one"
@@ -167,7 +167,7 @@ def test_a_key_pair_is_created_completely_or_not_at_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "k" * 253  # with .pub it is longer than a name may be
-    code, _, err = called(capsys, "keygen", tmp_path / name)
+    code, _, err = run_command(capsys, "keygen", tmp_path / name)
     assert code == 1 and "cannot be written" in err and not list(tmp_path.iterdir())
 
 
@@ -193,13 +193,13 @@ def test_what_cannot_be_signed_is_reported_in_one_line(
         (good, public(key), "not a private key in PEM"),
         (good, tmp_path / "gone", "cannot be read"),
     ):
-        code, _, err = called(capsys, "sign", target, "--key", signing_key)
+        code, _, err = run_command(capsys, "sign", target, "--key", signing_key)
         assert code == 2 and says in err and err.count("\n") == 1
     for target, checking_key, says in (
         (good, public(key), "no signature beside it"),
         (good, key, "a private key"),
     ):
-        code, _, err = called(capsys, "check-signature", target, "--key", checking_key)
+        code, _, err = run_command(capsys, "check-signature", target, "--key", checking_key)
         assert code == 2 and says in err and err.count("\n") == 1
 
 

@@ -49,11 +49,11 @@ def checks(case: Path) -> dict[str, str]:
 def test_only_regular_files_are_opened(
     what: str, reader: Callable[[Path], object], tmp_path: Path
 ) -> None:
-    places = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero"), "a folder": tmp_path}
+    paths = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero"), "a folder": tmp_path}
     if what == "a pipe":
-        pipe(places[what])
+        pipe(paths[what])
     with pytest.raises(OSError, match="not a regular file"):
-        reader(places[what])
+        reader(paths[what])
 
 
 @pytest.mark.parametrize("device", [True, False])
@@ -79,11 +79,11 @@ def test_verify_does_not_wait_for_a_report_that_is_a_pipe(case: Path) -> None:
     )
 
 
-def test_a_gallery_whose_stamp_is_a_pipe_is_searched_all_the_same(case: Path) -> None:
+def test_a_gallery_whose_stamp_is_a_pipe_is_still_searched(case: Path) -> None:
     pipe(case / "gallery" / index.INDEX_STAMP)
     with Gallery.open(case / "gallery", read_only=True) as gallery:
-        (told,) = check_gallery(gallery)[-1].notes
-        assert "stamp" in told
+        (note,) = check_gallery(gallery)[-1].notes
+        assert "stamp" in note
         assert len(index.Index.open(gallery)) == gallery.count()
 
 
@@ -101,7 +101,9 @@ def test_a_report_with_a_pipe_for_its_list_is_no_report(case: Path) -> None:
 
 @pytest.mark.parametrize("end", ["-journal", "-wal", "-shm"])
 @pytest.mark.parametrize("reading", [True, False])
-def test_nothing_but_files_lies_beside_a_database(reading: bool, end: str, case: Path) -> None:
+def test_only_regular_files_are_accepted_beside_a_database(
+    reading: bool, end: str, case: Path
+) -> None:
     pipe(case / f"case.sqlite{end}")
     with pytest.raises(IntegrityError, match="not a regular file"):
         Case.open(case, read_only=reading)
@@ -123,7 +125,7 @@ def test_a_file_that_claims_more_than_any_of_ours_is_not_read(tmp_path: Path) ->
         read_file(tmp_path / "holes")
 
 
-def test_a_log_that_goes_while_it_is_looked_for_is_none(tmp_path: Path) -> None:
+def test_a_log_that_disappears_while_it_is_opened_counts_as_missing(tmp_path: Path) -> None:
     """Whoever closes a database last removes what lies beside it, at any moment."""
     database, ended = tmp_path / "case.sqlite", threading.Event()
 

@@ -39,9 +39,9 @@ from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.trackers.linking import Tracklet
-from tests.archives import files, run_batch
-from tests.test_cli import called
-from tests.test_faults import small_disk
+from tests.archives import run_batch, write_files
+from tests.commands import run_command
+from tests.test_faults import mount_small_disk
 
 NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
 
@@ -111,14 +111,14 @@ def test_tracks_that_a_person_joined_are_one_subject_whatever_the_faces_look_lik
 
 
 def test_two_tracks_of_one_camera_at_the_same_time_are_never_one_subject() -> None:
-    def at(number: int, camera: str, start: float) -> CaseTrack:
+    def cases_at(number: int, camera: str, start: float) -> CaseTrack:
         return replace(
             case_track(number, (1, 0), camera), surely_visible=(camera, start, start + 10)
         )
 
-    assert propose_subjects([at(0, "door", 0), at(1, "door", 5)]) == []
-    assert len(propose_subjects([at(0, "door", 0), at(1, "yard", 5)])) == 1
-    assert len(propose_subjects([at(0, "door", 0), at(1, "door", 11)])) == 1
+    assert propose_subjects([cases_at(0, "door", 0), cases_at(1, "door", 5)]) == []
+    assert len(propose_subjects([cases_at(0, "door", 0), cases_at(1, "yard", 5)])) == 1
+    assert len(propose_subjects([cases_at(0, "door", 0), cases_at(1, "door", 11)])) == 1
 
 
 def test_several_tracks_of_one_person_are_one_subject() -> None:
@@ -129,7 +129,7 @@ def test_several_tracks_of_one_person_are_one_subject() -> None:
 @pytest.fixture(scope="module")
 def cases(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("summary")
-    archive = files(folder / "in", door_20240501_130000="no film")
+    archive = write_files(folder / "in", door_20240501_130000="no film")
     shutil.copy(entrance, archive / "yard_20240501_120000.mp4")
     (archive / "link").symlink_to(archive.parent)
     run_batch(archive, folder / "cases", run_task, cameras=read_cameras(NAMES, None, "UTC"))
@@ -218,7 +218,7 @@ def test_a_purged_case_is_removed_from_the_summary(
     with Ledger.read(copy) as ledger:
         write_summary(ledger)
         (job,) = [job for job in ledger.jobs() if job.state == "done"]
-    code, _, err = called(
+    code, _, err = run_command(
         capsys, "purge", copy / job.folder, "--now", "--why", "its people asked", "--yes"
     )
     assert code == 0, err
@@ -248,7 +248,10 @@ def test_a_case_of_older_settings_is_counted_when_the_newer_one_is_purged(
             " SELECT sha256, 'others', 'newer', 'done', size, summary FROM job WHERE folder = ?",
             (old,),
         )
-    assert called(capsys, "purge", copy / "newer", "--now", "--why", "order", "--yes")[0] in (0, 4)
+    assert run_command(capsys, "purge", copy / "newer", "--now", "--why", "order", "--yes")[0] in (
+        0,
+        4,
+    )
     document = json.loads((copy / "summary.json").read_text())
     assert {
         job["case"]: job["counted"] for job in document["jobs"] if job["state"] != "failed"
@@ -287,14 +290,14 @@ def test_a_summary_that_cannot_be_written_is_one_line(
     (copy / "summary.csv").unlink(missing_ok=True)
     (copy / "summary.csv").mkdir()
     (tmp_path / "empty").mkdir()
-    code, _, err = called(
+    code, _, err = run_command(
         capsys, "batch", tmp_path / "empty", "--out", copy, "--scheduler", "local"
     )
     assert code == 1 and err.count("\n") == 1 and "cannot be written" in err and str(copy) in err
 
 
 def test_a_summary_on_a_full_disk_is_one_line(cases: Path, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "20m") as disk:
+    with mount_small_disk(tmp_path / "disk", "20m") as disk:
         copy = Path(shutil.copytree(cases, disk / "cases"))
         with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
             while True:

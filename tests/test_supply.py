@@ -1,4 +1,6 @@
-"""What it is made of, and that it calls nobody: licences, pinned hashes, a run without a network."""
+"""What it is made of, and that it calls nobody: licences, pinned hashes, a run without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedders import EMBEDDERS
 from fasr_video.weights.manifest import bundled, read_manifest
-from tests.cases import synthetic
+from tests.cases import make_synthetic_case
+from tests.commands import run_command
 from tests.conftest import PORTRAITS
 from tests.detectors import insightface_graph, retinaface_weights
 from tests.test_adaface import seeded_state
-from tests.test_cli import called
 from tests.test_embedders import DLIB_FILE, pack
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +36,10 @@ ROOT = Path(__file__).parents[1]
 NO_NETWORK = """
 import socket, sys
 
+SENDING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+
 def refuse(event, args):
-    if event in {"socket.connect", "socket.sendto", "socket.sendmsg"} and args[0].family != socket.AF_UNIX:
+    if event in SENDING and args[0].family != socket.AF_UNIX:
         raise RuntimeError(f"{event} {args[1]}")
     if event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
         raise RuntimeError(f"{event} {args[0]}")
@@ -51,11 +55,13 @@ def without_network(code: str, *arguments: object, cwd: Path) -> subprocess.Comp
 
 @pytest.mark.slow
 def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
-    """Detect, track, restore, enrol, search, verify: in a process in which every call out is an error."""
+    """Detect, track, restore, enrol, search, verify: in a process in which every call out is an
+    error.
+    """
     quick = ("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2")
     options = [part for o in quick for part in ("--set", o)]
     start = "from fasr_video.cli import main; main()"
-    told = without_network(
+    finished = without_network(
         start,
         "run",
         entrance,
@@ -67,8 +73,8 @@ def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
         "--json",
         cwd=tmp_path,
     )
-    assert told.returncode == 0, told.stderr
-    done = json.loads(told.stdout.splitlines()[-1])
+    assert finished.returncode == 0, finished.stderr
+    done = json.loads(finished.stdout.splitlines()[-1])
     assert done["event"] == "done" and done["tracks"] > 0
     checked = without_network(start, "verify", "case", "--rerun", 1, cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
@@ -83,12 +89,15 @@ def end(why):
     os.write(2, f"{why}\\n".encode())
     os._exit(97)
 
+SENDING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
 def watch(event, args):
-    if event in {"socket.connect", "socket.sendto", "socket.sendmsg"} and args[0].family != socket.AF_UNIX:
+    if event in SENDING and args[0].family != socket.AF_UNIX:
         end(f"{event} {args[1]}")
     if event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
         end(f"{event} {args[0]}")
-    if event == "open" and isinstance(args[0], (str, bytes)) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    if event == "open" and isinstance(args[0], (str, bytes)) and args[2] & WRITING:
         path = os.path.abspath(os.fsdecode(args[0]))
         if not path.startswith((HERE, "/dev/", "/proc/self/")):
             end(f"writes {path}")
@@ -98,15 +107,17 @@ sys.addaudithook(watch)
 """
 
 
-def alone(code: str, *arguments: object, folder: Path) -> None:
-    """Run it in a folder of its own, with a home and a place for temporary files there, and look at what is left."""
-    places = {name: folder / name for name in ("home", "temporary")}
-    for place in places.values():
-        place.mkdir()
+def run_isolated(code: str, *arguments: object, folder: Path) -> None:
+    """Run it in a folder of its own, with a home and a place for temporary files there, and look at
+    what is left.
+    """
+    folders = {name: folder / name for name in ("home", "temporary")}
+    for new_folder in folders.values():
+        new_folder.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
     environment |= {
-        "HOME": str(places["home"]),
-        "TMPDIR": str(places["temporary"]),
+        "HOME": str(folders["home"]),
+        "TMPDIR": str(folders["temporary"]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     environment["PYTHONPATH"] = str(ROOT)
@@ -115,8 +126,8 @@ def alone(code: str, *arguments: object, folder: Path) -> None:
         command, capture_output=True, text=True, cwd=folder, timeout=800, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [p for p in places["home"].rglob("*") if p.is_file()] == []
-    assert [p for p in places["temporary"].rglob("*") if p.is_file()] == []
+    assert [p for p in folders["home"].rglob("*") if p.is_file()] == []
+    assert [p for p in folders["temporary"].rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.slow
@@ -140,7 +151,7 @@ open_detector(backend, **given).detect([np.full((240, 320, 3), 90, np.uint8)])
 """
     for number, (backend, file, engine) in enumerate(chosen):
         (tmp_path / str(number)).mkdir()
-        alone(code, backend, file or "", engine, folder=tmp_path / str(number))
+        run_isolated(code, backend, file or "", engine, folder=tmp_path / str(number))
 
 
 @pytest.mark.slow
@@ -162,19 +173,19 @@ embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
 """
     for backend, file in chosen.items():
         (tmp_path / backend).mkdir()
-        alone(code, backend, file, folder=tmp_path / backend)
+        run_isolated(code, backend, file, folder=tmp_path / backend)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_format_of_a_report_looks_anything_up_or_writes_anywhere_else(tmp_path: Path) -> None:
-    case = synthetic(tmp_path / "case", tracks=2)
+    case = make_synthetic_case(tmp_path / "case", tracks=2)
     code = """
 from pathlib import Path
 from fasr_video.report.write import write_report
 write_report(Path("case"), None, ["html", "json", "csv", "folder", "pdf"])
 """
-    alone(code, folder=tmp_path)
+    run_isolated(code, folder=tmp_path)
     assert (case / "report" / "report.pdf").is_file()
 
 
@@ -187,9 +198,9 @@ write_report(Path("case"), None, ["html", "json", "csv", "folder", "pdf"])
         "open(os.path.expanduser('~/.cache'), 'w')",
     ],
 )
-def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path) -> None:
+def test_the_isolation_guard_notices_calls_and_files(call: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        alone(call, folder=tmp_path)
+        run_isolated(call, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,25 +211,25 @@ def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path
         "import urllib.request; urllib.request.urlopen('http://a.invalid')",
     ],
 )
-def test_the_guard_of_that_test_sees_calls(call: str, tmp_path: Path) -> None:
-    told = without_network(call, cwd=tmp_path)
-    assert told.returncode == 1 and "RuntimeError: socket." in told.stderr
+def test_the_network_guard_notices_calls(call: str, tmp_path: Path) -> None:
+    finished = without_network(call, cwd=tmp_path)
+    assert finished.returncode == 1 and "RuntimeError: socket." in finished.stderr
 
 
 def test_every_package_and_model_has_a_licence_line(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = called(capsys, "licences", "--json")
-    told = json.loads(out)
+    code, out, _ = run_command(capsys, "licences", "--json")
+    document = json.loads(out)
     assert code == 0
-    by_name = {row["name"].lower(): row for row in told["packages"]}
+    by_name = {row["name"].lower(): row for row in document["packages"]}
     assert by_name["numpy"]["needed_for"] == "every run" and "BSD" in by_name["numpy"]["licence"]
     assert by_name["werkzeug"]["needed_for"] == "extra serve", (
         "what a package of an extra needs is of that extra"
     )
     assert by_name["fasr-video"]["licence"] == "Apache-2.0"
-    assert {row["name"] for row in told["weights"]} == set(read_manifest())
+    assert {row["name"] for row in document["weights"]} == set(read_manifest())
 
 
-def test_a_licence_that_is_not_stated_is_said_to_be_so(
+def test_a_package_without_a_stated_licence_is_listed_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "nothing_said-1.0.dist-info"
@@ -227,13 +238,15 @@ def test_a_licence_that_is_not_stated_is_said_to_be_so(
     needs = importlib.metadata.requires
     monkeypatch.syspath_prepend(tmp_path)
     with monkeypatch.context() as patch:
-        asked = {"fasr-video": ["nothing-said>=1", "not-installed; extra == 'other'"]}
-        patch.setattr(importlib.metadata, "requires", lambda name: asked.get(name) or needs(name))
+        extra_needs = {"fasr-video": ["nothing-said>=1", "not-installed; extra == 'other'"]}
+        patch.setattr(
+            importlib.metadata, "requires", lambda name: extra_needs.get(name) or needs(name)
+        )
         rows = {row.name: row for row in packages()}
     assert rows["nothing-said"].licence == UNKNOWN and "not-installed" not in rows
 
 
-def test_weights_are_told_with_their_data() -> None:
+def test_weights_are_listed_with_their_training_data() -> None:
     assert all(row.licence and row.needed_for != "trained on: " for row in weights())
 
 
@@ -266,11 +279,11 @@ def test_the_lock_has_every_pin_with_hashes_and_no_address() -> None:
     assert "://" not in text
 
 
-def test_setup_takes_everything_by_these_hashes() -> None:
-    made = (ROOT / "Makefile").read_text()
+def test_setup_installs_only_files_with_these_hashes() -> None:
+    makefile = (ROOT / "Makefile").read_text()
     assert (
-        "--require-hashes --no-deps --no-build-isolation -r constraints.lock" in made
-        and "--no-build-isolation -e" in made
+        "--require-hashes --no-deps --no-build-isolation -r constraints.lock" in makefile
+        and "--no-build-isolation -e" in makefile
     )
     built_with = re.search(r"requires = \[\"(\w+)", (ROOT / "pyproject.toml").read_text())
     assert built_with is not None and built_with[1] in pins("constraints.lock"), (
@@ -293,13 +306,13 @@ def test_setup_takes_everything_by_these_hashes() -> None:
         ("face_recognition_models-1.1.tar.gz", False),
     ],
 )
-def test_the_lock_takes_wheels_of_that_version_that_run_here_and_one_source_distribution(
+def test_the_lock_accepts_wheels_that_run_here_and_one_source_distribution(
     file: str, expected: bool
 ) -> None:
-    assert lock.fits(file, Version("1.0")) is expected
+    assert lock.is_for_linux(file, Version("1.0")) is expected
 
 
-def report_of(digest: str, folder: Path) -> str:
+def write_pip_report(digest: str, folder: Path) -> str:
     """What pip says it would take."""
     where = {"url": "https://example.org/torch.whl", "archive_info": {"hashes": {"sha256": digest}}}
     taken = {"metadata": {"name": "Torch"}, "download_info": where}
@@ -320,15 +333,15 @@ def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(
         if known
         else pytest.raises(SystemExit, match=r"the file of torch is none that .* knows")
     ):
-        torch_file.main([report_of(digest, tmp_path)])
+        torch_file.main([write_pip_report(digest, tmp_path)])
     line = f"torch @ https://example.org/torch.whl --hash=sha256:{digest}\n"
     assert capsys.readouterr().out == (line if known else "")
 
 
-def test_of_an_index_that_was_chosen_the_file_is_pinned_to_what_it_tells(
+def test_with_a_chosen_index_the_file_is_pinned_to_the_hash_that_it_gives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch_file.main(["--any", report_of("ab" * 32, tmp_path)])
+    torch_file.main(["--any", write_pip_report("ab" * 32, tmp_path)])
     assert capsys.readouterr().out.endswith(f"--hash=sha256:{'ab' * 32}\n")
 
 

@@ -13,7 +13,7 @@ from fasr_video.boxes import iou_matrix, nms, shrink
 from fasr_video.detection import TiledDetector
 from fasr_video.detection.tiling import EDGE
 from fasr_video.types import Detections, Image
-from tests.detectors import assert_same, blank
+from tests.detectors import assert_same, blank_picture
 
 
 def test_overlap_agrees_with_counting_pixels() -> None:
@@ -41,7 +41,7 @@ def test_non_maximum_suppression_keeps_the_best_of_each_group() -> None:
     [((1920, 1080), (960, 540)), ((640, 480), (640, 480)), ((2000, 1), (960, 1))],
 )
 def test_shrinking_never_enlarges(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    small, scale = shrink(blank(*size), 960)
+    small, scale = shrink(blank_picture(*size), 960)
     assert small.shape == (expected[1], expected[0], 3)
     assert scale == pytest.approx(np.array(size) / expected)
 
@@ -74,7 +74,7 @@ TILES = TiledDetector(SquareDetector(), tile=100, overlap=30)
 @pytest.mark.parametrize("x", range(60, 106))
 def test_a_square_between_tiles_is_found_once_and_complete(x: int) -> None:
     """Tiles span 0-100, 70-170, 120-220: one or two show the complete square, others cut it."""
-    frame = blank(220, 90)
+    frame = blank_picture(220, 90)
     frame[40:60, x : x + 20] = 200
     detections = TILES.detect([frame])[0]
     assert detections.boxes.tolist() == [[x, 40, x + 20, 60]]
@@ -84,7 +84,7 @@ def test_a_square_between_tiles_is_found_once_and_complete(x: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_tiles_find_what_the_whole_frame_shows(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    frame = blank(*rng.integers(101, 300, 2))
+    frame = blank_picture(*rng.integers(101, 300, 2))
     largest = 30 - 2 * int(EDGE)
     for y, x in product(range(0, frame.shape[0], 32), range(0, frame.shape[1], 32)):
         side = rng.integers(6, largest + 1)
@@ -104,12 +104,12 @@ def test_overlapping_faces_of_one_tile_stay() -> None:
                 boxes, np.array([0.9, 0.8], np.float32), np.zeros((2, 5, 2), np.float32)
             )
 
-    frame = blank(100, 180)
+    frame = blank_picture(100, 180)
     assert len(TiledDetector(Overlapping(), tile=100, overlap=20).detect([frame])[0]) == 4
 
 
 def test_a_face_larger_than_the_overlap_is_not_lost() -> None:
-    frame = blank(220, 90)
+    frame = blank_picture(220, 90)
     frame[10:80, 60:140] = 200
     detections = TILES.detect([frame])[0]
     truth = np.array([[60, 10, 140, 80]], np.float32)
@@ -117,10 +117,10 @@ def test_a_face_larger_than_the_overlap_is_not_lost() -> None:
 
 
 def test_a_frame_no_larger_than_a_tile_is_not_cut() -> None:
-    frame = blank(100, 100)
+    frame = blank_picture(100, 100)
     frame[5:95, 5:95] = 200
     assert_same(TILES.detect([frame])[0], SquareDetector().detect([frame])[0])
 
 
 def test_tiles_without_faces_give_no_detections() -> None:
-    assert_same(TILES.detect([blank(250, 250)])[0], Detections.empty(with_landmarks=True))
+    assert_same(TILES.detect([blank_picture(250, 250)])[0], Detections.empty(with_landmarks=True))

@@ -46,7 +46,7 @@ every_tracker = pytest.mark.parametrize("tracker", TRACKERS.values(), ids=TRACKE
 patient = settings(deadline=None, max_examples=60)
 
 
-def box(x: float, y: float, side: float = SIDE) -> list[float]:
+def make_box(x: float, y: float, side: float = SIDE) -> list[float]:
     return [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
 
 
@@ -57,25 +57,27 @@ def detections_of(*boxes: Sequence[float], scores: Sequence[float] | None = None
     )
 
 
-def unit(*values: float) -> NDArray[np.float32]:
+def unit_vector(*values: float) -> NDArray[np.float32]:
     vector = np.array(values, np.float32)
     return vector / np.linalg.norm(vector)
 
 
-def straight(x: float, y: float, vx: float, vy: float) -> Path:
+def straight_walk(x: float, y: float, vx: float, vy: float) -> Path:
     return lambda t: (x + vx * t, y + vy * t)
 
 
 @dataclass
-class Followed:
+class FollowResult:
     ids: list[list[int]]
     """Of each frame, in the order of the paths."""
     ended: list[Ended]
 
 
-def follow(tracker: Tracker, times: Iterable[float], *paths: Path) -> Followed:
-    steps = [tracker.update(t, detections_of(*(box(*path(t)) for path in paths))) for t in times]
-    return Followed([s.ids.tolist() for s in steps], [e for s in steps for e in s.ended])
+def follow(tracker: Tracker, times: Iterable[float], *paths: Path) -> FollowResult:
+    steps = [
+        tracker.update(t, detections_of(*(make_box(*path(t)) for path in paths))) for t in times
+    ]
+    return FollowResult([s.ids.tolist() for s in steps], [e for s in steps for e in s.ended])
 
 
 def speed(tracker: Tracker) -> NDArray[np.float64]:
@@ -91,8 +93,8 @@ def speed(tracker: Tracker) -> NDArray[np.float64]:
 @given(vx=st.floats(-60, 60), vy=st.floats(-60, 60))
 @patient
 def test_face_on_a_straight_path_keeps_its_id(tracker: type[Tracker], vx: float, vy: float) -> None:
-    result = follow(tracker(DEFAULTS), np.arange(30) / 25, straight(300, 300, vx, vy))
-    assert result == Followed([[1]] * 30, [])
+    result = follow(tracker(DEFAULTS), np.arange(30) / 25, straight_walk(300, 300, vx, vy))
+    assert result == FollowResult([[1]] * 30, [])
 
 
 @every_tracker
@@ -102,34 +104,34 @@ def test_faces_that_cross_at_constant_speed_keep_their_ids(
     tracker: type[Tracker], side_step: float
 ) -> None:
     right, left = (
-        straight(100, 100, 60, 0),
-        straight(220, 100 + side_step, -60, 0),
+        straight_walk(100, 100, 60, 0),
+        straight_walk(220, 100 + side_step, -60, 0),
     )  # they meet after 1 s
     result = follow(tracker(DEFAULTS), np.arange(50) / 25, right, left)
-    assert result == Followed([[1, 2]] * 50, [])
+    assert result == FollowResult([[1, 2]] * 50, [])
 
 
 @every_tracker
 @pytest.mark.parametrize("with_frames", [True, False], ids=["frames without it", "no frames"])
 def test_a_gap_up_to_max_gap_continues_the_track(tracker: type[Tracker], with_frames: bool) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, max_gap=1.0))
-    path = straight(100, 100, 30, 0)
+    path = straight_walk(100, 100, 30, 0)
     follow(t, np.arange(9) / 8, path)
     gap = [t.update(1 + k / 8, detections_of()) for k in range(1, 8)] if with_frames else []
     assert all(not step.ended for step in gap)
-    assert follow(t, [2.0], path) == Followed([[1]], [])
+    assert follow(t, [2.0], path) == FollowResult([[1]], [])
 
 
 @every_tracker
 @pytest.mark.parametrize("with_frames", [True, False], ids=["frames without it", "no frames"])
 def test_longer_gap_ends_the_track_once(tracker: type[Tracker], with_frames: bool) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, max_gap=1.0))
-    path = straight(100, 100, 0, 0)
+    path = straight_walk(100, 100, 0, 0)
     follow(t, np.arange(9) / 8, path)
     gap = [t.update(1 + k / 8, detections_of()) for k in range(1, 9)] if with_frames else []
     assert all(not step.ended for step in gap)
     back = follow(t, np.arange(17, 30) / 8, path)
-    assert back == Followed([[2]] * 13, [Ended(1, True)])
+    assert back == FollowResult([[2]] * 13, [Ended(1, True)])
     assert t.finish() == [Ended(2, True)]
     assert t.finish() == []
 
@@ -138,26 +140,28 @@ def test_longer_gap_ends_the_track_once(tracker: type[Tracker], with_frames: boo
 @pytest.mark.parametrize("sightings", [1, 2, 3, 4])
 def test_sightings_confirm_a_track(tracker: type[Tracker], sightings: int) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_sightings=3))
-    result = follow(t, np.arange(sightings) / 25, straight(100, 100, 0, 0))
-    assert result == Followed([[1]] * sightings, [])  # the id is there from the first sighting on
+    result = follow(t, np.arange(sightings) / 25, straight_walk(100, 100, 0, 0))
+    assert result == FollowResult(
+        [[1]] * sightings, []
+    )  # the id is there from the first sighting on
     assert t.finish() == [Ended(1, sightings >= 3)]
 
 
 @every_tracker
 def test_track_missed_before_it_is_confirmed_ends_at_once(tracker: type[Tracker]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_sightings=3))
-    follow(t, [0.0, 0.04], straight(100, 100, 0, 0))
+    follow(t, [0.0, 0.04], straight_walk(100, 100, 0, 0))
     assert t.update(0.08, detections_of()).ended == [Ended(1, False)]
-    assert follow(t, [0.12], straight(100, 100, 0, 0)).ids == [[2]]
+    assert follow(t, [0.12], straight_walk(100, 100, 0, 0)).ids == [[2]]
 
 
 @every_tracker
 def test_time_that_goes_back_ends_all_tracks(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
-    paths = straight(100, 100, 0, 0), straight(300, 100, 0, 0)
+    paths = straight_walk(100, 100, 0, 0), straight_walk(300, 100, 0, 0)
     follow(t, [5.0, 5.04], *paths)
-    t.update(5.08, detections_of(*(box(*p(0)) for p in paths), box(500, 100)))
-    back = t.update(1.0, detections_of(box(100, 100)))
+    t.update(5.08, detections_of(*(make_box(*p(0)) for p in paths), make_box(500, 100)))
+    back = t.update(1.0, detections_of(make_box(100, 100)))
     assert back.ended == [Ended(1, True), Ended(2, True), Ended(3, False)]
     assert back.ids.tolist() == [4]
 
@@ -166,16 +170,16 @@ def test_time_that_goes_back_ends_all_tracks(tracker: type[Tracker]) -> None:
 @given(gaps=st.lists(st.floats(0.02, 0.25), min_size=5, max_size=30))
 @patient
 def test_irregular_frame_times_give_one_track(tracker: type[Tracker], gaps: list[float]) -> None:
-    assert follow(tracker(DEFAULTS), np.cumsum(gaps), _walk) == Followed([[1]] * len(gaps), [])
+    assert follow(tracker(DEFAULTS), np.cumsum(gaps), _walk) == FollowResult([[1]] * len(gaps), [])
 
 
 @every_tracker
 @pytest.mark.parametrize("fps", [25, 10, 5])
 def test_sampling_rate_does_not_break_a_motion(tracker: type[Tracker], fps: int) -> None:
     shots = np.arange(4 * fps) / fps
-    assert follow(tracker(DEFAULTS), shots, _walk) == Followed([[1]] * len(shots), [])
+    assert follow(tracker(DEFAULTS), shots, _walk) == FollowResult([[1]] * len(shots), [])
     t = tracker(DEFAULTS)
-    follow(t, shots, straight(100, 100, 50, -30))
+    follow(t, shots, straight_walk(100, 100, 50, -30))
     assert_allclose(speed(t), [50, -30], atol=1)
 
 
@@ -190,8 +194,8 @@ def test_boxes_are_widened_more_if_frames_are_rarer(
 ) -> None:
     """A new face is assigned three quarters of its width away, if enough time has passed."""
     t = tracker(DEFAULTS)
-    t.update(0.0, detections_of(box(100, 100)))
-    assert t.update(elapsed, detections_of(box(100 + 0.75 * SIDE, 100))).ids.tolist() == ids
+    t.update(0.0, detections_of(make_box(100, 100)))
+    assert t.update(elapsed, detections_of(make_box(100 + 0.75 * SIDE, 100))).ids.tolist() == ids
 
 
 @every_tracker
@@ -199,7 +203,7 @@ def test_weak_detection_continues_a_track_and_starts_none(tracker: type[Tracker]
     t = tracker(dataclasses.replace(DEFAULTS, start_score=0.6, high_score=0.6))
     scores = [0.4, 0.59, 0.6, 0.4, 0.31, 0.4, 0.9]
     ids = [
-        t.update(k / 25, detections_of(box(100, 100), scores=[s])).ids.tolist()
+        t.update(k / 25, detections_of(make_box(100, 100), scores=[s])).ids.tolist()
         for k, s in enumerate(scores)
     ]
     assert ids == [[-1], [-1], [1], [1], [1], [1], [1]]
@@ -212,26 +216,26 @@ def test_a_frame_without_faces_is_accepted(tracker: type[Tracker]) -> None:
 
 
 @dataclass(frozen=True)
-class Shot:
+class LabelledShot:
     time: float
     detections: Detections
     features: NDArray[np.float32]
 
 
 @st.composite
-def recordings(draw: st.DrawFn) -> list[Shot]:
+def recordings(draw: st.DrawFn) -> list[LabelledShot]:
     """Draw faces that shake, jump, come and go, with various scores and similar features."""
     shots, time = [], 0.0
     for _ in range(draw(st.integers(1, 15))):
         time += draw(st.sampled_from([0.04, 0.04, 0.1, 0.3, 1.2]))
         if draw(st.integers(0, 12)) == 0:
             time -= 2.0
-        places = draw(
+        positions = draw(
             st.lists(
                 st.tuples(st.integers(0, 3), st.integers(-8, 8), st.integers(-8, 8)), max_size=4
             )
         )
-        detections = [box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in places]
+        detections = [make_box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in positions]
         scores = draw(
             st.lists(
                 st.sampled_from([0.3, 0.5, 0.7, 0.9]),
@@ -241,11 +245,11 @@ def recordings(draw: st.DrawFn) -> list[Shot]:
         )
         turns = draw(st.lists(st.floats(0, 2), min_size=len(detections), max_size=len(detections)))
         features = np.array([[np.cos(a), np.sin(a)] for a in turns], np.float32).reshape(-1, 2)
-        shots.append(Shot(time, detections_of(*detections, scores=scores), features))
+        shots.append(LabelledShot(time, detections_of(*detections, scores=scores), features))
     return shots
 
 
-def play(tracker: Tracker, shots: list[Shot], features: bool) -> list[Step]:
+def run_tracker(tracker: Tracker, shots: list[LabelledShot], features: bool) -> list[Step]:
     return [tracker.update(k.time, k.detections, k.features if features else None) for k in shots]
 
 
@@ -257,14 +261,14 @@ def as_lists(steps: list[Step]) -> list[tuple[list[int], list[Ended]]]:
 @given(shots=recordings(), at=st.integers(0, 15), features=st.booleans(), minimum=st.integers(1, 3))
 @patient
 def test_a_restored_tracker_continues_exactly_as_an_unbroken_one(
-    tracker: type[Tracker], shots: list[Shot], at: int, features: bool, minimum: int
+    tracker: type[Tracker], shots: list[LabelledShot], at: int, features: bool, minimum: int
 ) -> None:
     chosen = dataclasses.replace(DEFAULTS, min_sightings=minimum)
     unbroken, first, second = tracker(chosen), tracker(chosen), tracker(chosen)
-    expected = play(unbroken, shots, features)
-    begun = play(first, shots[:at], features)
+    expected = run_tracker(unbroken, shots, features)
+    begun = run_tracker(first, shots[:at], features)
     second.restore(json.loads(json.dumps(first.state())))
-    assert as_lists(begun + play(second, shots[at:], features)) == as_lists(expected)
+    assert as_lists(begun + run_tracker(second, shots[at:], features)) == as_lists(expected)
     assert second.state() == unbroken.state()
     assert second.finish() == unbroken.finish()
 
@@ -273,13 +277,13 @@ def test_a_restored_tracker_continues_exactly_as_an_unbroken_one(
 @given(shots=recordings(), features=st.booleans(), minimum=st.integers(1, 3))
 @patient
 def test_tracks_begin_and_end_once_and_have_one_face_a_frame(
-    tracker: type[Tracker], shots: list[Shot], features: bool, minimum: int
+    tracker: type[Tracker], shots: list[LabelledShot], features: bool, minimum: int
 ) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_sightings=minimum))
     count: dict[int, int] = {}
     over: dict[int, bool] = {}
     for k in shots:
-        (step,) = play(t, [k], features)
+        (step,) = run_tracker(t, [k], features)
         for e in step.ended:
             assert e.id in count and e.id not in over, "only a running track can end, once"
             over[e.id] = e.confirmed
@@ -302,7 +306,7 @@ def test_tracks_begin_and_end_once_and_have_one_face_a_frame(
 @every_tracker
 def test_state_is_a_snapshot(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
-    follow(t, [0.0, 0.04], straight(100, 100, 0, 0))
+    follow(t, [0.0, 0.04], straight_walk(100, 100, 0, 0))
     t.update(0.08, detections_of())
     state = t.state()
     before = json.dumps(state)
@@ -314,7 +318,7 @@ def test_state_is_a_snapshot(tracker: type[Tracker]) -> None:
 def test_frames_rarer_than_max_gap_still_make_a_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     ids = [
-        t.update(k * 1.5 * DEFAULTS.max_gap, detections_of(box(100 + k, 100))).ids.tolist()
+        t.update(k * 1.5 * DEFAULTS.max_gap, detections_of(make_box(100 + k, 100))).ids.tolist()
         for k in range(8)
     ]
     assert ids[2:] == [ids[2]] * 6
@@ -324,20 +328,20 @@ def test_frames_rarer_than_max_gap_still_make_a_track(tracker: type[Tracker]) ->
 def test_one_long_pause_among_frequent_frames_ends_a_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     for k in range(5):
-        t.update(k / 25, detections_of(box(100, 100)))
-    assert t.update(10.0, detections_of(box(100, 100))).ids.tolist() == [2]
+        t.update(k / 25, detections_of(make_box(100, 100)))
+    assert t.update(10.0, detections_of(make_box(100, 100))).ids.tolist() == [2]
 
 
 # --- appearance --------------------------------------------------------------------------------
 
-ALIKE, OTHER = unit(1, 0), unit(0.1, 1)
+ALIKE, OTHER = unit_vector(1, 0), unit_vector(0.1, 1)
 
 
 @every_tracker
 def test_overlapping_faces_that_swap_are_distinguished_by_appearance(
     tracker: type[Tracker],
 ) -> None:
-    here, there = box(100, 100), box(104, 100)
+    here, there = make_box(100, 100), make_box(104, 100)
 
     def swap(features: NDArray[np.float32] | None) -> list[int]:
         t = tracker(DEFAULTS)
@@ -353,16 +357,18 @@ def test_overlapping_faces_that_swap_are_distinguished_by_appearance(
 def test_faces_with_opposite_features_are_never_one_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     for k in range(5):
-        t.update(k / 25, detections_of(box(100, 100)), ALIKE[None])
-    assert t.update(0.2, detections_of(box(100, 100)), unit(-0.01, 1)[None]).ids.tolist() == [2]
+        t.update(k / 25, detections_of(make_box(100, 100)), ALIKE[None])
+    assert t.update(
+        0.2, detections_of(make_box(100, 100)), unit_vector(-0.01, 1)[None]
+    ).ids.tolist() == [2]
 
 
 @every_tracker
 def test_appearance_does_not_override_position(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     for k in range(5):
-        t.update(k / 25, detections_of(box(100, 100)), ALIKE[None])
-    assert t.update(0.2, detections_of(box(300, 100)), ALIKE[None]).ids.tolist() == [2]
+        t.update(k / 25, detections_of(make_box(100, 100)), ALIKE[None])
+    assert t.update(0.2, detections_of(make_box(300, 100)), ALIKE[None]).ids.tolist() == [2]
 
 
 @every_tracker
@@ -370,8 +376,8 @@ def test_appearance_is_averaged_over_many_sightings(tracker: type[Tracker]) -> N
     """One odd picture of a face does not become what it looks like."""
     t = tracker(DEFAULTS)
     for k in range(10):
-        t.update(k / 25, detections_of(box(100, 100)), ALIKE[None])
-    t.update(0.4, detections_of(box(100, 100)), OTHER[None])
+        t.update(k / 25, detections_of(make_box(100, 100)), ALIKE[None])
+    t.update(0.4, detections_of(make_box(100, 100)), OTHER[None])
     (track,) = t.state()["tracks"]
     assert np.linalg.norm(track["feature"]) == pytest.approx(1)
     assert np.array(track["feature"]) @ ALIKE > 0.98
@@ -383,9 +389,9 @@ def test_appearance_is_averaged_over_many_sightings(tracker: type[Tracker]) -> N
 
 def test_sort_prefers_the_higher_score_of_equal_overlaps() -> None:
     t = Sort(DEFAULTS)
-    follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
+    follow(t, np.arange(5) / 25, straight_walk(100, 100, 0, 0))
     assert t.update(
-        0.2, detections_of(box(98, 100), box(104, 100), scores=[0.5, 0.9])
+        0.2, detections_of(make_box(98, 100), make_box(104, 100), scores=[0.5, 0.9])
     ).ids.tolist() == [
         -1,
         1,
@@ -395,8 +401,8 @@ def test_sort_prefers_the_higher_score_of_equal_overlaps() -> None:
 @pytest.mark.parametrize(("tracker", "ids"), [(Sort, [2]), (ByteTrack, [1]), (OcSort, [1])])
 def test_sort_needs_more_overlap_than_the_others(tracker: type[Tracker], ids: list[int]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_overlap=0.2))
-    follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    assert t.update(0.2, detections_of(box(124, 100))).ids.tolist() == ids
+    follow(t, np.arange(5) / 25, straight_walk(100, 100, 0, 0))
+    assert t.update(0.2, detections_of(make_box(124, 100))).ids.tolist() == ids
 
 
 # --- ByteTrack ---------------------------------------------------------------------------------
@@ -408,7 +414,7 @@ def test_sort_needs_more_overlap_than_the_others(tracker: type[Tracker], ids: li
 def test_high_score_detections_are_assigned_first(tracker: type[Tracker], ids: list[int]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, start_score=1.0))
     _start_with_sure_face(t)
-    sure, unsure = box(110, 100), box(100, 100)
+    sure, unsure = make_box(110, 100), make_box(100, 100)
     assert t.update(0.2, detections_of(sure, unsure, scores=[0.9, 0.4])).ids.tolist() == ids
 
 
@@ -418,23 +424,25 @@ def test_unsure_detection_must_lie_where_its_track_is_expected(
     tracker: type[Tracker], shift: float, ids: list[int]
 ) -> None:
     t = tracker(DEFAULTS)
-    follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    assert t.update(0.2, detections_of(box(100 + shift, 100), scores=[0.4])).ids.tolist() == ids
+    follow(t, np.arange(5) / 25, straight_walk(100, 100, 0, 0))
+    assert (
+        t.update(0.2, detections_of(make_box(100 + shift, 100), scores=[0.4])).ids.tolist() == ids
+    )
 
 
 @pytest.mark.parametrize("tracker", [ByteTrack, OcSort])
 def test_unsure_detection_does_not_bring_back_a_lost_face(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
-    follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
+    follow(t, np.arange(5) / 25, straight_walk(100, 100, 0, 0))
     t.update(0.2, detections_of())
-    assert t.update(0.24, detections_of(box(100, 100), scores=[0.4])).ids.tolist() == [-1]
-    assert t.update(0.28, detections_of(box(100, 100), scores=[0.9])).ids.tolist() == [1]
-    assert t.update(0.32, detections_of(box(100, 100), scores=[0.4])).ids.tolist() == [1]
+    assert t.update(0.24, detections_of(make_box(100, 100), scores=[0.4])).ids.tolist() == [-1]
+    assert t.update(0.28, detections_of(make_box(100, 100), scores=[0.9])).ids.tolist() == [1]
+    assert t.update(0.32, detections_of(make_box(100, 100), scores=[0.4])).ids.tolist() == [1]
 
 
 def _start_with_sure_face(t: Tracker) -> None:
     for k in range(5):
-        t.update(k / 25, detections_of(box(100, 100), scores=[1.0]))
+        t.update(k / 25, detections_of(make_box(100, 100), scores=[1.0]))
 
 
 # --- OC-SORT -----------------------------------------------------------------------------------
@@ -445,10 +453,10 @@ def test_speed_after_a_gap_is_that_of_the_straight_path_across_it() -> None:
     error = {}
     for tracker in (Sort, OcSort):
         t = tracker(DEFAULTS)
-        follow(t, np.arange(26) / 25, straight(100, 100, 40, 0))
+        follow(t, np.arange(26) / 25, straight_walk(100, 100, 40, 0))
         for k in range(26, 40):
             t.update(k / 25, detections_of())
-        assert t.update(1.6, detections_of(box(152, 112))).ids.tolist() == [1]
+        assert t.update(1.6, detections_of(make_box(152, 112))).ids.tolist() == [1]
         error[tracker] = float(np.linalg.norm(speed(t) - np.array([12, 12]) / 0.6))
     assert error[OcSort] < 5
     assert error[Sort] > 2 * error[OcSort]
@@ -459,11 +467,11 @@ def test_face_that_stopped_while_unseen_is_found_where_it_was_last(
     tracker: type[Tracker], ids: list[int]
 ) -> None:
     t = tracker(DEFAULTS)
-    path = straight(100, 100, 80, 0)
+    path = straight_walk(100, 100, 80, 0)
     follow(t, np.arange(26) / 25, path)
     for k in range(26, 40):
         t.update(k / 25, detections_of())
-    assert t.update(1.6, detections_of(box(*path(1.0)))).ids.tolist() == ids
+    assert t.update(1.6, detections_of(make_box(*path(1.0)))).ids.tolist() == ids
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(ByteTrack, [1]), (OcSort, [2])])
@@ -472,21 +480,26 @@ def test_face_straight_ahead_of_a_moving_track_is_its_own(
 ) -> None:
     """The moving face slows down; a still one beside it overlaps a little more with the box."""
     t = tracker(DEFAULTS)
-    follow(t, np.arange(10) / 10, straight(108, 100, 0, 0), straight(10, 100, 100, 0))
-    assert t.update(1.0, detections_of(box(101, 100))).ids.tolist() == ids
+    follow(t, np.arange(10) / 10, straight_walk(108, 100, 0, 0), straight_walk(10, 100, 100, 0))
+    assert t.update(1.0, detections_of(make_box(101, 100))).ids.tolist() == ids
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(ByteTrack, [2, 1]), (OcSort, [1, 2])])
 def test_pairing_that_keeps_the_directions_is_preferred(
     tracker: type[Tracker], ids: list[int]
 ) -> None:
-    """One face goes right, one down; where they meet, each is a little nearer to the other's box."""
+    """One face goes right, one down; where they meet, each is a little nearer to the other's
+    box.
+    """
     t = tracker(DEFAULTS)
-    follow(t, np.arange(10) / 10, straight(80, 100.5, 20, 0), straight(100.5, 80, 0, 20))
+    follow(t, np.arange(10) / 10, straight_walk(80, 100.5, 20, 0), straight_walk(100.5, 80, 0, 20))
     restored = tracker(DEFAULTS)
     restored.restore(json.loads(json.dumps(t.state())))
     for one in (t, restored):
-        assert one.update(1.0, detections_of(box(106, 100), box(100, 106))).ids.tolist() == ids
+        assert (
+            one.update(1.0, detections_of(make_box(106, 100), make_box(100, 106))).ids.tolist()
+            == ids
+        )
 
 
 # --- the motion --------------------------------------------------------------------------------
@@ -521,7 +534,7 @@ def one_and_two_steps(
 def test_predicting_in_two_steps_equals_predicting_in_one(
     places: list[tuple[float, float]], a: float, b: float
 ) -> None:
-    (x1, p1, _), (x2, p2, _) = one_and_two_steps(filtered(box(*p) for p in places), a, b)
+    (x1, p1, _), (x2, p2, _) = one_and_two_steps(filtered(make_box(*p) for p in places), a, b)
     assert_allclose(x2, x1, rtol=1e-9, atol=1e-7)
     assert_allclose(p2, p1, rtol=1e-9, atol=1e-7)
 
@@ -530,7 +543,7 @@ def test_predicting_in_two_steps_equals_predicting_in_one(
 def test_two_steps_equal_one_for_a_face_that_changes_its_size(
     growth: float,
 ) -> None:
-    motion = filtered(box(100, 100, 40 + growth * k) for k in range(6))
+    motion = filtered(make_box(100, 100, 40 + growth * k) for k in range(6))
     (x1, p1, _), (x2, p2, _) = one_and_two_steps(motion, 0.2, 0.3)
     assert_allclose(x2, x1, rtol=1e-9)
     assert_allclose(p2, p1, rtol=1e-6, atol=1e-6)
@@ -541,7 +554,7 @@ def test_two_steps_equal_one_for_a_face_that_changes_its_size(
 def test_uncertainty_is_a_covariance_and_grows_with_time(
     places: list[tuple[float, float]], a: float
 ) -> None:
-    motion = filtered(box(*p) for p in places)
+    motion = filtered(make_box(*p) for p in places)
     before = motion.state()[1]
     motion.predict(a)
     after = motion.state()[1]
@@ -551,17 +564,17 @@ def test_uncertainty_is_a_covariance_and_grows_with_time(
 
 
 def test_motion_is_learnt_in_pixels_a_second() -> None:
-    motion = filtered([box(100 + 3 * k, 100 - 2 * k) for k in range(40)])
+    motion = filtered([make_box(100 + 3 * k, 100 - 2 * k) for k in range(40)])
     assert_allclose(motion.speed, [30, -20], atol=0.5)
     motion.predict(1.0)
-    assert_allclose(motion.box, box(100 + 3 * 49, 100 - 2 * 49), atol=2)
+    assert_allclose(motion.box, make_box(100 + 3 * 49, 100 - 2 * 49), atol=2)
 
 
 def test_near_and_far_faces_move_alike() -> None:
     """Everything is measured in face sizes: a scene at twice the size gives twice the boxes."""
     steps = [(0, 0), (5, 1), (8, 3), (15, 3)]
-    small = filtered(box(x, y) for x, y in steps)
-    large = filtered(box(2 * x, 2 * y, 2 * SIDE) for x, y in steps)
+    small = filtered(make_box(x, y) for x, y in steps)
+    large = filtered(make_box(2 * x, 2 * y, 2 * SIDE) for x, y in steps)
     assert_allclose(large.state()[0], 2 * small.state()[0], rtol=1e-9, atol=1e-9)
     assert_allclose(large.state()[1], 4 * small.state()[1], rtol=1e-9, atol=1e-9)
 
@@ -663,13 +676,16 @@ def test_assignment_is_the_best_of_what_is_allowed(
 def test_new_face_does_not_push_a_well_placed_one_off_its_track(tracker: type[Tracker]) -> None:
     """Face 2 hides; face 1 stays; a new face comes up where only the track of face 1 reaches."""
     t = tracker(DEFAULTS)
-    follow(t, np.arange(10) / 10, straight(100, 100, 0, 0), straight(120, 100, 0, 0))
-    assert t.update(1.0, detections_of(box(100, 100), box(80, 100))).ids.tolist() == [1, 3]
+    follow(t, np.arange(10) / 10, straight_walk(100, 100, 0, 0), straight_walk(120, 100, 0, 0))
+    assert t.update(1.0, detections_of(make_box(100, 100), make_box(80, 100))).ids.tolist() == [
+        1,
+        3,
+    ]
 
 
 # --- linking -----------------------------------------------------------------------------------
 
-EAST, NORTH = unit(1, 0), unit(0, 1)
+EAST, NORTH = unit_vector(1, 0), unit_vector(0, 1)
 
 
 def tracklet(
@@ -708,10 +724,10 @@ def test_tracklets_that_follow_each_other_are_proposed(later: Tracklet, proposed
 
 
 def test_each_tracklet_is_proposed_with_its_best_continuation_only() -> None:
-    first, other = tracklet(1, 0, 10), tracklet(2, 0, 10, unit(3, 1))
+    first, other = tracklet(1, 0, 10), tracklet(2, 0, 10, unit_vector(3, 1))
     last = tracklet(3, 12, 20)
     assert [(p.a, p.b) for p in propose([first, other, last], 5, 0)] == [(1, 3)]
-    between = tracklet(4, 11, 11.5, unit(1, 0.1))
+    between = tracklet(4, 11, 11.5, unit_vector(1, 0.1))
     assert [(p.a, p.b) for p in propose([first, between, last], 5, 0)] == [(1, 3)]
 
 
@@ -719,16 +735,16 @@ def test_each_tracklet_is_proposed_with_its_best_continuation_only() -> None:
 def tracklets(draw: st.DrawFn) -> list[Tracklet]:
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
-    made = []
+    result = []
     for number in range(draw(st.integers(0, 8))):
         start = random.uniform(0, 30)
-        feature = unit(*random.uniform(0, 1, 8))
-        made.append(
+        feature = unit_vector(*random.uniform(0, 1, 8))
+        result.append(
             tracklet(
                 number, start, start + random.uniform(0, 8), feature, int(random.integers(1, 3))
             )
         )
-    return made
+    return result
 
 
 @given(pieces=tracklets(), max_gap=st.floats(0, 20), min_score=st.floats(0, 1))
@@ -756,11 +772,11 @@ ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
 CAT: Image = skimage.data.cat()  # type: ignore[no-untyped-call]
 
 
-def crop(image: Image) -> FaceCrop:
+def crop_face(image: Image) -> FaceCrop:
     return FaceCrop(cv2.resize(image, (128, 128)), image, (0, 0))
 
 
-FACE = crop(ASTRONAUT[50:210, 150:310])
+FACE = crop_face(ASTRONAUT[50:210, 150:310])
 
 
 def test_equal_pictures_have_equal_appearance() -> None:
@@ -772,7 +788,7 @@ def test_equal_pictures_have_equal_appearance() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        crop(CAT[60:220, 60:220]),
+        crop_face(CAT[60:220, 60:220]),
         FaceCrop(
             FACE.aligned, np.ascontiguousarray(FACE.native[..., ::-1]), (0, 0)
         ),  # other colours only
@@ -785,7 +801,7 @@ def test_equal_pictures_have_equal_appearance() -> None:
 )
 def test_other_pictures_are_less_similar_than_a_noisy_copy(other: FaceCrop) -> None:
     noise = np.random.default_rng(0).normal(0, 3, FACE.native.shape)
-    noisy = crop(np.clip(FACE.native + noise, 0, 255).astype(np.uint8))
+    noisy = crop_face(np.clip(FACE.native + noise, 0, 255).astype(np.uint8))
     feature = appearance([FACE])
     assert feature @ appearance([noisy]) > feature @ appearance([other]) + 0.03
 

@@ -1,4 +1,6 @@
-"""HOTA, IDF1 and MOTA: small cases worked out by hand, and TrackEval itself as the judge of the rest."""
+"""HOTA, IDF1 and MOTA: small cases worked out by hand, and TrackEval itself as the judge of the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def frame(true: Sequence[Sighting], predicted: Sequence[Sighting]) -> LabelledFr
     return LabelledFrame(*part(true), *part(predicted))
 
 
-# --- by hand -----------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def test_perfect_tracking_scores_1() -> None:
@@ -50,7 +52,9 @@ def test_wrong_detections_have_a_negative_mota() -> None:
 
 
 def test_one_switch_half_way_lowers_idf1_and_mota() -> None:
-    """Eight sightings, four under each name. Every true sighting shares its name with 4 of the 8."""
+    """Eight sightings, four under each name. Every true sighting shares its name with 4 of the
+    8.
+    """
     frames = [frame([(1, 0)], [(1 if k < 4 else 2, 0)]) for k in range(8)]
     expected = TrackingScores(
         hota=math.sqrt(0.5), deta=1, assa=0.5, idf1=2 * 4 / (8 + 8), mota=1 - 1 / 8, switches=1
@@ -59,7 +63,9 @@ def test_one_switch_half_way_lowers_idf1_and_mota() -> None:
 
 
 def test_missed_and_false_faces_lower_mota() -> None:
-    """10 true, 9 found, 8 of them right: DetA 8 / 11, and each right one shares 8 of 11 with its partner."""
+    """10 true, 9 found, 8 of them right: DetA 8 / 11, and each right one shares 8 of 11 with its
+    partner.
+    """
     frames = [frame([(1, 0)], [(1, 0)])] * 8 + [frame([(1, 0)], [(1, 50)]), frame([(1, 0)], [])]
     expected = TrackingScores(
         hota=8 / 11, deta=8 / 11, assa=8 / 11, idf1=16 / 19, mota=1 - 3 / 10, switches=0
@@ -84,7 +90,9 @@ def test_crossed_names_are_two_switches() -> None:
 
 
 def test_the_partner_of_the_frame_before_stays_while_it_fits() -> None:
-    """Found face 2 lies better on the true one, but 1 was its partner and still overlaps by half."""
+    """Found face 2 lies better on the true one, but 1 was its partner and still overlaps by
+    half.
+    """
     frames = [frame([(1, 0)], [(1, 0)]), frame([(1, 0)], [(1, 3), (2, 0)])]
     assert score(frames).switches == 0
 
@@ -99,7 +107,7 @@ def test_localisation_counts_in_hota() -> None:
     assert score([frame([(1, 0)], [(1, 10 / 3)])] * 3).hota == pytest.approx(10 / 19)
 
 
-# --- against TrackEval -------------------------------------------------------------------------------------------
+# --- against TrackEval ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +154,9 @@ def as_trackeval(frames: list[LabelledFrame]) -> dict[str, Any]:
 
 
 def sequence(seed: int, empty: bool) -> list[LabelledFrame]:
-    """People who walk about and cross, found with errors: shaken, missed, false, renamed for a while or for good."""
+    """People who walk about and cross, found with errors: shaken, missed, false, renamed for a
+    while or for good.
+    """
     random = np.random.default_rng(seed)
     people, length = int(random.integers(1, 6)), int(random.integers(1, 40))
     where, step = random.uniform(0, 60, (people, 2)), random.normal(0, 2, (people, 2))

@@ -71,11 +71,11 @@ def features(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def quiet(progress: Progress) -> None:
+def check_progress(progress: Progress) -> None:
     assert progress.batches_per_second > 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- faces
+# -------------------------------------------------------------------------------------------- faces
 
 
 def test_folders_and_tar_shards_hold_the_same_faces(folder: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_rows_follow_the_faces_and_missing_ones_are_named(
         rows_of(tmp_path / "no.npz", faces, ("hr",))
 
 
-# ----------------------------------------------------------------------------------------------------------------- loop
+# --------------------------------------------------------------------------------------------- loop
 
 
 class Line(nn.Module):
@@ -242,7 +242,7 @@ def line_loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tens
 def run_line(out: Path, plan: Plan) -> dict[str, Tensor]:
     out.mkdir(exist_ok=True)
     weights: dict[str, Tensor] = {}
-    train(Line(), line_loss, out, plan, CPU, lambda state, _: weights.update(state), quiet)
+    train(Line(), line_loss, out, plan, CPU, lambda state, _: weights.update(state), check_progress)
     return weights
 
 
@@ -283,7 +283,9 @@ def test_the_rate_rises_falls_and_ends_at_its_floor() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    """What torchrun and `accelerate launch` start: the same weights in each, batches of their own."""
+    """What torchrun and `accelerate launch` start: the same weights in each, batches of their
+    own.
+    """
     script = tmp_path / "job.py"
     script.write_text(
         "import sys, torch, pathlib\n"
@@ -294,9 +296,10 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         "def loss(model, generator):\n"
         "    seen.append(torch.rand((), generator=generator.clone_state()).item())\n"
         "    return line_loss(model, generator)\n"
-        "plan = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {'seconds': float(sys.argv[2])})\n"
+        "plan = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {'seconds': "
+        "float(sys.argv[2])})\n"
         "out = out / sys.argv[2]; out.mkdir(exist_ok=True)\n"
-        "step = train(net, loss, out, plan, CPU, lambda s, _: None, quiet)\n"
+        "step = train(net, loss, out, plan, CPU, lambda s, _: None, check_progress)\n"
         "torch.save((net.state_dict(), seen, step), out / f'end{os.environ[\"RANK\"]}.pt')\n"
     )
     (a, seen_a, steps), (b, seen_b, _) = launch(script, tmp_path, "1000")
@@ -324,7 +327,7 @@ def launch(
     return [torch.load(out / seconds / f"end{r}.pt", weights_only=True) for r in range(2)]
 
 
-def changed(**fields: object) -> Plan:
+def changed_plan(**fields: object) -> Plan:
     return Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | fields)  # type: ignore[arg-type]
 
 
@@ -356,7 +359,7 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             if progress.step in stops:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        plan = changed(steps=20, log_every=1)
+        plan = changed_plan(steps=20, log_every=1)
         for _ in range(len(stops)):
             with pytest.raises(KeyboardInterrupt):
                 train(Dropping(), line_loss, tmp_path / name, plan, CPU, lambda s, _: None, stop)
@@ -368,28 +371,36 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             plan,
             CPU,
             lambda s, _, weights=weights: weights.update(s),
-            quiet,
+            check_progress,
         )
         ends.append(weights["layer.weight"])
     assert torch.equal(*ends)
 
 
 def test_nan_or_infinite_terms_stop_a_run_and_keep_its_checkpoint(tmp_path: Path) -> None:
-    run_line(tmp_path, changed(seconds=0.2, steps=10_000))
+    run_line(tmp_path, changed_plan(seconds=0.2, steps=10_000))
     good = (tmp_path / "state.pt").read_bytes()
 
-    def poisoned(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def poison(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         return {"loss": line_loss(model, generator)["loss"] * float("nan")}
 
     with pytest.raises(FasrError, match="NaN"):
-        train(Line(), poisoned, tmp_path, changed(steps=10_000), CPU, lambda state, _: None, quiet)
+        train(
+            Line(),
+            poison,
+            tmp_path,
+            changed_plan(steps=10_000),
+            CPU,
+            lambda state, _: None,
+            check_progress,
+        )
     assert (tmp_path / "state.pt").read_bytes() == good
 
 
 def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path) -> None:
-    run_line(tmp_path, changed(seconds=0.1))
+    run_line(tmp_path, changed_plan(seconds=0.1))
     with pytest.raises(FasrError, match="seed 0, not 1"):
-        run_line(tmp_path, changed(seed=1))
+        run_line(tmp_path, changed_plan(seed=1))
     for damage in (b"", b"no checkpoint", (tmp_path / "state.pt").read_bytes()[:500]):
         (tmp_path / "state.pt").write_bytes(damage)
         with pytest.raises(FasrError, match=r"state\.pt"):
@@ -397,7 +408,7 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path) -> None:
 
 
 def test_the_log_continues_from_the_checkpoint(tmp_path: Path) -> None:
-    run_line(tmp_path, changed(seconds=0.0))  # a checkpoint at step 0
+    run_line(tmp_path, changed_plan(seconds=0.0))  # a checkpoint at step 0
     (tmp_path / "log.csv").write_text(
         "step,loss,slope,batches_per_second\n50,1.0,1.0,9.0\n100,0.5,"
     )
@@ -406,7 +417,7 @@ def test_the_log_continues_from_the_checkpoint(tmp_path: Path) -> None:
     assert [int(r["step"]) for r in rows] == [50, 100, 150, 200, 250, 300]
 
 
-# --------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 @pytest.mark.slow
@@ -420,7 +431,7 @@ def test_the_sr_trainer_writes_weights_that_load_and_a_manifest(
     )
     job = sr.Job(read_faces([folder])[0], features, None, "compact", sr.Recipe(batch=8), folder)
     plan = Plan(steps=30, lr=2e-3, warmup=5, ema=0.9, log_every=10)
-    assert sr.run(job, tmp_path, plan, CPU, quiet) == 30
+    assert sr.run(job, tmp_path, plan, CPU, check_progress) == 30
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -447,7 +458,13 @@ def test_the_identity_term_makes_the_output_more_like_the_person(
     make_features(faces, BuiltinEmbedder(), 16, file, lambda done: None)
     recipe = sr.Recipe(batch=8, identity=1.0)
     plan = Plan(steps=20, lr=3e-3, warmup=2, log_every=10)
-    sr.run(sr.Job(faces, file, None, "compact", recipe, None), tmp_path / "run", plan, CPU, quiet)
+    sr.run(
+        sr.Job(faces, file, None, "compact", recipe, None),
+        tmp_path / "run",
+        plan,
+        CPU,
+        check_progress,
+    )
     first, last = csv.DictReader((tmp_path / "run" / "log.csv").open())
     assert float(last["identity"]) < float(first["identity"])
 
@@ -469,7 +486,7 @@ def test_an_embedder_that_did_not_make_the_features_is_refused(
     )
     job = sr.Job(faces, file, None, "compact", sr.Recipe(identity=1.0), None)
     with pytest.raises(FasrError, match="it was made with the embedder ffffffffffff"):
-        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
+        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, check_progress)
 
 
 @pytest.mark.slow
@@ -496,7 +513,7 @@ def test_the_papers_network_trains_with_the_papers_noise(
         faces, file, None, "ncsnpp", sr.Recipe(batch=4, noise="ve", surveillance=0.5), None
     )
     plan = Plan(steps=3, lr=1e-4, warmup=1, log_every=1)
-    assert sr.run(job, tmp_path / "run", plan, CPU, quiet) == 3
+    assert sr.run(job, tmp_path / "run", plan, CPU, check_progress) == 3
     assert not torch.equal(small.state_dict()["all_modules.3.weight"], before)
     denoiser = checkpoints.load(tmp_path / "run" / "sr.safetensors")
     assert denoiser.feature_length == 64 and denoiser.band == (12, 40)
@@ -516,7 +533,7 @@ def test_features_and_combiner_of_two_embedders_are_refused(
         None,
     )
     with pytest.raises(FasrError, match="it was made with the embedder ffffffffffff"):
-        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
+        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, check_progress)
 
 
 @pytest.mark.parametrize("noise", ["edm", "ve", "vp", "subvp"])
@@ -547,17 +564,21 @@ def test_sr_training_starts_from_given_weights(
 ) -> None:
     faces = read_faces([folder])[0]
     job = sr.Job(faces, features, None, "compact", sr.Recipe(batch=2), None)
-    sr.run(job, tmp_path / "first", Plan(steps=1, lr=1e-4), CPU, quiet)
+    sr.run(job, tmp_path / "first", Plan(steps=1, lr=1e-4), CPU, check_progress)
     weights = tmp_path / "first" / "sr.safetensors"
     # At a rate of nothing the second run ends where it began.
-    sr.run(replace(job, begin=weights), tmp_path / "second", Plan(steps=1, lr=0.0), CPU, quiet)
+    sr.run(
+        replace(job, begin=weights), tmp_path / "second", Plan(steps=1, lr=0.0), CPU, check_progress
+    )
     first, second = load_file(weights), load_file(tmp_path / "second" / "sr.safetensors")
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize("noise", ["ve", "vp", "subvp"])
 def test_with_an_sde_the_loss_is_the_papers_score_matching(noise: str) -> None:
-    """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the process sees."""
+    """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the
+    process sees.
+    """
     process = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}[noise]
     t = torch.tensor([0.2, 0.6])
     g = torch.Generator().manual_seed(0)
@@ -611,7 +632,7 @@ class TestMuon:
             optimizer.step()
             assert 0.1 < float(weight.detach().square().mean().sqrt()) / 0.01 < 0.3
 
-    def test_it_goes_on_from_what_was_saved(self) -> None:
+    def test_the_optimizer_resumes_from_its_saved_state(self) -> None:
         def move(optimizer: Muon, weight: Tensor) -> None:
             weight.grad = torch.arange(6.0).reshape(2, 3) - weight.detach()
             optimizer.step()
@@ -632,7 +653,7 @@ class TestMuon:
         move(three, resumed)
         assert torch.equal(unbroken, resumed)
 
-    def test_what_is_no_matrix_moves_by_adamw(self) -> None:
+    def test_parameters_that_are_no_matrix_are_updated_by_adamw(self) -> None:
         ours, theirs = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
         optimizers = (
             Muon([{"params": [ours], "weight_decay": 0.1, "matrices": False}], lr=0.01, fused=True),
@@ -647,8 +668,14 @@ class TestMuon:
 
 def test_training_needs_no_codec_no_index_and_no_opencv(tmp_path: Path) -> None:
     """A borrowed GPU machine has torch, numpy and Pillow, and perhaps nothing else."""
-    blocked = "import sys\nfor name in ('av', 'cv2', 'faiss', 'decord', 'matplotlib'): sys.modules[name] = None\n"
-    modules = "import fasr_video.training.sr, fasr_video.training.embedder, fasr_video.training.combiner\n"
+    blocked = (
+        "import sys\n"
+        "for name in ('av', 'cv2', 'faiss', 'decord', 'matplotlib'): sys.modules[name] = None\n"
+    )
+    modules = (
+        "import fasr_video.training.sr, fasr_video.training.embedder, "
+        "fasr_video.training.combiner\n"
+    )
     code = blocked + modules + "import fasr_video.training.features, fasr_video.training.attributes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

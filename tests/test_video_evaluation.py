@@ -1,4 +1,6 @@
-"""Cases held against ground truth: by hand where the answer is known, and on a clip of the fixtures."""
+"""Cases held against ground truth: by hand where the answer is known, and on a clip of the
+fixtures.
+"""
 
 from __future__ import annotations
 
@@ -198,7 +200,9 @@ def test_empty_lists_count_like_full_lists_where_nobody_passes() -> None:
 def test_a_list_has_no_rank_beyond_its_length(
     tmp_path: Path,
 ) -> None:
-    """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers leave."""
+    """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers
+    leave.
+    """
     near: Listed = [("o", 0.7), ("q", 0.6), ("r", 0.5)]
     identified = [
         answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, most_candidates=3)
@@ -217,7 +221,9 @@ def test_a_list_has_no_rank_beyond_its_length(
 
 
 def test_empty_lists_differ_from_missing_probes(case: Path, tmp_path: Path) -> None:
-    """As a search for identification leaves it when nobody passes, and no reconstruction was searched with."""
+    """As a search for identification leaves it when nobody passes, and no reconstruction was
+    searched with.
+    """
     shutil.copytree(case, tmp_path / "case")
     with Case.open(tmp_path / "case") as opened, opened.transaction():
         opened.db.execute("DELETE FROM candidate")
@@ -237,7 +243,9 @@ def test_empty_lists_differ_from_missing_probes(case: Path, tmp_path: Path) -> N
 
 
 def test_average_precision_is_the_area_under_monotonic_precision() -> None:
-    """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) / 2."""
+    """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) /
+    2.
+    """
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 70]], np.float32)
     boxes = np.array(
         [[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32
@@ -257,7 +265,9 @@ def test_average_precision_is_the_area_under_monotonic_precision() -> None:
 
 
 def test_an_unsure_face_is_neither_a_miss_nor_a_false_alarm() -> None:
-    """The second face is unsure: its detection counts for nothing, and a second one of the first face is wrong."""
+    """The second face is unsure: its detection counts for nothing, and a second one of the first
+    face is wrong.
+    """
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
     boxes = np.array(
         [[50, 50, 60, 60], [0, 0, 10, 10], [0, 1, 10, 11], [90, 90, 99, 99]], np.float32
@@ -282,7 +292,9 @@ def test_an_unsure_face_is_neither_a_miss_nor_a_false_alarm() -> None:
 
 
 def test_the_largest_window_without_a_face_is_returned() -> None:
-    """A face in the upper left third of 300x200: the right of the picture is larger than what lies below."""
+    """A face in the upper left third of 300x200: the right of the picture is larger than what lies
+    below.
+    """
     face = np.array([[10, 10, 90, 80]], np.float32)
     rows, columns = detection.window_between((200, 300), face, 96) or (slice(0), slice(0))
     assert (rows.start, rows.stop, columns.start, columns.stop) == (0, 192, 96, 288)

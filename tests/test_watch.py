@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,83 +12,69 @@ import pytest
 
 from fasr_video.archive.scan import FoundFile
 from fasr_video.archive.watch import StableFiles
-from tests.archives import QUICK, files, query_ledger
+from tests.archives import QUICK, query_ledger, write_files
+from tests.commands import start_command
 
 
-def growing(size: int) -> FoundFile:
+def grow_file(size: int) -> FoundFile:
     return FoundFile(Path("/in/clip.mp4"), "clip.mp4", size, size)
 
 
 def test_a_file_is_new_when_it_has_not_changed_for_a_while() -> None:
     stable = StableFiles(30)
-    assert stable.new([growing(1)], now=0) == []
-    assert stable.new([growing(1)], now=29) == []
-    assert stable.new([growing(1)], now=30) == [growing(1)]
+    assert stable.new([grow_file(1)], now=0) == []
+    assert stable.new([grow_file(1)], now=29) == []
+    assert stable.new([grow_file(1)], now=30) == [grow_file(1)]
 
 
 def test_a_file_that_grows_is_not_returned() -> None:
     stable = StableFiles(30)
-    assert stable.new([growing(1)], now=0) == []
-    assert stable.new([growing(2)], now=30) == []
-    assert stable.new([growing(2)], now=60) == [growing(2)]
+    assert stable.new([grow_file(1)], now=0) == []
+    assert stable.new([grow_file(2)], now=30) == []
+    assert stable.new([grow_file(2)], now=60) == [grow_file(2)]
 
 
 def test_a_file_is_returned_one_time_until_it_changes() -> None:
     stable = StableFiles(0)
-    assert stable.new([growing(1)], now=0) == [growing(1)]
-    assert stable.new([growing(1)], now=99) == []
-    assert stable.new([growing(2)], now=100) == [growing(2)]
+    assert stable.new([grow_file(1)], now=0) == [grow_file(1)]
+    assert stable.new([grow_file(1)], now=99) == []
+    assert stable.new([grow_file(2)], now=100) == [grow_file(2)]
 
 
 def test_a_file_that_was_gone_is_returned_again() -> None:
     stable = StableFiles(0)
-    assert stable.new([growing(1)], now=0) == [growing(1)]
+    assert stable.new([grow_file(1)], now=0) == [grow_file(1)]
     assert stable.new([], now=1) == []
-    assert stable.new([growing(1)], now=2) == [growing(1)]
+    assert stable.new([grow_file(1)], now=2) == [grow_file(1)]
 
 
 def test_watch_waits_for_a_folder_that_disappeared(tmp_path: Path) -> None:
     folder, cases = tmp_path / "in", tmp_path / "cases"
     folder.mkdir()
-    process = start(folder, cases)
+    process = start_watch(folder, cases)
     while not (cases / "ledger.sqlite").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     folder.rename(tmp_path / "away")
     assert process.stderr is not None
     assert "it is not there; waiting for it" in process.stderr.readline()
-    files(tmp_path / "away", b="no film")
+    write_files(tmp_path / "away", b="no film")
     (tmp_path / "away").rename(folder)
     assert "it is back" in process.stderr.readline()
-    wait_for(cases, "failed", 1, process)
+    wait_for_jobs(cases, "failed", 1, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 3
 
 
-def start(folder: Path, cases: Path) -> subprocess.Popen[str]:
+def start_watch(folder: Path, cases: Path) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [
-        sys.executable,
-        "-m",
-        "fasr_video",
-        "watch",
-        str(folder),
-        "--out",
-        str(cases),
-        "--scheduler",
-        "local",
-    ]
-    return subprocess.Popen(
-        [*command, "--still", "0.2", "--interval", "0.1", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder.parent,
-    )
+    options = ["--out", cases, "--scheduler", "local", "--still", 0.2, "--interval", 0.1]
+    return start_command("watch", folder, *options, *overrides, cwd=folder.parent)
 
 
-def wait_for(cases: Path, state: str, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_jobs(cases: Path, state: str, count: int, process: subprocess.Popen[str]) -> None:
     while len(query_ledger(cases, f"SELECT id FROM job WHERE state = '{state}'")) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -101,16 +86,16 @@ def test_watch_processes_new_files_stops_cleanly_and_goes_on(
 ) -> None:
     folder, cases = tmp_path / "in", tmp_path / "cases"
     folder.mkdir()
-    process = start(folder, cases)
+    process = start_watch(folder, cases)
     shutil.copy(entrance, folder / "a.mp4")
-    wait_for(cases, "done", 1, process)
+    wait_for_jobs(cases, "done", 1, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "1 done" in out and "Traceback" not in err
-    files(folder, b="no film")
-    process = start(folder, cases)
-    wait_for(cases, "failed", 1, process)
+    write_files(folder, b="no film")
+    process = start_watch(folder, cases)
+    wait_for_jobs(cases, "failed", 1, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3 and "1 done, 1 failed" in out

@@ -1,4 +1,4 @@
-"""Videos that the tests make: every frame carries its own number, so that a wrong frame is seen as wrong."""
+"""Videos for tests: every frame shows its own number, so that a wrong frame is noticed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _TEXTURE = cv2.GaussianBlur(
 )
 
 
-def picture(index: int) -> NDArray[np.uint8]:
-    """Frame `index`: moving texture, five colour patches at the top left, its number in blocks along the bottom."""
+def draw_frame(index: int) -> NDArray[np.uint8]:
+    """Draw frame `index`: a moving texture, five colour patches, and its number in blocks."""
     image = np.ascontiguousarray(_TEXTURE[:, index % 80 : index % 80 + WIDTH])
     for i, colour in enumerate(COLOURS):
         image[0:30, i * 40 : i * 40 + 40] = colour
@@ -32,14 +32,15 @@ def picture(index: int) -> NDArray[np.uint8]:
     return image
 
 
-def number(image: NDArray[np.uint8]) -> int:
+def read_number(image: NDArray[np.uint8]) -> int:
+    """Return the number that a frame shows."""
     return sum(
         int(image[210:230, b * 40 + 10 : b * 40 + 30].mean() > 125) << b for b in range(BITS)
     )
 
 
-def patches(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean colours of the five patches."""
+def patch_colours(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the mean colours of the five patches."""
     return np.stack(
         [image[8:22, i * 40 + 10 : i * 40 + 30].reshape(-1, 3).mean(0) for i in range(len(COLOURS))]
     )
@@ -60,6 +61,7 @@ class Recipe:
 
 
 def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
+    """Encode frames of a recipe and return the path."""
     base = Fraction(1, 1000) if recipe.times else Fraction(1, 25)
     with av.open(str(path), "w", format=recipe.format) as container:
         stream = container.add_stream(recipe.codec, rate=25, options=recipe.options)
@@ -70,7 +72,7 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
         stream.codec_context.color_range = int(target_range)
         stream.codec_context.colorspace = int(recipe.matrix)
         for i in range(frames):
-            rgb = av.VideoFrame.from_ndarray(picture(i), "rgb24")
+            rgb = av.VideoFrame.from_ndarray(draw_frame(i), "rgb24")
             frame = rgb.reformat(
                 format=recipe.pixels,
                 dst_colorspace=recipe.matrix,
@@ -83,7 +85,8 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
     return path
 
 
-# Encoders do not give the same bytes twice; damage is done to these, so that it is the same damage every time.
+# Encoders do not give the same bytes twice; damage is done to these, so that it is the same damage
+# every time.
 FIXTURES = Path(__file__).parent / "fixtures"
 DAMAGEABLE = ("h264.mp4", "h264.mkv", "ts.ts")
 
@@ -118,15 +121,15 @@ GOOD = {
 
 
 def expected_times(name: str) -> list[Fraction]:
-    """Seconds after the first frame."""
+    """Return the seconds of each frame after the first one."""
     times = GOOD[name].times if name in GOOD else None
     if times is None:
         return [Fraction(i, 25) for i in range(FRAMES)]
     return [Fraction(t - times[0], 1000) for t in times]
 
 
-def rotated(source: Path, path: Path) -> Path:
-    """The same MP4, to be shown turned clockwise by 90 degrees."""
+def rotate(source: Path, path: Path) -> Path:
+    """Write the same MP4, to be shown rotated clockwise by 90 degrees."""
     data = bytearray(source.read_bytes())
     at = data.find(b"tkhd") + 44
     data[at : at + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, HEIGHT << 16, 0, 1 << 30)
@@ -134,25 +137,31 @@ def rotated(source: Path, path: Path) -> Path:
     return path
 
 
-def cut(source: Path, path: Path, share: float = 0.6) -> Path:
+def truncate(source: Path, path: Path, share: float = 0.6) -> Path:
+    """Write the first part of a file."""
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
 
 
-def beheaded(source: Path, path: Path, packets: int = 10, format: str | None = None) -> Path:
-    """Without its first packets, as a recorder's segment that begins between two keyframes; nothing is encoded anew."""
+def drop_first_packets(
+    source: Path, path: Path, packets: int = 10, format: str | None = None
+) -> Path:
+    """Write a video without its first packets, without encoding.
+
+    A recorder's segment that begins between two keyframes is like that.
+    """
     with av.open(str(source)) as whole, av.open(str(path), "w", format=format) as container:
         stream = container.add_stream_from_template(whole.streams.video[0])
-        kept = [packet for packet in whole.demux(video=0) if packet.size][packets:]
-        for packet in kept:
+        packets_left = [packet for packet in whole.demux(video=0) if packet.size][packets:]
+        for packet in packets_left:
             packet.stream = stream
             container.mux(packet)
     return path
 
 
-def flipped(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
-    """Single bits turned over in the middle of the file."""
+def flip_bits(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
+    """Write a file with single flipped bits in its middle."""
     rng = np.random.default_rng(seed)
     data = bytearray(source.read_bytes())
     for at in rng.integers(len(data) // 10, len(data) * 9 // 10, flips):
@@ -161,7 +170,8 @@ def flipped(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
     return path
 
 
-def audio_only(path: Path) -> Path:
+def write_audio(path: Path) -> Path:
+    """Write a file without video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         for i in range(20):
@@ -173,8 +183,8 @@ def audio_only(path: Path) -> Path:
     return path
 
 
-def edit_list(source: Path, path: Path, skip_seconds: Fraction) -> Path:
-    """The same MP4 with an edit list that starts it later, as phones and cutters write it."""
+def add_edit_list(source: Path, path: Path, skip_seconds: Fraction) -> Path:
+    """Write the same MP4 with an edit list that starts it later, as phones do."""
     data = bytearray(source.read_bytes())
     at = data.find(b"elst")
     assert at > 0, "libavformat writes an edit list for files with B-frames"
