@@ -1,16 +1,17 @@
-"""The posterior mean beside bicubic, its linear maps and FASR++, at every size that it draws.
+"""The posterior mean, the flow from it and FASR++ beside bicubic, at every size that they draw.
 
-python benchmarks/posterior_mean.py [--weights FILE] [--people 256] [--sheets DIR]
+python benchmarks/posterior_mean.py [--mean FILE] [--flow FILE] [--sr FILE] [--people 256]
+    [--sheets DIR]
 
-The protocol of `models.py`: each person's second photograph is brought down and drawn; the feature
-is merged from the third and further ones at 16×16; the first photographs are the gallery.
+The protocol of `models.py`: each person's second photograph is degraded and drawn; the
+feature is merged from the third and further ones at 16×16; the first photographs are the gallery.
 `--sheets` writes pictures of CelebA's people, for eyes only: they stay out of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +21,17 @@ from PIL import Image
 from results import Table, command_line
 from torch import Tensor
 
-from fasr_video.evaluation.pictures import psnr, ssim
-from fasr_video.sr.denoiser import Condition
+from fasr_video.evaluation.pictures import psnr, sharpness, ssim
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.sr import samplers
+from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.flow import RectifiedFlow
 from fasr_video.sr.methods import METHODS, ModelFiles
 from fasr_video.sr.methods.diffusion import FAST, load_models
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.restoration import as_image
 from fasr_video.sr.surveillance import camera
-from fasr_video.sr.weights import load_mean
+from fasr_video.sr.weights import load_flow, load_mean
 from fasr_video.training.mean import in_tone, stored
 from fasr_video.weights.manifest import bundled
 
@@ -49,6 +53,10 @@ class View:
 
     def __str__(self) -> str:
         return f"{self.side} px{', camera' if self.by_camera else ''}"
+
+
+# The views that the slower methods draw, too.
+SAMPLED = (View(8), View(16), View(32), View(32, by_camera=True))
 
 
 @dataclass(frozen=True)
@@ -75,42 +83,89 @@ def degrade(clean: Tensor, view: View) -> Tensor:
     return in_tone(camera(view.side))(clean, range(len(clean)))
 
 
-def make_methods(mean: PosteriorMean, faces: TestFaces) -> dict[str, Draw]:
-    """Return the compared methods by name."""
-    nothing = torch.zeros_like(faces.merged)
+@dataclass(frozen=True)
+class Networks:
+    """The compared networks."""
 
-    def draw_mean(feature: Tensor) -> Draw:
-        def drawn(lr: Tensor, side: int) -> Tensor:
-            parts = []
-            for start in range(0, len(lr), BATCH):
-                part = lr[start : start + BATCH]
-                sides = torch.full((len(part),), float(side))
-                some_features = feature[start : start + BATCH]
-                parts.append(mean.symmetric(part, sides, some_features).clamp(0, 1))
-            return torch.cat(parts)
-
-        return drawn
-
-    def linear(lr: Tensor, side: int) -> Tensor:
-        sides = torch.full((len(lr),), float(side))
-        return (lr + mean.network.base(lr, sides)).clamp(0, 1)
-
-    return {
-        "bicubic": lambda lr, side: lr,
-        "linear maps": linear,
-        "mean, no feature": draw_mean(nothing),
-        "mean": draw_mean(faces.merged),
-    }
+    mean: PosteriorMean
+    flow: RectifiedFlow
+    denoiser: Denoiser
 
 
-def open_fasrpp(faces: TestFaces) -> Draw:
-    models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
+def open_networks(mean: Path | None, flow: Path | None, denoiser: Path | None) -> Networks:
+    """Return the networks of these files, or the bundled ones; the denoiser computes in bfloat16."""
+    models = load_models(METHODS["fasr++"], ModelFiles(network=denoiser), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
+    return Networks(
+        load_mean(mean or bundled("mean.safetensors")),
+        load_flow(flow or bundled("flow.safetensors")),
+        models.denoiser,
+    )
+
+
+def draw_mean(mean: PosteriorMean, feature: Tensor) -> Draw:
+    """Return the method that draws the mean with these features."""
 
     def drawn(lr: Tensor, side: int) -> Tensor:
-        return draw_samples(models.denoiser, Condition(lr, faces.merged), FAST, 2).mean(1)
+        parts = []
+        for start in range(0, len(lr), BATCH):
+            part = lr[start : start + BATCH]
+            sides = torch.full((len(part),), float(side))
+            some_features = feature[start : start + BATCH]
+            parts.append(mean.symmetric(part, sides, some_features).clamp(0, 1))
+        return torch.cat(parts)
 
     return drawn
+
+
+def draw_flow(networks: Networks, feature: Tensor, calls: int) -> Draw:
+    """Return the method that moves the mean by the flow, in bfloat16."""
+    start_from = draw_mean(networks.mean, feature)
+
+    def drawn(lr: Tensor, side: int) -> Tensor:
+        means = start_from(lr, side)
+        noise = samplers.noise_like(means, samplers.generators(range(len(means))))
+        parts = []
+        for start in range(0, len(means), BATCH):
+            rows = slice(start, start + BATCH)
+            sides = torch.full((len(means[rows]),), float(side))
+            with torch.autocast("cpu", torch.bfloat16):
+                parts.append(networks.flow.draw(means[rows], sides, noise[rows], calls).float())
+        return torch.cat(parts).clamp(0, 1)
+
+    return drawn
+
+
+def draw_fasrpp(networks: Networks, feature: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """Return the method that draws two samples of FASR++, N×2×3×S×S."""
+    mean = draw_mean(networks.mean, feature)
+
+    def drawn(lr: Tensor, side: int) -> Tensor:
+        shown = mean(lr, side) if networks.denoiser.mean else lr
+        return draw_samples(networks.denoiser, Condition(shown, feature), FAST, 2)
+
+    return drawn
+
+
+def draw_all(networks: Networks, faces: TestFaces, view: View, lr: Tensor) -> dict[str, Tensor]:
+    """Return the pictures of each compared method, by name."""
+    side = torch.full((len(lr),), float(view.side))
+    linear = networks.mean.network.base(lr, side)
+    pictures = {
+        "bicubic": lr,
+        "linear maps": (lr + linear).clamp(0, 1),
+        "mean, no feature": draw_mean(networks.mean, torch.zeros_like(faces.merged))(lr, view.side),
+        "mean": draw_mean(networks.mean, faces.merged)(lr, view.side),
+    }
+    if view in SAMPLED:
+        for calls in (4, 8):
+            pictures[f"pmrf, {calls} calls"] = draw_flow(networks, faces.merged, calls)(
+                lr, view.side
+            )
+        samples = draw_fasrpp(networks, faces.merged)(lr, view.side)
+        pictures["FASR++, a sample"] = samples[:, 0]
+        pictures["FASR++, mean of 2"] = samples.mean(1)
+    return pictures
 
 
 def write_sheet(rows: list[int], pictures: dict[str, Tensor], clean: Tensor, path: Path) -> None:
@@ -121,73 +176,97 @@ def write_sheet(rows: list[int], pictures: dict[str, Tensor], clean: Tensor, pat
     print(f"written: {path} ({', '.join(pictures)}, truth)")
 
 
+def describe(
+    picture: Tensor, name: str, faces: TestFaces, at_bicubic: Tensor, judges: Sequence[Judge]
+) -> list[str]:
+    """Return the cells of a row."""
+    error = psnr(picture, faces.clean)
+    detail = sharpness(picture).mean() / sharpness(faces.clean).mean()
+    worse = "" if name == "bicubic" else f"{(error < at_bicubic).double().mean():.1%}"
+    similar = f"{ssim(picture, faces.clean).mean():.3f}"
+    cells = [f"{error.mean():.2f}", similar, worse, f"{detail:.2f}"]
+    for judge in judges:
+        cells += judge.measure(picture)
+    return cells
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An embedder that compares a picture with the true face, and searches the gallery with it."""
+
+    embedder: Embedder
+    gallery: Tensor
+    truth: Tensor
+
+    def measure(self, picture: Tensor) -> list[str]:
+        """Return the mean cosine to the true face, and Rank-1."""
+        features = self.embedder.embed(picture)[0]
+        first = (features @ self.gallery.T).argmax(1) == torch.arange(len(picture))
+        cosine = (features * self.truth).sum(1).mean()
+        return [f"{cosine:.3f}", f"{first.double().mean():.3f}"]
+
+
+def make_judge(embedder: Embedder, people: People, faces: TestFaces) -> Judge:
+    gallery = embedder.embed(people.pictures[people.gallery])[0]
+    return Judge(embedder, gallery, embedder.embed(faces.clean)[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=None)
+    parser.add_argument("--mean", type=Path)
+    parser.add_argument("--flow", type=Path)
+    parser.add_argument("--sr", type=Path)
     parser.add_argument("--people", type=int, default=256)
     parser.add_argument("--sheets", type=Path)
     options = parser.parse_args()
     people = load_people(907)
-    mean = load_mean(options.weights or bundled("mean.safetensors"))
+    networks = open_networks(options.mean, options.flow, options.sr)
     faces = load_faces(people, options.people)
-    compared = make_methods(mean, faces)
-    fasrpp = open_fasrpp(faces)
-    judges = {"dlib": people.dlib, "ours": people.embedder}
-    columns = ["LR face", "picture", "PSNR", "SSIM", "worse than bicubic"]
-    for name in judges:
+    judges = [make_judge(judge, people, faces) for judge in (people.dlib, people.embedder)]
+    columns = ["LR face", "picture", "PSNR", "SSIM", "worse than bicubic", "sharpness"]
+    for name in ("dlib", "ours"):
         columns += [f"cosine by {name}", f"Rank-1 by {name}"]
     count = len(faces.clean)
     title = f"The posterior mean: {count} faces never seen, gallery of {len(people.gallery)} people"
     table = Table("posterior_mean", title, command_line(), columns)
-    own = torch.arange(count)
-    known = {
-        name: judge.embed(people.pictures[people.gallery])[0] for name, judge in judges.items()
-    }
-    truth = {name: judge.embed(faces.clean)[0] for name, judge in judges.items()}
     views = [View(side) for side in SIDES] + [View(side, by_camera=True) for side in BY_CAMERA]
     for view in views:
         lr = degrade(faces.clean, view)
+        with torch.inference_mode():
+            pictures = draw_all(networks, faces, view, lr)
         at_bicubic = psnr(lr, faces.clean)
-        pictures: dict[str, Tensor] = {}
-        all_methods = compared | ({"FASR++, mean of 2": fasrpp} if view == View(16) else {})
-        for name, method in all_methods.items():
-            with torch.inference_mode():
-                pictures[name] = method(lr, view.side)
-            error = psnr(pictures[name], faces.clean)
-            cells = [f"{error.mean():.2f}", f"{ssim(pictures[name], faces.clean).mean():.3f}"]
-            cells.append("" if name == "bicubic" else f"{(error < at_bicubic).double().mean():.1%}")
-            for who, judge in judges.items():
-                features = judge.embed(pictures[name])[0]
-                first = (features @ known[who].T).argmax(1) == own
-                cells.append(f"{(features * truth[who]).sum(1).mean():.3f}")
-                cells.append(f"{first.double().mean():.3f}")
-            table.add_row([view, name, *cells])
+        for name, picture in pictures.items():
+            table.add_row([view, name, *describe(picture, name, faces, at_bicubic, judges)])
+        print(f"{view}: done", flush=True)
         if options.sheets is not None:
-            options.sheets.mkdir(parents=True, exist_ok=True)
-            gains = psnr(pictures["mean"], faces.clean) - at_bicubic
-            worst = gains.argsort()[:WORST].tolist()
-            file_name = str(view).replace(" px", "").replace(", ", "_")
-            write_sheet(
-                list(range(0, count, EVERY)),
-                pictures,
-                faces.clean,
-                options.sheets / f"{file_name}.jpg",
-            )
-            write_sheet(worst, pictures, faces.clean, options.sheets / f"{file_name}_worst.jpg")
-    cells = ["", "1.000", ""]
-    for who in judges:
-        first = (truth[who] @ known[who].T).argmax(1) == own
-        cells += ["1.000", f"{first.double().mean():.3f}"]
+            write_sheets(view, pictures, faces.clean, options.sheets)
+    cells = ["", "1.000", "", "1.00"]
+    for judge in judges:
+        cells += judge.measure(faces.clean)
     table.add_row(["", "the true face", *cells])
-    table.add_note(
-        "The papers' degradation (antialiased bilinear down, bicubic up, 8 bits), and the "
-        "imitated camera of the training (blur, noise, JPEG, H.264; tone and alignment left as "
-        "they are). The network starts from the linear maps, which add nothing from 32 px on. "
-        "FASR++ is of version 0.1, with features mapped linearly to those of today's embedder. "
-        "Worse than bicubic: the share of faces whose squared error is larger. Our embedder made "
-        "the feature that the mean is drawn with, so it favours the mean; dlib had no part in it."
-    )
+    table.add_note(NOTE)
     table.write()
+
+
+def write_sheets(view: View, pictures: dict[str, Tensor], clean: Tensor, folder: Path) -> None:
+    """Write a sheet of every EVERYth face, and one of the faces that the mean gains least on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gains = psnr(pictures["mean"], clean) - psnr(pictures["bicubic"], clean)
+    name = str(view).replace(" px", "").replace(", ", "_")
+    write_sheet(list(range(0, len(clean), EVERY)), pictures, clean, folder / f"{name}.jpg")
+    worst = gains.argsort()[:WORST].tolist()
+    write_sheet(worst, pictures, clean, folder / f"{name}_worst.jpg")
+
+
+NOTE = (
+    "The papers' degradation (antialiased bilinear down, bicubic up, 8 bits), and the imitated "
+    "camera of the training (blur, noise, JPEG, H.264; tone and alignment left as they are). The "
+    "network starts from the linear maps, which add nothing from 32 px on. Worse than bicubic: the "
+    "share of faces whose squared error is larger. Sharpness: the share of contrast that is finer "
+    "than 1 px, over that of the true faces; noise counts as detail, too. pmrf and FASR++ (by "
+    "dpmpp-sde-15) in bfloat16. Our embedder made the feature that the pictures are drawn with, so "
+    "it favours them; dlib had no part in it."
+)
 
 
 if __name__ == "__main__":
