@@ -15,7 +15,7 @@ from fasr_video.case import replay, results
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.case.sources import SourceModels, register_source, set_recording
-from fasr_video.case.store import now
+from fasr_video.clock import now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
 from fasr_video.gallery.encoder import Feature, Kind

@@ -18,8 +18,8 @@ from fasr_video.case import decisions, links
 from fasr_video.case import document as export
 from fasr_video.case.case import Case
 from fasr_video.case.entries import TrackEntry
-from fasr_video.case.store import now
 from fasr_video.case.verify import verify
+from fasr_video.clock import now
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.report import document
 from fasr_video.report.write import refresh, write_report

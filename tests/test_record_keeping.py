@@ -14,8 +14,9 @@ import pytest
 
 from fasr_video.case import decisions, document
 from fasr_video.case.case import Case
-from fasr_video.case.store import GALLERY, now
+from fasr_video.case.store import GALLERY
 from fasr_video.case.verify import verify
+from fasr_video.clock import now
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.gallery.gallery import Gallery

@@ -19,7 +19,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +27,7 @@ from fasr_video.archive.scan import FoundFile, Scan
 from fasr_video.case.recording import Recording
 from fasr_video.case.store import DATABASE as CASE_DATABASE
 from fasr_video.case.values import is_clock
+from fasr_video.clock import now
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
     is_gone,
@@ -457,7 +457,7 @@ class Ledger:
         path: Path | None = None,
         details: str | None = None,
     ) -> None:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        at = now()
         row = (at, event, job, None if path is None else str(path), details)
         self.db.execute(
             "INSERT INTO event (at, event, job, path, details) VALUES (?, ?, ?, ?, ?)", row

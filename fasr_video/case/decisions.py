@@ -17,8 +17,9 @@ from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
 from fasr_video.case.replay import require_unchanged
 from fasr_video.case.results import listed_subjects
-from fasr_video.case.store import CaseStore, now
+from fasr_video.case.store import CaseStore
 from fasr_video.case.tracks import finished_track
+from fasr_video.clock import now
 from fasr_video.errors import CaseError, UsageError
 
 VERDICTS = ("accepted", "rejected", "insufficient")

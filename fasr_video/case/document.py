@@ -36,8 +36,8 @@ from fasr_video.case.last_search import last_search
 from fasr_video.case.links import Link, all_links, clusters
 from fasr_video.case.results import Reconstruction, StoredAnswer
 from fasr_video.case.sources import Source, frame_counts, last_segment, sources
-from fasr_video.case.store import now
 from fasr_video.case.tracks import Face, Track
+from fasr_video.clock import now
 from fasr_video.configs.settings import min_norm_for
 from fasr_video.console import plain, readable_json
 from fasr_video.types import shallow_dict

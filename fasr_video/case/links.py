@@ -10,8 +10,8 @@ from fasr_video.case.case import Case
 from fasr_video.case.decisions import reviewer_name
 from fasr_video.case.replay import require_unchanged
 from fasr_video.case.results import features
-from fasr_video.case.store import now
 from fasr_video.case.tracks import are_in_one_frame, finished_track, sightings
+from fasr_video.clock import now
 from fasr_video.errors import CaseError
 from fasr_video.gallery.encoder import Kind
 

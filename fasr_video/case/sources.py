@@ -10,7 +10,8 @@ from sqlite3 import Row
 from typing import Any
 
 from fasr_video.case.recording import Recording, StatedClock
-from fasr_video.case.store import CaseStore, now
+from fasr_video.case.store import CaseStore
+from fasr_video.clock import now
 from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.types import FrameRef

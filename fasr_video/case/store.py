@@ -33,7 +33,6 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -43,6 +42,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.case import values
+from fasr_video.clock import now
 from fasr_video.encryption import CIPHER, fingerprint, given_key, make_vault, open_vault, read_key
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
@@ -565,7 +565,3 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def chain_hash(previous: str, at: str, event: str, details: str) -> str:
     return hashlib.sha256("\n".join((previous, at, event, details)).encode()).hexdigest()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

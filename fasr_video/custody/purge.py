@@ -28,7 +28,8 @@ from fasr_video.case.case import Case
 from fasr_video.case.damage import first_problem
 from fasr_video.case.results import stored_features
 from fasr_video.case.sources import sources
-from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, hold_lock, now
+from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, hold_lock
+from fasr_video.clock import now
 from fasr_video.custody.contents import (
     CaseFile,
     are_the_same_files,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from fasr_video.actors import login_name, name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.case.decisions import reviewer_name
-from fasr_video.case.store import DATABASE, now
+from fasr_video.case.store import DATABASE
+from fasr_video.clock import now
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
 from fasr_video.files import atomic_write, read_file, sha256_file

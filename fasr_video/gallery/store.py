@@ -20,7 +20,6 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from fasr_video.actors import login_name, role_from_environment
+from fasr_video.clock import now
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_private_folder, put_in_place, refuse_links, sync_folder, take_lock
 from fasr_video.gallery import traces, values
@@ -904,10 +904,6 @@ def _png(picture: Image) -> bytes:
     buffer = io.BytesIO()
     PilImage.fromarray(picture).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _lock(folder: Path) -> IO[str]:

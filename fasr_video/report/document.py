@@ -32,7 +32,7 @@ from fasr_video.case.entries import (
 from fasr_video.case.last_search import LastSearch
 from fasr_video.case.recording import StatedClock
 from fasr_video.case.results import Encoding, all_features, encodings
-from fasr_video.case.store import now
+from fasr_video.clock import now
 from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.recognition.combiner import shares
 from fasr_video.report.words import NOTICE, verdict

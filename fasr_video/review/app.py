@@ -10,12 +10,13 @@ from werkzeug.exceptions import HTTPException
 
 from fasr_video.actors import USUAL_ROLES
 from fasr_video.case.entries import certainty_note, picture_name
+from fasr_video.clock import seconds_since_boot
 from fasr_video.console import clock
 from fasr_video.errors import FasrError
 from fasr_video.pipeline.evidence import explain
 from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
-from fasr_video.review.guard import Key, now, protect
+from fasr_video.review.guard import Key, protect
 
 # A key opens the pages for so many hours.
 HOURS = 12.0
@@ -34,7 +35,7 @@ def make_app(
     `sign_key`.
     """
     app = Flask(__name__)
-    key = Key(token, now() + 3600 * hours)
+    key = Key(token, seconds_since_boot() + 3600 * hours)
     app.config.update(CASES=dict(cases), KEY=key, SIGN_KEY=sign_key)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(

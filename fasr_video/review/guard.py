@@ -11,12 +11,13 @@ session's CSRF token changes anything. The Host header must be ours: another nam
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass
 from hmac import compare_digest
 
 from flask import Flask, Response, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
+
+from fasr_video.clock import seconds_since_boot
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; "
@@ -40,19 +41,14 @@ class Key:
 
     token: str
     until: float
-    """Seconds on the clock that `now` reads."""
+    """Seconds on the clock that `seconds_since_boot` reads."""
 
     @property
     def ended(self) -> bool:
-        return now() >= self.until
+        return seconds_since_boot() >= self.until
 
     def end(self) -> None:
-        self.until = now()
-
-
-def now() -> float:
-    """Return the seconds of a clock that nobody can set and that runs while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.until = seconds_since_boot()
 
 
 def protect(app: Flask, key: Key, port: int) -> None:

@@ -34,8 +34,8 @@ from fasr_video.case.links import clusters
 from fasr_video.case.replay import require_unchanged
 from fasr_video.case.results import StoredAnswer, answers
 from fasr_video.case.sources import sources
-from fasr_video.case.store import now
 from fasr_video.case.verify import NEW, SIGNED_OFF
+from fasr_video.clock import now
 from fasr_video.console import clock
 from fasr_video.errors import CaseError
 from fasr_video.files import atomic_write, make_folder, put_in_place
