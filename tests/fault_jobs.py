@@ -147,7 +147,7 @@ def pictures_job(folder: Path, models: Models) -> None:
 
 
 def purge_job(folder: Path, models: Models) -> None:
-    for due in purging.cases_in([folder / "case"]):
+    for due in purging.retained_cases([folder / "case"]):
         purging.purge(due, purging.search_copies([due], []), "A", "told to")
 
 

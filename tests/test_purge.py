@@ -165,7 +165,7 @@ def test_a_case_is_not_removed_before_its_time_is_over(
 
 def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
     set_days(copied_case, 30)
-    (due,) = purging.cases_in([copied_case.parent])
+    (due,) = purging.retained_cases([copied_case.parent])
     made_at = datetime.fromisoformat(due.made_at)
     assert not due.has_expired(made_at + timedelta(days=29.99))
     assert due.has_expired(made_at + timedelta(days=30))
@@ -217,7 +217,7 @@ def test_exported_pictures_are_found_as_copies(
 def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
     after: int, expire: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (due,) = purging.cases_in([expire])
+    (due,) = purging.retained_cases([expire])
     search = purging.search_copies([due], [expire.parent])
     pictures, unlink, left = hashes(expire), Path.unlink, [after]
 
@@ -233,7 +233,7 @@ def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
     if after:
         with pytest.raises(CaseError, match="it was purged"):
             Case.open(expire)
-    (unfinished,) = purging.cases_in([expire])
+    (unfinished,) = purging.retained_cases([expire])
     assert unfinished.has_expired(datetime.now(UTC))
     purging.purge(unfinished, purging.search_copies([unfinished], []), "another", "")
     content = tombstone(expire)
@@ -243,7 +243,7 @@ def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
         and content["by"] == "one"
     )
     assert {k: v["sha256"] for k, v in content["removed"].items() if k in pictures} == pictures
-    assert purging.cases_in([expire]) == []
+    assert purging.retained_cases([expire]) == []
 
 
 def test_a_purge_killed_while_writing_its_tombstone_is_finished_later(
@@ -331,7 +331,7 @@ def test_a_case_with_unreadable_pictures_is_kept_and_the_others_are_removed(
 def test_the_next_purge_takes_cases_of_a_killed_purge_out_of_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for due in purging.cases_in([archive]):
+    for due in purging.retained_cases([archive]):
         purging.purge(due, purging.search_copies([due], []), "one", "order")
     assert in_summary(archive) == {"a", "b"}, "killed before it was written anew"
     assert run_command(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, (
@@ -601,7 +601,7 @@ def test_a_clock_far_from_the_log_removes_no_case(
 
 def test_a_case_is_removed_by_the_clock_within_a_month_of_its_time(copied_case: Path) -> None:
     set_days(copied_case, 30)
-    (due,) = purging.cases_in([copied_case])
+    (due,) = purging.retained_cases([copied_case])
     assert due.last_logged is not None
     for days, removed in {29: False, 31: True, 60: True, 62: False}.items():
         at = due.last_logged + timedelta(days=days)

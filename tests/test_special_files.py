@@ -12,7 +12,7 @@ import pytest
 from fasr_video.case.case import Case
 from fasr_video.case.store import SETTINGS, TOMBSTONE
 from fasr_video.case.verify import SUMS, verify
-from fasr_video.custody.purge import cases_in
+from fasr_video.custody.purge import retained_cases
 from fasr_video.errors import InputError, IntegrityError
 from fasr_video.files import MAX_READ_BYTES, open_regular, read_file, sha256_file
 from fasr_video.gallery import index
@@ -114,7 +114,7 @@ def test_only_regular_files_are_accepted_beside_a_database(
 
 def test_a_tombstone_that_is_a_pipe_is_not_waited_for(case: Path) -> None:
     pipe(case / TOMBSTONE)
-    (due,) = cases_in([case])
+    (due,) = retained_cases([case])
     assert "a damaged tombstone" in due.problem
 
 

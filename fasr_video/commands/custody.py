@@ -21,7 +21,7 @@ from fasr_video.custody.purge import (
     Copies,
     RetainedCase,
     Tombstone,
-    cases_in,
+    retained_cases,
     purge_all,
     purged_folders,
     remaining_copies,
@@ -123,7 +123,7 @@ def purge_command(
     _check_options(dry_run, yes, anyway, why)
     role = as_role(role)
     at = datetime.now(UTC)
-    all_cases = cases_in(cases)
+    all_cases = retained_cases(cases)
     chosen, problems = _choose(all_cases, at, anyway)
     _report(problems)
     if not yes:

@@ -148,7 +148,7 @@ class PurgeResult:
     """Why the case was not removed."""
 
 
-def cases_in(folders: Sequence[Path]) -> list[RetainedCase]:
+def retained_cases(folders: Sequence[Path]) -> list[RetainedCase]:
     """Return the cases at or below these folders, the oldest first, without purged ones."""
     case_folders: dict[Path, None] = {}
     for folder in folders:
