@@ -21,10 +21,10 @@ from fasr_video.custody.purge import (
     Copies,
     RetainedCase,
     Tombstone,
-    retained_cases,
     purge_all,
     purged_folders,
     remaining_copies,
+    retained_cases,
     search_copies,
 )
 from fasr_video.errors import ExitCode, UsageError
