@@ -407,6 +407,16 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path) -> None:
             run_line(tmp_path, PLAN)
 
 
+def test_a_finished_run_may_have_more_steps_and_an_unfinished_one_may_not(tmp_path: Path) -> None:
+    run_line(tmp_path / "finished", changed_plan(steps=100))
+    run_line(tmp_path / "finished", changed_plan(steps=200))
+    rows = list(csv.DictReader((tmp_path / "finished" / "log.csv").open()))
+    assert [int(row["step"]) for row in rows] == [50, 100, 150, 200]
+    run_line(tmp_path / "stopped", changed_plan(steps=100, seconds=0.0))
+    with pytest.raises(FasrError, match="steps 100, not 200"):
+        run_line(tmp_path / "stopped", changed_plan(steps=200))
+
+
 def test_the_log_continues_from_the_checkpoint(tmp_path: Path) -> None:
     run_line(tmp_path, changed_plan(seconds=0.0))  # a checkpoint at step 0
     (tmp_path / "log.csv").write_text(

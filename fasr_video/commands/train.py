@@ -109,7 +109,7 @@ def run_options(
             default=steps,
             type=COUNT,
             show_default=True,
-            help="Number of batches to train on.",
+            help="Number of batches to train on. A finished run can be given more.",
         ),
         click.option(
             "--batch",

@@ -316,7 +316,9 @@ def read_checkpoint(file: Path, parts: set[str], settings: Mapping[str, object])
     state = read_torch(file)
     if not isinstance(state, dict) or not state.keys() >= {"settings", *parts}:
         raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
-    stored = state["settings"]
+    stored = dict(state["settings"])
+    if "steps" in stored and state["step"] >= int(stored["steps"]):
+        stored["steps"] = settings.get("steps")  # a finished run may have more steps
     keys = sorted(stored.keys() | settings.keys())
     other = [
         f"{k} {stored.get(k)}, not {settings.get(k)}"
