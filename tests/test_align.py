@@ -157,8 +157,6 @@ def test_without_landmarks_the_three_points_depend_on_the_box() -> None:
 
 # --- the picture -------------------------------------------------------------------------------
 
-ROOM = 1.2  # of the canonical square around the face
-
 
 def draw_dots(points: Matrix, width: float, side: int) -> Image:
     """A black picture with a soft dot of its own colour at each point, that many pixels wide."""
