@@ -20,8 +20,14 @@ from fasr_video.errors import ModelError, UsageError
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.files import sha256_file
 
-LPIPS_MISSING = "LPIPS: not measured; give its weights with --lpips BACKBONE LINEAR"
-FID_MISSING = "FID: not measured; give Inception's weights with --fid FILE"
+LPIPS_MISSING = (
+    "LPIPS: not measured; give its weights with --lpips BACKBONE LINEAR: torchvision's "
+    "alexnet-owt-7be5be79.pth and alex.pth of the package lpips (or vgg16-397923af.pth and vgg.pth)"
+)
+FID_MISSING = (
+    "FID: not measured; give Inception's weights with --fid FILE: "
+    "pt_inception-2015-12-05-6726825d.pth, which pytorch-fid publishes"
+)
 BATCH = 16
 
 # -------------------------------------------------------------------------------------------- LPIPS
