@@ -137,3 +137,24 @@ def test_a_compact_network_without_a_feature_trains_and_loads(faces: Path, tmp_p
     assert result.exit_code == 0, result.output
     denoiser = checkpoints.load(tmp_path / "run" / "sr.safetensors")
     assert (denoiser.feature_length, denoiser.embedder) == (0, "")
+
+
+def test_srdgs_classifiers_train_for_fifty_passes_in_small_batches(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: dict[str, Any] = {}
+
+    def note(opened: Any, rows: Any, out: Path, plan: Plan, batch: int, *_: object) -> int:
+        noted.update(plan=plan, batch=batch, faces=len(opened))
+        return plan.steps
+
+    monkeypatch.setattr(commands, "train_attributes", note)
+    labels = tmp_path / "labels.csv"
+    photos = [f"p{person}/{photo}.png" for person in range(2) for photo in range(2)]
+    rows = "".join(f"{photo},0,1,0\n" for photo in photos)
+    labels.write_text("path,male,glasses,no_beard\n" + rows)
+    arguments = ["train", "attributes", str(faces), "--labels", str(labels)]
+    result = CliRunner().invoke(cli, [*arguments, "--recipe", "srdg", "--out", str(tmp_path / "r")])
+    assert result.exit_code == 0, result.output
+    assert (noted["plan"].lr, noted["batch"], noted["faces"]) == (1e-3, 4, 4)
+    assert noted["plan"].steps == 50

@@ -22,7 +22,7 @@ from fasr_video.training.combiner import CombinerFeatures, train_combiner
 from fasr_video.training.embedder import gather, train_embedder
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, own_device, process_number
-from fasr_video.training.recipes import SUPER_RESOLUTION, check_data
+from fasr_video.training.recipes import ATTRIBUTES, SUPER_RESOLUTION, check_data
 from fasr_video.training.teacher import Teacher
 
 COUNT = click.IntRange(min=1)
@@ -304,8 +304,9 @@ def embedder_command(
 
 def _use_recipe(context: click.Context, _: click.Parameter, name: str | None) -> str | None:
     """Make the recipe's options the defaults of the command."""
+    recipes = ATTRIBUTES if context.command.name == "attributes" else SUPER_RESOLUTION
     if name is not None:
-        context.default_map = {**(context.default_map or {}), **SUPER_RESOLUTION[name].options}
+        context.default_map = {**(context.default_map or {}), **recipes[name].options}
     return name
 
 
@@ -626,13 +627,33 @@ def around_mean_command(
     help="Classifier to start a new run from: our file, or NAME=FILE for a published one.",
 )
 @SURVEILLANCE
+@click.option(
+    "--recipe",
+    type=click.Choice(list(ATTRIBUTES)),
+    is_eager=True,
+    expose_value=False,
+    callback=_use_recipe,
+    help="Train as a paper does: its values replace the defaults of the other options.",
+)
+@click.option(
+    "--epochs",
+    type=COUNT,
+    help="Number of passes over the faces, in place of --steps.",
+)
 @run_options(steps=5_000, batch=64, lr=2e-3)
 def attributes_command(
-    faces: tuple[Path, ...], labels: Path, start: str | None, surveillance: float, **options: Any
+    faces: tuple[Path, ...],
+    labels: Path,
+    start: str | None,
+    surveillance: float,
+    epochs: int | None,
+    **options: Any,
 ) -> None:
     """Train the noise-conditioned attribute classifier on FACES."""
     opened = _faces(faces)
     rows = read_labels(labels, opened)
+    if epochs is not None:
+        options["steps"] = math.ceil(epochs * len(opened) / options["batch"])
     plan, device = _plan(
         options, ema=0.998, weight_decay=0.05, channels_last=options["device"] != "cpu"
     )

@@ -1,4 +1,4 @@
-"""The papers' training recipes, as values of the options of `train sr`.
+"""The papers' training recipes, as values of the options of `train sr` and `train attributes`.
 
 The numbers are those of the released configurations; where a paper says something else, the paper
 counts. `--recipe` replaces the defaults of the options, so each of them can still be given.
@@ -70,6 +70,12 @@ SUPER_RESOLUTION: Mapping[str, Recipe] = MappingProxyType(
         "srdg": Recipe("SRDG", False, _of_papers(batch=1)),
         "srdg-x16": Recipe("SRDG", False, _of_papers(batch=1, sides="8")),
     }
+)
+
+
+# SRDG's classifiers: AdamW, few faces a batch, many passes over the data.
+ATTRIBUTES: Mapping[str, Recipe] = MappingProxyType(
+    {"srdg": Recipe("SRDG", False, MappingProxyType({"lr": 1e-3, "batch": 4, "epochs": 50}))}
 )
 
 
