@@ -530,7 +530,7 @@ def mean_command(
     """Train the posterior mean, the picture with the least squared error, on FACES."""
     opened = _faces(faces, identities)
     others = None if held_out is None else _faces((held_out,))
-    plan, device = _plan(options, save_seconds=300, ema=0.998)
+    plan, device = _plan(options, save_seconds=300, ema=0.998, muon=True)
     recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
     job = mean.Job(opened, features, combiner, recipe, width, blocks, others, start)
     with explain_errors(options["out"]):
@@ -562,7 +562,7 @@ def flow_command(
     **options: Any,
 ) -> None:
     """Train the rectified flow that makes the posterior mean of FACES sharp (PMRF)."""
-    plan, device = _plan(options, save_seconds=300)
+    plan, device = _plan(options, save_seconds=300, muon=True)
     recipe = mean.Recipe(batch=options["batch"])
     material = mean.Job(_faces(faces, identities), features, combiner, recipe)
     job = flow.Job(material, weights, begin=start)

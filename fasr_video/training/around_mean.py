@@ -62,7 +62,7 @@ def make_loss(
         batch = make_batch(data, recipe, mean.side, generator)
         device = batch.clean.device
         with torch.no_grad():
-            expected = mean(batch.lr, batch.side, batch.feature).float().clamp(0, 1)
+            expected = mean.symmetric(batch.lr, batch.side, batch.feature).float().clamp(0, 1)
         known = torch.rand(len(expected), generator=generator, device=device) >= no_lr
         lr = expected * known[:, None, None, None]
         condition = Condition(lr.repeat(DRAWS, 1, 1, 1), batch.feature.repeat(DRAWS, 1))

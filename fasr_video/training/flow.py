@@ -61,7 +61,7 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
         batch = make_batch(data, recipe, mean.side, generator)
         device = batch.clean.device
         with torch.no_grad():
-            expected = mean(batch.lr, batch.side, batch.feature).float()
+            expected = mean.symmetric(batch.lr, batch.side, batch.feature).float()
         expected = expected.repeat(DRAWS, 1, 1, 1)
         side = batch.side.repeat(DRAWS)
         noise = torch.randn(expected.shape, generator=generator, device=device)
