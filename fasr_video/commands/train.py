@@ -445,9 +445,7 @@ def sr_command(
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
-    if recipe is not None:
-        check_data(recipe, features)
-    _check_features(features, needed=combiner is not None or bool(options["identity"]))
+    _check_features(features, recipe, needed=combiner is not None or bool(options["identity"]))
     opened = _faces(faces, identities)
     plan, device = _plan(
         options,
@@ -476,7 +474,9 @@ def sr_command(
     _finish(options["out"], step, plan.steps)
 
 
-def _check_features(features: Path | None, needed: bool) -> None:
+def _check_features(features: Path | None, recipe: str | None, needed: bool) -> None:
+    if recipe is not None:
+        check_data(recipe, features)
     if needed and features is None:
         reason = "--combiner and --identity need the features of the faces"
         raise UsageError("train sr", reason, "give --features, which `train features` writes")
