@@ -73,7 +73,7 @@ def _with_help(error: click.UsageError) -> click.UsageError:
             error.option_name, possibilities=error.possibilities[:1], ctx=error.ctx
         )
     if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option):
-        error.message = error.param.help or ""
+        return click.MissingParameter(error.param.help, ctx=error.ctx, param=error.param)
     return error
 
 

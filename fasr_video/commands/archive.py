@@ -399,7 +399,7 @@ class _BatchRun:
         states = [f"{count} {state}" for state, count in document.jobs_by_state.items() if count]
         print_lines(
             f"{cases}: {', '.join(states) or 'nothing to do'};"
-            f" {count(totals['tracks'], 'track')}, {totals['with_candidates']} with candidates"
+            f" {count(int(totals['tracks']), 'track')}, {totals['with_candidates']} with candidates"
         )
         for job in not_done:
             if job.case not in self.batch.reported_failures:
