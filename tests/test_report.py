@@ -505,7 +505,9 @@ def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
     decide(copy, 2, "insufficient", None, "R. Viewer")
     write_report(copy, None, ("json",))
     refresh(copy)
-    assert "R. Viewer: insufficient" in " ".join(page(copy / "report", PAGES["unknown"]).text.split())
+    assert "R. Viewer: insufficient" in " ".join(
+        page(copy / "report", PAGES["unknown"]).text.split()
+    )
 
 
 def test_pages_of_removed_tracks_are_deleted_and_other_files_are_kept(copy: Path) -> None:
