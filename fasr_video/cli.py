@@ -6,8 +6,8 @@ import errno
 import os
 import sqlite3
 import sys
-import textwrap
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -32,7 +32,7 @@ def main() -> None:
         print_lines(f"fasr-video: {error}", err=True)
         code = error.exit_code
     except click.UsageError as error:
-        error.show()
+        _with_help(error).show()
         code = ExitCode.USAGE
     except click.ClickException as error:
         print_lines(f"fasr-video: {error.format_message()}", err=True)
@@ -66,6 +66,17 @@ def main() -> None:
     sys.exit(int(code or 0))
 
 
+def _with_help(error: click.UsageError) -> click.UsageError:
+    """Return the error with the help text of a missing option, or only the most similar option."""
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return click.NoSuchOption(
+            error.option_name, possibilities=error.possibilities[:1], ctx=error.ctx
+        )
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option):
+        return click.MissingParameter(error.param.help, ctx=error.ctx, param=error.param)
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
     """A command whose module is imported when it is called."""
@@ -73,125 +84,61 @@ class LazyCommand:
     module: str
     name: str
     help: str
-    """The first sentence of its own help, so that the list of commands imports none of them."""
+    """Its line in the list of commands, which imports none of them."""
 
 
-COMMANDS = {
-    "batch": LazyCommand("archive", "batch_command", "Make a case of every file below ARCHIVE."),
-    "calibrate": LazyCommand(
-        "calibrate",
-        "calibrate_command",
-        "Measure what scores mean, on labelled FACES (aligned; folders or tar shards of "
-        "IDENTITY/PHOTO) or tracks.",
-    ),
-    "check-signature": LazyCommand(
-        "signing",
-        "check_signature_command",
-        "Check a signed FILE_OR_FOLDER: no file altered, missing or added.",
-    ),
-    "decide": LazyCommand(
-        "review", "decide_command", "Record a reviewer's decision on TRACK (named as in `show`)."
-    ),
-    "doctor": LazyCommand(
-        "doctor",
-        "doctor_command",
-        "Show what is installed, which device would be used, and which models are there.",
-    ),
-    "eval": LazyCommand("evaluate", "eval_group", "Compare methods on the same faces and seeds."),
-    "export": LazyCommand(
-        "case",
-        "export_command",
-        "Write CASE as CSV (a line per track or per detected face) or JSON.",
-    ),
-    "fit": LazyCommand(
-        "restore",
-        "fit_command",
-        "Fit a vector of IDFSR to a person's photographs, for `sr --method idfsr --identity`.",
-    ),
-    "gallery": LazyCommand(
-        "gallery",
-        "gallery_group",
-        "Manage galleries: photographs of people to search for, and their removal.",
-    ),
-    "keygen": LazyCommand(
-        "signing",
-        "keygen_command",
-        "Create a pair of Ed25519 keys (FILE to sign with, FILE.pub to check with), or a "
-        "key that encrypts cases.",
-    ),
-    "licences": LazyCommand(
-        "models",
-        "licences_command",
-        "Show the licences of fasr-video, of the packages that it needs, as installed "
-        "here, and of its weights.",
-    ),
-    "link": LazyCommand(
-        "review",
-        "link_command",
-        "Accept, refuse or reopen a proposed LINK between two tracks of CASE.",
-    ),
-    "models": LazyCommand(
-        "models",
-        "models_command",
-        "Show the bundled models: contract, training data, licence, hash, and whether "
-        "each file is intact.",
-    ),
-    "pictures": LazyCommand(
-        "custody",
-        "pictures_command",
-        "Write the pictures of TRACKS of CASE, or of all tracks, as files that say where "
-        "they come from.",
-    ),
-    "purge": LazyCommand(
-        "custody",
-        "purge_command",
-        "Remove the CASES whose time (case.retention_days) is over, and leave a tombstone"
-        " as proof.",
-    ),
-    "report": LazyCommand(
-        "case",
-        "report_command",
-        "Write the report of CASE: pages, JSON, tables, PDF, or a folder of pictures to "
-        "import elsewhere.",
-    ),
-    "run": LazyCommand(
-        "run", "run_command", "Find the people in FOOTAGE: files, or folders of pictures."
-    ),
-    "search": LazyCommand(
-        "archive",
-        "search_command",
-        "Search finished CASES (or folders of them) again, without their footage, and "
-        "show changes.",
-    ),
-    "serve": LazyCommand(
-        "review",
-        "serve_command",
-        "Review cases, or all cases in folders, in a browser on this machine.",
-    ),
-    "show": LazyCommand(
-        "case",
-        "show_command",
-        "Show the contents of CASE: sources, losses, tracks, proposed links, gallery.",
-    ),
-    "sign": LazyCommand(
-        "signing",
-        "sign_command",
-        "Sign an export: write a SHA-256 manifest and its signature beside FILE_OR_FOLDER.",
-    ),
-    "sr": LazyCommand("restore", "sr_command", "Super-resolve face stills."),
-    "train": LazyCommand("train", "train_group", "Train the models."),
-    "undo": LazyCommand("review", "undo_command", "Take a DECISION on a track back."),
-    "verify": LazyCommand(
-        "case",
-        "verify_command",
-        "Check CASE against its hashes: footage, pictures, results and log.",
-    ),
-    "watch": LazyCommand(
-        "archive",
-        "watch_command",
-        "Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.",
-    ),
+# In the order of a case's life.
+GROUPS = {
+    "Footage": {
+        "run": LazyCommand("run", "run_command", "Find the people in footage."),
+    },
+    "Gallery": {
+        "gallery": LazyCommand("gallery", "gallery_group", "Manage the people to search for."),
+    },
+    "Review": {
+        "show": LazyCommand("case", "show_command", "Show what a case holds."),
+        "serve": LazyCommand("review", "serve_command", "Review cases in a browser."),
+        "decide": LazyCommand("review", "decide_command", "Record a decision on a track."),
+        "undo": LazyCommand("review", "undo_command", "Withdraw a decision."),
+        "link": LazyCommand("review", "link_command", "Decide on a link between two tracks."),
+    },
+    "Archive": {
+        "batch": LazyCommand("archive", "batch_command", "Make a case of each file of an archive."),
+        "watch": LazyCommand("archive", "watch_command", "Make cases of files as they come in."),
+        "search": LazyCommand("archive", "search_command", "Search finished cases again."),
+    },
+    "Evidence": {
+        "report": LazyCommand("case", "report_command", "Write the report of a case."),
+        "export": LazyCommand("case", "export_command", "Export a case as CSV or JSON."),
+        "pictures": LazyCommand(
+            "custody", "pictures_command", "Write pictures with their provenance."
+        ),
+        "verify": LazyCommand("case", "verify_command", "Check a case against its hashes."),
+        "keygen": LazyCommand(
+            "signing", "keygen_command", "Create keys to sign or to encrypt with."
+        ),
+        "sign": LazyCommand("signing", "sign_command", "Sign a file or folder."),
+        "check-signature": LazyCommand(
+            "signing", "check_signature_command", "Check a signed file or folder."
+        ),
+        "purge": LazyCommand("custody", "purge_command", "Remove cases, and leave proof of it."),
+    },
+    "Models": {
+        "sr": LazyCommand("restore", "sr_command", "Super-resolve face stills."),
+        "fit": LazyCommand("restore", "fit_command", "Fit a vector to a person's photographs."),
+        "models": LazyCommand("models", "models_command", "Show the bundled models."),
+        "licences": LazyCommand("models", "licences_command", "Show all licences."),
+        "doctor": LazyCommand("doctor", "doctor_command", "Show what is installed."),
+    },
+    "Research": {
+        "calibrate": LazyCommand(
+            "calibrate", "calibrate_command", "Make a calibration from labelled faces."
+        ),
+        "eval": LazyCommand("evaluate", "eval_group", "Compare methods on the same faces."),
+        "train": LazyCommand("train", "train_group", "Train the models."),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 class Commands(click.Group):
@@ -213,18 +160,20 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        limit = formatter.width - 6 - max(map(len, COMMANDS))
-        with formatter.section("Commands"):
-            lines = [
-                (name, textwrap.shorten(COMMANDS[name].help, limit, placeholder="..."))
-                for name in sorted(COMMANDS)
-            ]
-            formatter.write_dl(lines)
+        longest = max(map(len, COMMANDS))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(longest), c.help) for name, c in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        return super().resolve_command(ctx, args[1:] if args[:2] == ["sr", "fit"] else args)
+        words = args[1:] if args[:2] == ["sr", "fit"] else args
+        if words[0] not in COMMANDS:
+            near = get_close_matches(words[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {words[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, words)
 
 
 @click.group(

@@ -51,6 +51,16 @@ def readable_json(document: Any) -> str:
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 file", "2 files"."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in MB."""
+    return f"{size / 1e6:.1f} MB"
+
+
 def clock(seconds: float, digits: int = 3) -> str:
     """Return a time of the footage as H:MM:SS.mmm."""
     ticks = round(seconds * 10**digits)

@@ -83,9 +83,9 @@ class Reason(StrEnum):
     NOT_A_FACE = "not_a_face"
 
 
-REASON_TEXT = {
-    Reason.LR0: "the best and most frontal face of its track",
-    Reason.AUX: "an auxiliary face of its track",
+REASON_TEXT: dict[str, str] = {
+    Reason.LR0: "best and most frontal face",
+    Reason.AUX: "auxiliary face",
     Reason.REDUNDANT: "usable, but better ones near it in time were kept",
     Reason.DUPLICATE: "usable, but nearly the same picture as one that was kept",
     Reason.TOO_SMALL: "fewer pixels between the eyes than the setting asks for",
@@ -99,6 +99,13 @@ REASON_TEXT = {
     Reason.UNCONFIRMED: "too unsure, or seen too few times in a row, to be a track",
     Reason.NOT_A_FACE: "the detector was unsure, and the embedder sees no face in it",
 }
+
+
+def faces_of_reason(reason: str, number: int) -> str:
+    """Return in words what so many faces with this reason are, such as "auxiliary faces"."""
+    text = REASON_TEXT[reason]
+    is_noun = reason in {Reason.LR0, Reason.AUX}
+    return f"{text}s" if is_noun and number != 1 else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,7 +277,7 @@ def test_the_command_writes_a_calibration(
         f"36 people of {faces.name}" in calibration.data
         and "sha256 of the 109 pictures" in calibration.data
     )
-    assert "1 photographs could not be used" in calibration.data and "broken.png" in err
+    assert "1 photograph could not be used" in calibration.data and "broken.png" in err
     for word in (
         "rank-1",
         "FNIR at FPIR 0.003",

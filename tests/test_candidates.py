@@ -147,7 +147,7 @@ def test_a_calibration_applies_to_the_probes_it_fits(tmp_path: Path) -> None:
     other = usable_calibration(
         chosen, {**changed.provenance, "restorer": {"method": "bicubic", "samples": 2}}
     )
-    assert other.kinds == (Kind.BEST, Kind.POOLED) and "reconstructions are raw" in other.remarks[0]
+    assert other.kinds == (Kind.BEST, Kind.POOLED) and "another restorer" in other.remarks[0]
     with pytest.raises(UsageError, match="another embedder"):
         usable_calibration(chosen, {**changed.provenance, "embedder": "f"})
 
@@ -157,7 +157,8 @@ def test_the_bundled_calibration_is_for_the_bundled_models() -> None:
     usable = usable_calibration(settings.search, open_encoder(settings).provenance())
     assert usable.kinds == (Kind.BEST, Kind.POOLED)
     (remark,) = usable.remarks
-    assert remark.startswith("scores of the reconstructions are raw and count for nothing")
+    assert remark.startswith("reconstructions do not count in this search, because")
+    assert "the calibration was measured without them" in remark
 
 
 def test_models_without_a_calibration_get_raw_scores_and_a_note() -> None:

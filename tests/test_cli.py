@@ -14,7 +14,9 @@ import make_cli_page
 import pytest
 
 from fasr_video import cli
+from fasr_video.commands import screen
 from fasr_video.configs import settings as configs
+from fasr_video.console import count
 from fasr_video.pipeline.run import run
 from tests import videos
 from tests.commands import run_command
@@ -41,12 +43,20 @@ def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
 COMMANDS = commands(cli.cli)
 
 
-def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:
+def test_the_list_of_commands_has_a_short_sentence_for_each() -> None:
     context = click.Context(cli.cli)
-    found = {name: cli.cli.get_command(context, name) for name in cli.COMMANDS}
-    assert {n: c and (c.name, c.get_short_help_str(1000)) for n, c in found.items()} == {
-        name: (name, lazy.help) for name, lazy in cli.COMMANDS.items()
-    }
+    for name, lazy in cli.COMMANDS.items():
+        command = cli.cli.get_command(context, name)
+        assert command is not None and command.name == name
+        assert len(lazy.help) < 45 and lazy.help.endswith(".")
+
+
+def test_the_list_of_commands_fits_a_terminal_and_has_its_groups_in_order() -> None:
+    text = cli.cli.get_help(click.Context(cli.cli, terminal_width=80))
+    assert "..." not in text.partition("Footage:")[2] and "…" not in text
+    places = [text.index(f"\n{group}:") for group in cli.GROUPS]
+    assert places == sorted(places)
+    assert all(f"  {name} " in text for name in cli.COMMANDS)
 
 
 def run_in_shell(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -166,6 +176,37 @@ def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> 
     assert code == 2 and "--frobnicate" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rum"], "No such command 'rum'. Did you mean 'run'?"),
+        (["frobnicate"], "No such command 'frobnicate'."),
+        (["run", "--galery", "x"], "No such option '--galery'. Did you mean '--gallery'?"),
+        (["decide", "case", "T1", "rejected"], "Missing option '--reason'. The reason;"),
+    ],
+)
+def test_an_error_of_the_command_line_says_what_was_meant(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run_command(capsys, *arguments)
+    assert code == 2 and says in err
+
+
+def test_a_calibration_is_checked_before_the_run_even_without_a_gallery(
+    entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "case"
+    given = ("--set", "search.calibration=nofile.json", "--out", out)
+    code, _, err = run_command(capsys, "run", entrance, *given)
+    assert code == 2 and "nofile.json: no such file" in err and not out.exists()
+
+
+def test_a_count_has_the_noun_in_its_number() -> None:
+    assert count(1, "file") == "1 file"
+    assert count(0, "file") == "0 files"
+    assert count(2, "person", "people") == "2 people"
+
+
 def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, printed, _ = run_command(capsys, "show", case, "--json")
     _, exported, _ = run_command(capsys, "export", case, "--format", "json")
@@ -182,12 +223,21 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(f["reason"] and f["seconds"] for f in faces)
 
 
+def test_the_other_sources_of_a_case_are_named(
+    case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen.summary(case, False, 0, False, None, [Path("night.mp4")])
+    assert "the case holds 1 other source: entrance.mp4\n" in capsys.readouterr().out
+    screen.summary(case, False, 0, False, None, [Path("entrance.mp4")])
+    assert "other source" not in capsys.readouterr().out
+
+
 def test_show_prints_sources_tracks_and_reasons(
     case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run_command(capsys, "show", case)
     assert code == 0
-    assert "entrance.mp4" in out and "T1" in out and "the best and most frontal face" in out
+    assert "entrance.mp4" in out and "T1" in out and "best and most frontal face" in out
 
 
 def test_export_to_a_full_disk_is_one_line(case: Path, capsys: pytest.CaptureFixture[str]) -> None:

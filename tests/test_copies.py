@@ -76,7 +76,7 @@ def test_the_gallerys_own_files_do_not_count_as_copies(folder: Path, capsys: Cap
     shutil.rmtree(folder / "around" / "report")
     options = ("--why", "order", "--search", folder / "around", "--search", folder / "gallery")
     code, out, _ = run_command(capsys, "gallery", "remove", folder / "gallery", LEAD, *options)
-    assert code == 0 and "0 of 1 files elsewhere" in out
+    assert code == 0 and "in 0 of 1 file elsewhere" in out
 
 
 def test_a_missing_search_folder_stops_the_removal(folder: Path, capsys: Capture) -> None:

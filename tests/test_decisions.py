@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fasr_video.actors import login_name
 from fasr_video.case import links, replay
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import (
@@ -346,6 +347,15 @@ def test_an_unreadable_reviewer_name_is_refused(case: Case, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be displayed"):
         decide(case, 1, "insufficient", "blurred", name)
     assert decisions_on(case, 1) == []
+
+
+def test_without_a_name_the_decision_is_of_the_login_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("decide", folder, "T1", "insufficient", "--reason", "blurred")
+    assert run_command(capsys, *given)[0] == 0
+    with Case.open(folder, read_only=True) as case:
+        assert [decision.by for decision in decisions_on(case, 1)] == [login_name()]
 
 
 def test_the_command_line_decides_and_undoes(

@@ -108,7 +108,7 @@ def test_the_command_compares_systems_and_writes_tables(
     options = (*common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
     code, _, err = run_eval(capsys, "celeba", *options, *circular)
     assert code == 3, err  # a photograph was left out
-    assert "skipped: alone: 1 photographs, 3 needed" in err and "left out: p0/broken.png" in err
+    assert "skipped: alone: 1 photograph, 3 needed" in err and "left out: p0/broken.png" in err
     assert "5 searches for 5 people, 2 of them not enrolled, gallery of 3" in err
     assert "warning: fasr: builtin" in err and "circular" in err
     report = (out / "report.md").read_text()

@@ -136,7 +136,7 @@ def test_celeba_takes_a_gallery_photograph_a_probe_and_auxiliaries() -> None:
     trial = protocols.celeba(make_photos([4, 3, 5, 2, 1]), seed=1)
     assert [str(s) for s in sorted(trial.skipped, key=str)] == [
         "p3: 2 photographs, 3 needed",
-        "p4: 1 photographs, 3 needed",
+        "p4: 1 photograph, 3 needed",
     ]
     assert trial.own == [0, 1, 2] and len(trial.gallery) == 3
     for item, enrolled in zip(trial.items, trial.gallery, strict=True):

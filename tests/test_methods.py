@@ -750,7 +750,15 @@ def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> No
     assert code == 0, err
     assert "drawn" in out_text
     code, _, err = sr(picture, "--out", tmp_path / "other")
-    assert code == 3 and "--align" in err
+    assert code == 2 and "--align" in err
+
+
+def test_a_folder_is_refused_with_the_files_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (tmp_path, "--method", "bicubic", "--out", tmp_path / "out")
+    code, _, err = run_command(capsys, "sr", *given)
+    assert code == 2 and f"a folder; give its files: fasr-video sr {tmp_path}/*.jpg" in err
 
 
 def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -764,7 +772,7 @@ def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     sheet.save(tmp_path / "two.png")
     plain = ("--method", "bicubic", "--out", tmp_path / "out")
     code, _, err = run_command(capsys, "sr", tmp_path / "two.png", "--align", *plain)
-    assert code == 3 and "2 faces: 1 at the top left, " in err and "--face largest" in err
+    assert code == 2 and "2 faces: 1 at the top left, " in err and "--face largest" in err
     code, _, err = run_command(capsys, "sr", tmp_path / "two.png", *plain, "--face", 1)
     assert code == 2 and "give --align" in err
     code, _, err = run_command(

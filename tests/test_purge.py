@@ -138,7 +138,7 @@ def test_a_purge_leaves_only_a_tombstone_with_the_hashes(
     with Case.open(expire, read_only=True) as case:
         head, case_id = case.meta("log_head"), case.meta("case_id")
     code, out, _ = run_command(capsys, "purge", expire, "--yes", "--by", "an officer")
-    assert code == 0 and "1 of 1 cases removed" in out
+    assert code == 0 and "1 of 1 case removed" in out
     assert [p.name for p in expire.iterdir()] == [TOMBSTONE]
     content = tombstone(expire)
     assert (content["state"], content["by"], content["case_id"], content["log_head"]) == (
@@ -160,7 +160,7 @@ def test_a_case_is_not_removed_before_its_time_is_over(
 ) -> None:
     set_days(copied_case, days)
     code, out, _ = run_command(capsys, "purge", copied_case, "--yes")
-    assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
+    assert code == 0 and "0 of 1 case removed" in out and (copied_case / DATABASE).is_file()
 
 
 def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
     code, out, _ = run_command(capsys, *batch)
     assert (
         code == 0
-        and "1 done, 1 purged; 1 tracks, 1 with candidates" in out
+        and "1 done, 1 purged; 1 track, 1 with candidates" in out
         and "not read" not in out
     )
     document = json.loads((archive / "summary.json").read_text())
@@ -455,7 +455,7 @@ def test_a_planted_tombstone_removes_no_case(
     code, out, err = run_command(capsys, "purge", copied_case, "--yes")
     assert (
         code == 3
-        and "0 of 1 cases removed" in out
+        and "0 of 1 case removed" in out
         and "a tombstone, although the case still exists" in err
     )
     assert hashes(copied_case) == before and (copied_case / DATABASE).is_file()
@@ -471,7 +471,7 @@ def test_a_restored_tombstone_of_an_earlier_state_removes_no_case(
     content = tombstone(purged) | {"state": "removing"}
     (copied_case / TOMBSTONE).write_text(json.dumps(content))
     code, out, _ = run_command(capsys, "purge", copied_case, "--yes")
-    assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
+    assert code == 0 and "0 of 1 case removed" in out and (copied_case / DATABASE).is_file()
     with Case.open(copied_case) as case, case.transaction():
         case.log("resumed", {})
     code, _, err = run_command(capsys, "purge", copied_case, *NOW)
@@ -594,7 +594,7 @@ def test_a_clock_far_from_the_log_removes_no_case(
 
     monkeypatch.setattr("fasr_video.commands.custody.datetime", Clock)
     code, out, err = run_command(capsys, "purge", copied_case, "--yes")
-    assert code == 3 and "too far apart" in err and "0 of 1 cases removed" in out
+    assert code == 3 and "too far apart" in err and "0 of 1 case removed" in out
     assert (copied_case / DATABASE).is_file()
     assert run_command(capsys, "purge", copied_case, *NOW)[0] == 0
 

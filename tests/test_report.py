@@ -240,7 +240,7 @@ def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
 
 def test_decisions_are_shown_separately_and_undone_ones_are_marked(written: Path) -> None:
     text = " ".join(page(written, PAGES["lead"]).text.split())
-    assert f"Reviewed: accepted {LEAD} by R. Viewer" in text
+    assert f"R. Viewer: accepted {LEAD}" in text
     assert "by S. Second, 20" in text and "ears & chin" in text
     assert "No decisions yet." in page(written, PAGES["unknown"]).text
     rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
@@ -283,7 +283,9 @@ def test_case_page_shows_sources_reasons_models_settings_and_log(written: Path) 
 
 
 def test_track_page_counts_its_faces_by_reason(written: Path) -> None:
-    assert "3\xa0an auxiliary face of its track; 1\xa0the best" in page(written, PAGES["lead"]).text
+    assert (
+        "3\xa0auxiliary faces; 1\xa0best and most frontal face" in page(written, PAGES["lead"]).text
+    )
     assert "4\xa0fewer pixels between the eyes" in page(written, PAGES["insufficient"]).text
 
 
@@ -295,7 +297,7 @@ def test_clusters_link_to_their_tracks(copy: Path) -> None:
     assert (
         'href="T1.html"' in joined
         and 'href="S2-T1.html"' in joined
-        and "Accepted: 1 of 1" in joined
+        and "accepted: 1 of 1" in joined
     )
 
 
@@ -503,7 +505,9 @@ def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
     decide(copy, 2, "insufficient", None, "R. Viewer")
     write_report(copy, None, ("json",))
     refresh(copy)
-    assert "insufficient by" in " ".join(page(copy / "report", PAGES["unknown"]).text.split())
+    assert "R. Viewer: insufficient" in " ".join(
+        page(copy / "report", PAGES["unknown"]).text.split()
+    )
 
 
 def test_pages_of_removed_tracks_are_deleted_and_other_files_are_kept(copy: Path) -> None:

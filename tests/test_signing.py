@@ -56,6 +56,19 @@ def test_an_unchanged_export_passes_and_names_the_key(
     assert expected in out
 
 
+def test_signing_again_says_that_the_earlier_signature_was_replaced(
+    export: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("a lead")
+    code, out, _ = run_command(capsys, "sign", note, "--key", key)
+    assert code == 0 and "1 file signed by" in out and "replaced" not in out
+    code, out, _ = run_command(capsys, "sign", export, "--key", key)
+    assert code == 0 and "the earlier signature was replaced" in out
+    code, _, err = run_command(capsys, "sign", tmp_path / "nowhere", "--key", key)
+    assert code == 2 and "give the file or folder to sign" in err
+
+
 def alter(folder: Path) -> None:
     (folder / "report.html").write_text("<p>a proof</p>")
 

@@ -33,7 +33,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.pipeline.run import open_models
-from fasr_video.pipeline.search import check_search, enrolment_defaults
+from fasr_video.pipeline.search import check_search, enrolment_defaults, usable_calibration
 from fasr_video.report.write import refresh
 
 # Seconds until the next try of a case that another process is writing.
@@ -451,9 +451,12 @@ def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path
 
     Raise where no search could succeed: that is no fault of any file.
     """
-    if given is None:
+    if given is None and settings.search.calibration is None:
         return None
     models = open_models(settings)
+    if given is None:
+        usable_calibration(settings.search, models.encoder.provenance())
+        return None
     check_search(cases, given, models.encoder, settings.search)
     if (given / GALLERY_DATABASE).is_file():
         return given

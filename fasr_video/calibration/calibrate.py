@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fasr_video.console import count
 from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
@@ -116,8 +117,8 @@ def divide(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed
     searched = len({p.person for p in probes} & set(gallery))
     if min(searched, len(strangers)) < MIN_PEOPLE:
         reason = (
-            f"there are searches for {searched} enrolled people and {len(strangers)} others,"
-            f" but {MIN_PEOPLE} of each are needed"
+            f"{2 * MIN_PEOPLE} people with two or more photographs are needed, {MIN_PEOPLE} of them "
+            f"enrolled; here are {searched} enrolled and {len(strangers)} others"
         )
         raise UsageError("calibration", reason, "give more people with two or more photographs")
     parts: tuple[set[str], ...] = (set(), set(), set())
@@ -525,7 +526,7 @@ def from_images(
     data += f"(sha256 of the {len(faces)} pictures {_digest_all(faces)}): "
     data += f"one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
     data += f"{protocol.names}, {protocol.camera:.0%} of them as cameras see faces; "
-    data += f"{len(left_out)} photographs could not be used"
+    data += f"{count(len(left_out), 'photograph')} could not be used"
     if protocol.worst_group > 1:
         data += "; thresholds for a group whose false match rate is "
         data += f"{protocol.worst_group:g} times everybody's"

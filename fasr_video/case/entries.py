@@ -269,7 +269,7 @@ def certainty_note(restoration: RestorationEntry) -> str:
     if restoration.method == "mean":
         return (
             "The average of all faces that fit what the camera saw:"
-            " where it is smooth, nothing is known."
+            " smooth areas mean that the camera recorded no detail."
         )
     return "One picture alone cannot say how sure the network is."
 

@@ -33,7 +33,7 @@ NEW = ".new"
 def verify(case: Case, head: str | None = None) -> list[Check]:
     """Return the results of all checks of a case.
 
-    `head` is the hash of an earlier end of the log, noted elsewhere: the log has to contain it.
+    `head` is the hash of an earlier head of the log, noted elsewhere: the log has to contain it.
     Another process may write the case meanwhile. The checks of the database share one snapshot.
     Files may be newer than that, so each check of files reads the database after the files.
     """
@@ -147,14 +147,14 @@ def _heads(case: Case, given: str | None) -> Check:
         except FileNotFoundError:
             continue
         except (OSError, *READ_ERRORS):
-            problems.append(f"{path} does not name an end of the log")
+            problems.append(f"{path} names no head of the log")
     lines = {line.hash for line in log.entries(case)}
     problems += [
         f"{source}: the log has no line {head[:16]}… (cut off?)"
         for source, head in noted.items()
         if head not in lines
     ]
-    return Check("ends of the log that were noted", len(noted), problems, [])
+    return Check("noted log heads", len(noted), problems, [])
 
 
 def _pictures(case: Case) -> Check:

@@ -44,7 +44,7 @@ from fasr_video.archive.worker import run_task
 from fasr_video.case.recording import read_time
 from fasr_video.commands.options import FOLDER, KEY_FILE
 from fasr_video.configs import settings as configs
-from fasr_video.console import print_lines, table_cell
+from fasr_video.console import count, print_lines, table_cell
 from fasr_video.errors import ExitCode, InputError, UsageError
 from fasr_video.pipeline.run import sampling_of
 
@@ -60,7 +60,7 @@ OPTIONS = (
     ),
     KEY_FILE,
     click.option(
-        "--glob", help="Only files whose path within the folder fits this, as '*/cam3/*.mp4'."
+        "--glob", help="Only files whose path within the folder fits this, such as '*/cam3/*.mp4'."
     ),
     click.option(
         "--preset", default="cpu", show_default=True, help="Settings to start from, as for `run`."
@@ -87,7 +87,7 @@ OPTIONS = (
         metavar="MB",
         help="Memory that a worker may use. [default: an equal share of the machine's]",
     ),
-    click.option("--gpus", help="GPUs that the workers take in turn, as 0,1."),
+    click.option("--gpus", help="GPUs that the workers take in turn, such as 0,1."),
     click.option(
         "--cameras",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -275,7 +275,7 @@ def search_command(
     """Search finished CASES (or folders of them) again, without their footage, and show changes.
 
     Use it after people were added to a gallery. Exit code 3 means that a case could not be
-    searched, or the summary of an archive not be written.
+    searched, or an archive's summary could not be written.
     """
     choose_settings = with_overrides(overrides)
     folders = cases_in(cases)
@@ -399,7 +399,7 @@ class _BatchRun:
         states = [f"{count} {state}" for state, count in document.jobs_by_state.items() if count]
         print_lines(
             f"{cases}: {', '.join(states) or 'nothing to do'};"
-            f" {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
+            f" {count(int(totals['tracks']), 'track')}, {totals['with_candidates']} with candidates"
         )
         for job in not_done:
             if job.case not in self.batch.reported_failures:
@@ -474,7 +474,7 @@ def _scheduler(options: BatchOptions) -> Callable[[OnTaskProgress, Listener], Sc
     gpus = [] if options.gpus is None else [gpu.strip() for gpu in options.gpus.split(",")]
     if not all(gpus):
         raise UsageError(
-            f"--gpus {options.gpus}", "a GPU without a name", "give their numbers, as 0,1"
+            f"--gpus {options.gpus}", "a GPU without a name", "give their numbers, such as 0,1"
         )
     if kind == "dask" and address:
         return lambda on_progress, show: Dask(

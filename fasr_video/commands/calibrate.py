@@ -16,7 +16,7 @@ from fasr_video.calibration.calibrate import Protocol, from_images
 from fasr_video.calibration.labelled import from_tracks
 from fasr_video.checkpoint import find_device
 from fasr_video.commands.embedder import EmbedderChoice, embedder_options
-from fasr_video.console import print_lines, table_cell
+from fasr_video.console import count, print_lines, table_cell
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration
 from fasr_video.gallery.encoder import TrackEncoder, make_encoder
@@ -139,10 +139,10 @@ def calibrate_command(
     seed: int,
     device: str,
 ) -> None:
-    """Measure what scores mean, on labelled FACES (aligned; folders or tar shards of
-    IDENTITY/PHOTO) or tracks.
+    """Make a calibration from labelled FACES or tracks: it says what scores mean.
 
-    After a stop or a kill, the same command continues where it stopped.
+    FACES are aligned: folders or tar shards of IDENTITY/PHOTO. After a stop or a kill, the same
+    command continues where it stopped.
     """
     _check_files(faces, labels, people_known, out)
     _refuse(OF_FACES if labels else OF_SR if no_sr else (), "--tracks" if labels else "--no-sr")
@@ -245,7 +245,7 @@ def show(calibration: Calibration, path: Path) -> None:
         report = band.report
         print_lines(
             f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated"
-            f" and {report.non_mated} non-mated searches over {report.gallery} subjects"
+            f" and {report.non_mated} non-mated searches over {count(report.gallery, 'subject')}"
         )
         console.print(_how_well(band), _how_far(band), _thresholds(band))
     print_lines("* beyond what was measured: from the fitted tail")

@@ -56,7 +56,7 @@ def show_command(case: Path, as_json: bool) -> None:
     help="File to write. [default: standard output]",
 )
 def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
-    """Write CASE as CSV (a line per track or per detected face) or JSON."""
+    """Export CASE as CSV or JSON. A CSV has a line per track, or per detected face."""
     with Case.open(case, read_only=True) as opened:
         text = json_of(opened) if kind == "json" else as_csv(opened, rows)
     if out is None:
@@ -103,7 +103,7 @@ def report_command(
 @click.option(
     "--head",
     metavar="HASH",
-    help="Hash of an earlier end of the log, noted elsewhere; the log has to contain it.",
+    help="Hash of an earlier head of the log, noted elsewhere; the log has to contain it.",
 )
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")

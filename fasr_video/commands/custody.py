@@ -15,7 +15,7 @@ from fasr_video.actors import role as as_role
 from fasr_video.archive.summary import rewrite_summaries
 from fasr_video.case.case import Case
 from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
-from fasr_video.console import print_lines, readable_json
+from fasr_video.console import count, megabytes, print_lines, readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
     Copies,
@@ -61,7 +61,9 @@ def pictures_command(
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
         written = export_pictures(opened, tracks, out, redact, signatory)
-    print_lines(f"{out}: {len(written)} pictures, each with its metadata in a file beside it")
+    print_lines(
+        f"{out}: {count(len(written), 'picture')}, each with its metadata in a file beside it"
+    )
 
 
 def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
@@ -189,9 +191,10 @@ def _show_removed(
 ) -> None:
     for folder, tombstone in removed.items():
         size = sum(file.size for file in tombstone.removed.values())
-        print_lines(f"{folder}: {len(tombstone.removed)} files removed, {size} bytes")
-    searched = f"{search.files} files, {search.size} bytes searched for copies"
-    print_lines(f"{len(removed)} of {among} cases removed; {searched}")
+        files = count(len(tombstone.removed), "file")
+        print_lines(f"{folder}: {files} removed, {megabytes(size)}")
+    searched = f"{count(search.files, 'file')}, {megabytes(search.size)} searched for copies"
+    print_lines(f"{len(removed)} of {count(among, 'case')} removed; {searched}")
     for file in left:
         print_lines(f"copies are left in {file}")
     for file in search.unread:

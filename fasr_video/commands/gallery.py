@@ -20,14 +20,14 @@ from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.commands.embedder import EmbedderChoice, embedder_options
 from fasr_video.commands.options import DEVICE, FACE, ROLE
-from fasr_video.console import print_lines, readable_json, table_cell
+from fasr_video.console import count, megabytes, print_lines, readable_json, table_cell
 from fasr_video.custody.copies import CopiesElsewhere, find_copies, identifying_bytes
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import MIN_SCORE, Choice, Which
 from fasr_video.errors import ExitCode, UsageError
 from fasr_video.gallery.enrol import EnrolDefaults, Listener, SyncReport, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.inspect import check, statistics
+from fasr_video.gallery.inspect import Statistics, check, statistics
 from fasr_video.gallery.photos import is_picture
 from fasr_video.gallery.records import GalleryImage, Problem, Removal
 
@@ -155,12 +155,10 @@ def remove_command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files
-    for their data.
+    """Remove people or photographs from a gallery, and search all its files for their data.
 
-    Subjects without any enrolled photograph can be removed as well. The search is for pieces of 32
-    bytes out of every 512. Copies outside GALLERY are searched for in the folders of --search, and
-    left alone. The exit code is 4 if anything is found.
+    SUBJECTS without any enrolled photograph can be removed as well. Copies outside GALLERY are
+    searched for in the folders of --search, and left alone. The exit code is 4 if anything is found.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -240,7 +238,8 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
             document = asdict(person) | {"images": [asdict(i) for i in images]}
             click.echo(readable_json(document))
             return
-        print_lines(f"{person.id}: {person.images} photographs{person.note and f', {person.note}'}")
+        photographs = count(person.images, "photograph")
+        print_lines(f"{person.id}: {photographs}{person.note and f', {person.note}'}")
         for i in images:
             print_lines(f"{i.sha256}  {i.path}")
             stored = "picture stored" if i.has_picture else "no picture stored"
@@ -316,13 +315,13 @@ def migrate_command(
             print_lines(f"no stored picture: {image.path} ({image.subject})")
         if dry_run:
             print_lines(
-                f"{len(images) - len(missing)} photographs would be embedded again;"
+                f"{count(len(images) - len(missing), 'photograph')} would be embedded again;"
                 " nothing was changed"
             )
             return ExitCode.DONE
         with _progress("embedding", False) as listen:
-            count, removal = migrate(opened, model, drop_missing, listen)
-    print_lines(f"{gallery}: {count} photographs embedded again")
+            embedded, removal = migrate(opened, model, drop_missing, listen)
+    print_lines(f"{gallery}: {count(embedded, 'photograph')} embedded again")
     if removal is not None:
         _show_removal(removal)
         return ExitCode.INTEGRITY if removal.occurrences else ExitCode.DONE
@@ -343,29 +342,33 @@ def stats_command(gallery: Path, as_json: bool) -> None:
         rows = [
             ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
             ("subjects", str(stats.subjects)),
-            ("photographs", f"{stats.images}, {stats.pictures} with stored picture"),
-            (
-                "per subject",
-                f"{stats.fewest_photos} to {stats.most_photos}, {stats.mean_photos:.1f} on average",
-            ),
+            ("photographs", f"{stats.images}, {stats.pictures} of them with a stored picture"),
+            ("per subject", _per_subject(stats)),
             ("templates", f"{stats.templates}, {stats.pooled} of them pooled"),
-            ("not enrolled", f"{stats.problems} photographs"),
+            ("not enrolled", count(stats.problems, "photograph")),
             ("removals", str(stats.removals)),
             ("index", f"{stats.index_kind}, {stats.index_state}"),
             *((m.kind, f"recall {m.recall:.4f}, {m.ms:.2f} ms per query") for m in stats.measured),
-            ("disk", f"{stats.disk_bytes / 2**20:.1f} MiB"),
+            ("disk", megabytes(stats.disk_bytes)),
         ]
         if stats.nearest is not None:
             a, b = stats.nearest.subjects
             sampled = (
                 ""
                 if stats.nearest.compared == stats.templates
-                else f" ({stats.nearest.compared} templates sampled)"
+                else f" ({count(stats.nearest.compared, 'template')} sampled)"
             )
             rows.append(
                 ("nearest two subjects", f"{a} and {b}, cosine {stats.nearest.cosine:.3f}{sampled}")
             )
         _table(("", ""), rows)
+
+
+def _per_subject(stats: Statistics) -> str:
+    """Return how many photographs each subject has."""
+    if stats.fewest_photos == stats.most_photos:
+        return count(stats.most_photos, "photograph")
+    return f"{stats.fewest_photos} to {stats.most_photos}, {stats.mean_photos:.1f} on average"
 
 
 def open_detector(device: str) -> Detector:
@@ -408,23 +411,23 @@ def _show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
 
 
 def _show_removal(removal: Removal) -> None:
-    with_them = f", subjects {', '.join(removal.subjects)} with them" if removal.subjects else ""
-    print_lines(
-        f"removed: {len(removal.images)} photographs, {removal.templates} templates{with_them}"
-    )
+    what = f"{count(len(removal.images), 'photograph')}, {count(removal.templates, 'template')}"
+    people = ", ".join(removal.subjects)
+    print_lines(f"removed: {people} ({what})" if people else f"removed: {what}")
     for sha256 in removal.images:
         print_lines(f"         {sha256}")
     if removal.problems:
-        print_lines(f"         {removal.problems} lines about photographs that were not enrolled")
-    size = f"{removal.files_scanned} files, {removal.bytes_scanned / 2**20:.1f} MiB"
-    occurrences = f"{removal.occurrences} occurrences"
-    print_lines(
-        f"proof:   pieces of their vectors and pictures were searched for in {size}: {occurrences}"
-    )
-    if removal.shared:
-        print_lines(
-            f"         {removal.shared} pieces are also part of photographs that stay enrolled"
+        lines = count(removal.problems, "line")
+        print_lines(f"         {lines} about photographs that were not enrolled")
+    left = "no piece of the removed data is"
+    if removal.occurrences:
+        left = count(
+            removal.occurrences, "piece of the removed data is", "pieces of the removed data are"
         )
+    print_lines(f"checked: {left} left in {count(removal.files_scanned, 'file')}")
+    if removal.shared:
+        shared = count(removal.shared, "piece is", "pieces are")
+        print_lines(f"         {shared} also part of photographs that stay enrolled")
     if removal.occurrences:
         print_lines(
             "what to do: run fasr-video gallery check; do not use the gallery until it is clean"
@@ -438,8 +441,8 @@ def _show_elsewhere(elsewhere: CopiesElsewhere | None) -> None:
             " use --search FOLDER"
         )
         return
-    count = len(elsewhere.copies)
-    print_lines(f"copies:  {count} of {elsewhere.files} files elsewhere contain pieces of them")
+    files = count(elsewhere.files, "file")
+    print_lines(f"copies:  in {len(elsewhere.copies)} of {files} elsewhere")
     for file in elsewhere.copies:
         print_lines(f"         copies are left in {file}")
     for case, where in elsewhere.named.items():
@@ -467,7 +470,9 @@ def _show_dry_run(
         print_lines(f"would be removed: {image.sha256} {image.subject} {image.path}")
     for problem in problems:
         print_lines(f"would be forgotten: {problem.path}: {problem.reason}")
-    print_lines(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
+    print_lines(
+        f"{gallery}: {count(len(chosen), 'photograph')} would be removed; nothing was changed"
+    )
 
 
 def _table(columns: tuple[str, ...], rows: list[Any]) -> None:

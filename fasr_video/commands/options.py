@@ -21,7 +21,7 @@ ROLE = click.option(
     "--role",
     envvar=ROLE_VARIABLE,
     default="",
-    help=f"That person's role, such as examiner or reviewer. [default: ${ROLE_VARIABLE}]",
+    help=f"That person's role, such as examiner or reviewer; any text is allowed. [default: ${ROLE_VARIABLE}]",
 )
 
 

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fasr_video.commands.options import FACE, FILE, FOLDER
-from fasr_video.console import print_lines
+from fasr_video.console import count, print_lines
 from fasr_video.errors import ExitCode
 from fasr_video.pipeline import stills
 from fasr_video.pipeline.identity import Job, fit_person
+from fasr_video.sr.methods import NAMES
 
 
 @click.command("sr")
@@ -28,17 +29,19 @@ from fasr_video.pipeline.identity import Job, fit_person
     help="Folder of other faces of the same person; their features are merged.",
 )
 @click.option(
-    "--method", default="fasr++", show_default=True, help="The method: docs/cli.md lists them."
+    "--method", default="fasr++", show_default=True, help=f"The method: {', '.join(NAMES)}."
 )
 @click.option(
     "--samples", type=int, help="Pictures to draw of each face. [default: the method's own]"
 )
 @click.option("--seed", default=0, show_default=True, help="The same seed draws the same pictures.")
-@click.option("--sampler", help="KIND-STEPS, as dpmpp-10 or pc-2000. [default: the method's own]")
+@click.option(
+    "--sampler", help="KIND-STEPS, such as dpmpp-10 or pc-2000. [default: the method's own]"
+)
 @click.option(
     "--feature-only",
     is_flag=True,
-    help="Draw from the merged feature alone, without the LR face (y = 0).",
+    help="Draw from the merged feature alone, without the small face itself.",
 )
 @click.option(
     "--align",
@@ -47,7 +50,9 @@ from fasr_video.pipeline.identity import Job, fit_person
 )
 @FACE
 @click.option(
-    "--model", type=FILE, help="SR network: ours, or a published checkpoint. [default: builtin]"
+    "--model",
+    type=FILE,
+    help="SR network: weights that `train sr` wrote, or a published checkpoint. [default: builtin]",
 )
 @click.option(
     "--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]"
@@ -70,7 +75,8 @@ from fasr_video.pipeline.identity import Job, fit_person
     "--classifier",
     multiple=True,
     metavar="FILE",
-    help="Classifier of attributes: ours, or NAME=FILE for each published one. [default: builtin]",
+    help="Classifier of attributes: a file that `train attributes` wrote, or NAME=FILE for a "
+    "published one, once for each attribute. [default: builtin]",
 )
 @click.option(
     "--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures."
@@ -102,6 +108,8 @@ def sr_command(
         for done in stills.run(job):
             refused += done.problem is not None
             show(done)
+    if refused == len(images):
+        return ExitCode.USAGE
     return ExitCode.LOSSES if refused else ExitCode.DONE
 
 
@@ -135,7 +143,9 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Callable[[stills.Done], 
     help="Folder with 2 to 10 photographs of one person's face.",
 )
 @click.option("--model", type=FILE, help="Weights that `train idfsr` wrote. [default: builtin]")
-@click.option("--out", required=True, type=FILE, help="The identity file to write, as person.id.")
+@click.option(
+    "--out", required=True, type=FILE, help="The identity file to write, such as person.id."
+)
 @click.option(
     "--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]"
 )
@@ -172,5 +182,5 @@ def fit_command(**options: Any) -> int:
         print_lines(f"{job.refs}: warning: {warning}", err=True)
     about = fitted.about
     losses = f"loss {about.loss_before:.4f} before, {about.loss_after:.4f} after"
-    print_lines(f"{job.out}: {len(about.references)} references, {losses}")
+    print_lines(f"{job.out}: {count(len(about.references), 'reference')}, {losses}")
     return ExitCode.DONE

@@ -16,14 +16,14 @@ from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import print_lines
 from fasr_video.review import serve
 
+BY = click.option("--by", help="The name of the person who decides. [default: your login name]")
+
 
 @click.command("link")
 @click.argument("case", type=FOLDER)
 @click.argument("link", type=int)
 @click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
-@click.option(
-    "--by", default=None, help="The name of the person who decides. [default: your login name]"
-)
+@BY
 @ROLE
 def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
     """Accept, refuse or reopen a proposed LINK between two tracks of CASE.
@@ -45,17 +45,27 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
     help="The candidate that the decision is about. [default: none, it is about the track]",
 )
 @click.option("--reason", required=True, help="The reason; the case keeps it with the decision.")
-@click.option("--by", required=True, help="The name of the person who decides.")
+@BY
 @ROLE
 def decide_command(
-    case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str
+    case: Path,
+    track: str,
+    verdict: str,
+    subject: str | None,
+    reason: str,
+    by: str | None,
+    role: str,
 ) -> None:
     """Record a reviewer's decision on TRACK (named as in `show`).
 
-    It replaces that person's earlier decision.
+    accepted: the track shows the candidate of --subject. rejected: it does not; without --subject,
+    it shows nobody of the list. insufficient: its pictures are not good enough to say.
+
+    It takes the place of your earlier decision, which stays in the case.
     """
     with Case.open(case) as opened:
-        decision = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
+        number = track_number(opened, track)
+        decision = decide(opened, number, verdict, reason, by or login_name(), subject, role)
     print_lines(f"decision {decision.id}: {track} {verdict}")
 
 
@@ -65,7 +75,7 @@ def decide_command(
 @click.option("--by", required=True, help="Who takes the decision back.")
 @ROLE
 def undo_command(case: Path, decision: int, by: str, role: str) -> None:
-    """Take a DECISION on a track back. It stays in CASE, marked as undone."""
+    """Withdraw a DECISION on a track. It stays in CASE, marked as undone."""
     with Case.open(case) as opened:
         undo(opened, decision, by, role)
     print_lines(f"decision {decision}: undone")

@@ -21,7 +21,7 @@ from fasr_video.commands import screen
 from fasr_video.commands.options import KEY_FILE, ROLE
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
-from fasr_video.console import print_lines, table_cell
+from fasr_video.console import count, print_lines, table_cell
 from fasr_video.errors import FasrError, UsageError
 from fasr_video.pipeline.run import (
     Listener,
@@ -135,7 +135,7 @@ def run_command(
             folder = out
             worked = redo(out, stage, settings, gallery, listen, by, role)
     report, problem = (None, None) if no_report else _written_report(folder)
-    code = screen.summary(folder, worked, time.monotonic() - began, as_json, report)
+    code = screen.summary(folder, worked, time.monotonic() - began, as_json, report, footage)
     if problem is not None:
         raise problem
     return code
@@ -236,7 +236,9 @@ class _BarProgress:
             return
         task = self._task(event.source, table_cell(event.source.name))
         rate = event.frames / max(time.monotonic() - self._began[event.source], 1e-9)
-        state = f"{rate:.0f} frames/s · {event.faces} faces · {event.tracks} tracks"
+        state = (
+            f"{rate:.0f} frames/s · {count(event.faces, 'face')} · {count(event.tracks, 'track')}"
+        )
         total = None if event.share is None else 1.0
         self._bar.update(task, total=total, completed=event.share or 0.0, state=state)
 
@@ -298,7 +300,7 @@ class _PlainProgress:
         percent = "" if share is None else f", {share:.0%}"
         rest = "" if seconds_left is None else f", {seconds_left:.0f} s left"
         text = (
-            f"{progress.source.name}: {progress.frames} frames ({rate:.1f}/s{percent}), "
-            f"{progress.faces} faces, {progress.tracks} tracks{rest}"
+            f"{progress.source.name}: {count(progress.frames, 'frame')} ({rate:.1f}/s{percent}), "
+            f"{count(progress.faces, 'face')}, {count(progress.tracks, 'track')}{rest}"
         )
         print_lines(text, err=True)

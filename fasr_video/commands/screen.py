@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,19 +30,32 @@ from fasr_video.case.entries import (
     track_state,
 )
 from fasr_video.case.last_search import LastSearch
-from fasr_video.console import clock, plain_document, print_lines
+from fasr_video.console import clock, count, plain_document, print_lines
 from fasr_video.errors import ExitCode
-from fasr_video.types import REASON_TEXT, Reason
+from fasr_video.types import faces_of_reason
 
+CANDIDATES_LEGEND = (
+    "The score ranks; the ratio (log10 LR) is the score, cut off at what the data support. best, "
+    "pooled and sr are raw cosines. A threshold is extrapolated where the calibration has too few "
+    "strangers to measure it."
+)
 # `show` prints at most so many rows of each table. Nobody reads more on a terminal, and laying out
 # more takes long.
 MOST_ROWS = 200
 
 
 def summary(
-    folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None
+    folder: Path,
+    worked: bool,
+    seconds: float,
+    as_json: bool,
+    report: Path | None = None,
+    footage: Sequence[Path] = (),
 ) -> int:
-    """Print what `run` did, and return the exit code. `worked` is False where nothing was left."""
+    """Print what `run` did with this footage, and return the exit code.
+
+    `worked` is False where nothing was left.
+    """
     with Case.open(folder) as case:
         document = as_document(case)
     counts = _Counts.of(document)
@@ -69,6 +83,8 @@ def summary(
         click.echo(json.dumps(result))
         return code
     print_lines(f"{folder}: {f'done in {seconds:.1f} s' if worked else 'nothing left to do'}")
+    if footage:
+        _say_other_sources(document, footage)
     _say_counts(counts)
     if document.searched is not None:
         _say_answers(document, document.searched, counts)
@@ -94,8 +110,8 @@ class _Counts:
     def of(cls, document: Document) -> _Counts:
         losses: dict[str, int] = {}
         for source in document.sources:
-            for kind, count in source.losses.items():
-                losses[kind] = losses.get(kind, 0) + count
+            for kind, number in source.losses.items():
+                losses[kind] = losses.get(kind, 0) + number
         tracks = document.tracks
         answers = [track.answer for track in tracks if track.answer is not None]
         return cls(
@@ -111,22 +127,38 @@ class _Counts:
         )
 
 
+def _say_other_sources(document: Document, footage: Sequence[Path]) -> None:
+    """Say which sources the case holds beside this footage."""
+    given = {path.absolute().name for path in footage}
+    names_of_all = [Path(source.path).absolute().name for source in document.sources]
+    others = [name for name in names_of_all if name not in given]
+    if others:
+        names = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        print_lines(f"the case holds {count(len(others), 'other source')}: {names}")
+
+
 def _say_counts(counts: _Counts) -> None:
     if not counts.tracks:
         print_lines(
             "no face was visible long enough to be a track "
-            f"({counts.frames} frames, {counts.faces} faces)"
+            f"({count(counts.frames, 'frame')}, {count(counts.faces, 'face')})"
         )
     else:
         insufficient = counts.tracks - counts.usable - counts.not_a_face
         not_a_face = f", {counts.not_a_face} not a face" if counts.not_a_face else ""
         print_lines(
-            f"{counts.frames} frames, {counts.faces} faces, {counts.tracks} tracks: "
+            f"{count(counts.frames, 'frame')}, {count(counts.faces, 'face')}, "
+            f"{count(counts.tracks, 'track')}: "
             f"{counts.usable} usable, {insufficient} insufficient{not_a_face}"
         )
-    for kind, count in counts.losses.items():
-        if count:
-            print_lines(f"lost: {count} {kind.replace('_', ' ')}")
+    for kind, number in counts.losses.items():
+        if number:
+            print_lines(f"lost: {_lost(kind, number)}")
+
+
+def _lost(kind: str, number: int) -> str:
+    """Return a count of losses in words, such as "1 corrupt packet"."""
+    return count(number, kind.replace("_", " ").removesuffix("s"))
 
 
 def _say_answers(document: Document, searched: LastSearch, counts: _Counts) -> None:
@@ -211,6 +243,8 @@ def show(document: Document) -> None:
                 console.print(_candidates(track.name, track.answer, document.searched))
         for remark in document.searched.remarks:
             console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
+        if any(track.answer is not None for track in tracks):
+            console.print(CANDIDATES_LEGEND, highlight=False)
     if document.links:
         console.print(_links(document.links, names))
     if any(document.clusters.values()):
@@ -219,10 +253,10 @@ def show(document: Document) -> None:
         console.print(_decisions(tracks))
     if document.gallery:
         console.print(_photographs(document.gallery))
-    for kind, count in counts.items():
-        if count > MOST_ROWS:
+    for kind, number in counts.items():
+        if number > MOST_ROWS:
             note = (
-                f"{MOST_ROWS} of {count} {kind} are shown: --json, `fasr-video export` and the "
+                f"{MOST_ROWS} of {number} {kind} are shown: --json, `fasr-video export` and the "
                 "report have all"
             )
             console.print(f"[yellow]{note}[/]", highlight=False)
@@ -247,7 +281,7 @@ def _show_source(console: Console, source: SourceEntry) -> None:
         f"[bold]{escape(source.path)}[/]  sha256 {source.sha256[:16]}…  \\[{source.state}]",
         f"  {info['width']}×{info['height']} {info['codec']} in "
         f"{info['container'].split(',')[0]}, times from {info['time_source']}, {info['colour']}, "
-        f"{source.frames_looked_at} frames searched",
+        f"{count(source.frames_looked_at, 'frame')} searched",
     ]
     parts = source.frames_looked_at - source.frames_looked_at_whole
     if parts:
@@ -257,11 +291,11 @@ def _show_source(console: Console, source: SourceEntry) -> None:
             f"{skipped} not at all[/]"
         )
     lines.append(f"  detector {detector.name}, {escape(detector.licence)}.{landmarks}")
-    for kind, count in source.losses.items():
-        if count:
-            lines.append(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
-    for reason, count in sorted(source.faces_by_reason.items(), key=lambda item: -item[1]):
-        lines.append(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}")
+    for kind, number in source.losses.items():
+        if number:
+            lines.append(f"  [yellow]lost: {_lost(kind, number)}[/]")
+    for reason, number in sorted(source.faces_by_reason.items(), key=lambda item: -item[1]):
+        lines.append(f"  {number:6d} {faces_of_reason(reason, number)}")
     for line in lines:
         console.print(line, highlight=False)
 
@@ -367,7 +401,7 @@ def _candidates(track: str, answer: AnswerEntry, searched: LastSearch) -> Table:
         extrapolated = ", extrapolated" if answer.extrapolated else ""
         title.append(
             f"threshold: score {answer.threshold:.2f}{extrapolated}, for FPIR "
-            f"{question['fpir']:g} and {searched.gallery.templates} templates"
+            f"{question['fpir']:g} and {count(searched.gallery.templates, 'template')}"
         )
     if answer.remark:
         title.append(answer.remark)
@@ -410,11 +444,11 @@ def _decisions(tracks: list[TrackEntry]) -> Table:
 
 def _clusters(clusters: dict[str, list[ClusterEntry]]) -> Table:
     table = Table(
-        "tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each"
+        "tracks", "link no.", "accepted", "weakest score", "state", title="perhaps one person each"
     )
     for state, rows in clusters.items():
         for c in rows:
             links = ", ".join(map(str, c.links))
-            accepted = f"{c.links_accepted} of {len(c.links)}"
+            accepted = f"{c.links_accepted or 'none'} of {len(c.links)}"
             table.add_row(", ".join(c.tracks), links, accepted, f"{c.weakest_score:.3f} raw", state)
     return table

@@ -8,7 +8,7 @@ import click
 
 from fasr_video.actors import login_name
 from fasr_video.commands.options import FILE, ROLE
-from fasr_video.console import print_lines
+from fasr_video.console import count, print_lines
 from fasr_video.encryption import fingerprint as key_fingerprint
 from fasr_video.encryption import new_key, read_key
 
@@ -54,9 +54,11 @@ def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
 
     signed = sign(target, key, by or login_name(), role)
     print_lines(
-        f"{signed.manifest}: {signed.files} files signed by {signed.by} with key "
+        f"{signed.manifest}: {count(signed.files, 'file')} signed by {signed.by} with key "
         f"{signed.fingerprint}"
     )
+    if signed.replaced:
+        print_lines("the earlier signature was replaced")
 
 
 @click.command("check-signature")
@@ -76,4 +78,4 @@ def check_signature_command(target: Path, key: Path) -> None:
 
     signed = check_signature(target, key)
     signer = f"signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
-    print_lines(f"intact  {target}: {signed.files} files, {signer}")
+    print_lines(f"intact  {target}: {count(signed.files, 'file')}, {signer}")

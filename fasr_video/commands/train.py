@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fasr_video.commands.options import DEVICE, FILE
+from fasr_video.console import count
 from fasr_video.datasets.faces import Faces, name_people, read_faces
 from fasr_video.detection import open_detector
 from fasr_video.errors import UsageError
@@ -206,7 +207,7 @@ def features_command(
     model = open_embedder(embedder, weights, device)
     with click.progressbar(length=len(opened), label="embedding") as bar, explain_errors(out):
         make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
-    click.echo(f"{out}: {len(opened)} faces of {len(set(opened.identities))} people")
+    click.echo(f"{out}: {_faces_and_people(opened)}")
 
 
 @train_group.command("combiner")
@@ -724,8 +725,13 @@ def _faces(sources: tuple[Path, ...], identities: str = "folders") -> Faces:
     for line in left_out[:5]:
         click.echo(f"left out: {line}", err=True)
     more = f", {len(left_out)} left out" if left_out else ""
-    click.echo(f"{len(faces)} faces of {len(set(faces.identities))} people{more}", err=True)
+    click.echo(f"{_faces_and_people(faces)}{more}", err=True)
     return faces
+
+
+def _faces_and_people(faces: Faces) -> str:
+    people = count(len(set(faces.identities)), "person", "people")
+    return f"{count(len(faces), 'face')} of {people}"
 
 
 def _plan(options: dict[str, Any], **settings: float) -> tuple[Any, Any]:

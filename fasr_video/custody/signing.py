@@ -37,6 +37,8 @@ class Signed:
     """Name, and role if one is stated, as the signer gave them."""
     fingerprint: str
     """Fingerprint of the public key."""
+    replaced: bool = False
+    """Whether signing replaced an earlier signature."""
 
 
 def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
@@ -48,10 +50,11 @@ def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
     who = name_with_role(reviewer_name(by or login_name()), as_role(role))
     text, signature = signed_manifest(hashes, private, who, at)
     manifest_path, signature_path = _paths_beside(target)
+    replaced = signature_path.exists()
     with explain_errors(manifest_path):
         atomic_write(manifest_path, lambda partial: partial.write_bytes(text))
         atomic_write(signature_path, lambda partial: partial.write_bytes(signature))
-    return Signed(len(hashes), manifest_path, at, who, fingerprint(private.public_key()))
+    return Signed(len(hashes), manifest_path, at, who, fingerprint(private.public_key()), replaced)
 
 
 def signed_manifest(
@@ -102,7 +105,7 @@ def _paths_beside(target: Path) -> tuple[Path, Path]:
 def _hashes(target: Path) -> dict[str, str]:
     """Return the SHA-256 of the file, or of all files in the folder, by name."""
     if not target.exists():
-        raise InputError(target, "no such file or folder", "give an export")
+        raise InputError(target, "no such file or folder", "give the file or folder to sign")
     if target.is_dir() and next(target.rglob(DATABASE), None) is not None:
         reason = "a case: it changes while people work on it, and its own log protects it"
         raise InputError(
@@ -112,7 +115,7 @@ def _hashes(target: Path) -> dict[str, str]:
     if target.is_dir():
         paths = {path.relative_to(target).as_posix(): path for path in _files(target)}
     if not paths:
-        raise InputError(target, "it holds no files", "give an export")
+        raise InputError(target, "it holds no files", "give a folder with files")
     with explain_errors(target):
         return {name: sha256_file(paths[name]) for name in sorted(paths)}
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from fasr_video.boxes import NMS_IOU, PART_INSIDE, areas, intersection, iou_matrix, shrink
+from fasr_video.console import count
 from fasr_video.detection.detector import Detector
 from fasr_video.types import Detections, Image
 
@@ -136,7 +137,7 @@ def list_faces(detections: Detections, image: Image) -> str:
     for number, (x1, y1, x2, y2) in enumerate(detections.boxes.tolist(), 1):
         position = _position((x1 + x2) / 2 / width, (y1 + y2) / 2 / height)
         faces.append(f"{number} {position}, {x2 - x1:.0f}×{y2 - y1:.0f} px")
-    return f"{len(faces)} face{'s' if len(faces) > 1 else ''}: {'; '.join(faces)}"
+    return f"{count(len(faces), 'face')}: {'; '.join(faces)}"
 
 
 def _position(x: float, y: float) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fasr_video.console import count
 from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation.photos import ROLES, LeftOut, Photo, without
@@ -106,7 +107,7 @@ def celeba(
         parts = _parts(sorted(own, key=lambda p: (_role(p), _number(seed, p.path))))
         usable = len(own) if parts is None else len(own) - len(parts[3])
         if usable < fewest:
-            skipped.append(LeftOut(person, f"{usable} photographs, {fewest} needed"))
+            skipped.append(LeftOut(person, f"{count(usable, 'photograph')}, {fewest} needed"))
         elif parts is None:
             skipped.append(
                 LeftOut(person, "by their roles no photograph is the gallery's, or none the probe")
@@ -169,7 +170,7 @@ def quis_campi(
     for person, faces in _in_order(observed, seed):
         own = [p for p in faces if p.role != "auxiliary"]
         if len(own) < each:
-            skipped.append(LeftOut(person, f"{len(own)} probes, {each} needed"))
+            skipped.append(LeftOut(person, f"{count(len(own), 'probe')}, {each} needed"))
         elif person not in enrolled:
             skipped.append(LeftOut(person, "no gallery photograph"))
         elif people is None or len(photos) < people:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from fasr_video.console import count
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import ALONE, MARGIN, Choice
 from fasr_video.errors import InputError, UsageError
@@ -404,7 +405,7 @@ def migrate(
 
 def _no_pictures(gallery: Gallery, missing: Sequence[GalleryImage], total: int) -> UsageError:
     paths = ", ".join(i.path for i in missing[:3]) + (", …" if len(missing) > 3 else "")
-    reason = f"{len(missing)} of {total} photographs have no stored picture ({paths})"
+    reason = f"{len(missing)} of {count(total, 'photograph')} have no stored picture ({paths})"
     remedy = (
         "use --drop-missing and add them again, or enrol all into a new gallery;"
         " nothing was changed"

@@ -60,7 +60,7 @@ def _structure(gallery: GalleryStore) -> Check:
 
 
 def _removal(gallery: GalleryStore) -> Check:
-    result = Check("removals are finished", len(gallery.removals()), remedy=FINISH_COMMAND)
+    result = Check("no unfinished removals", len(gallery.removals()), remedy=FINISH_COMMAND)
     if gallery.has_unfinished_removal():
         result.problems.append("a removal was interrupted: removed data may still be in the files")
     return result
@@ -68,7 +68,7 @@ def _removal(gallery: GalleryStore) -> Check:
 
 def _rows(gallery: GalleryStore) -> Check:
     return Check(
-        "rows fit together", sum(s.images for s in gallery.subjects()), gallery.row_problems()
+        "records are consistent", sum(s.images for s in gallery.subjects()), gallery.row_problems()
     )
 
 

@@ -68,6 +68,7 @@ from fasr_video.pipeline.search import (
     open_gallery,
     search_all,
     update_answers,
+    usable_calibration,
 )
 from fasr_video.sqlite import explain_errors
 from fasr_video.trackers import TRACKERS, TrackerSettings
@@ -229,12 +230,17 @@ def _check_gallery(
     search: SearchSettings,
     subjects: Mapping[str, str],
 ) -> None:
-    """Raise now for what would stop the search, or the use of subjects' photographs, later."""
+    """Raise now for what would stop the search, or the use of subjects' photographs, later.
+
+    A given calibration is checked even where nothing is searched.
+    """
     if gallery is not None:
         check_search(folder, gallery, encoder, search, set(subjects.values()))
     elif subjects:
         reason = "there is no gallery with the subjects' photographs"
         raise UsageError(SUBJECTS, reason, "give --gallery")
+    elif search.calibration is not None:
+        usable_calibration(search, encoder.provenance())
 
 
 def redo(

@@ -130,9 +130,12 @@ def usable_calibration(settings: SearchSettings, models: Mapping[str, object]) -
         return UsableCalibration(calibration, tuple(Kind), ())
     if calibration.mismatch({**models, "restorer": None}) is None:
         # Only the restorer differs: the scores of the camera's own pictures are calibrated.
+        why = f"the calibration does not fit ({reason})"
+        if calibration.provenance.get("restorer") is None:
+            why = "the calibration was measured without them"
         remark = (
-            "scores of the reconstructions are raw and count for nothing: "
-            f"the calibration does not fit ({reason})"
+            f"reconstructions do not count in this search, because {why}; "
+            "their cosines are shown for information only"
         )
         return UsableCalibration(calibration, (Kind.BEST, Kind.POOLED), (remark,))
     if settings.calibration is not None:

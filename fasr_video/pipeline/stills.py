@@ -269,8 +269,9 @@ def read_still(
 ) -> Still:
     """Read a face crop; with a detector, the chosen face of a larger picture, aligned."""
     if not path.is_file():
-        reason = "a folder" if path.is_dir() else "no such file"
-        raise InputError(path, reason, "give pictures of faces")
+        if path.is_dir():
+            raise InputError(path, "a folder", f"give its files: fasr-video sr {path}/*.jpg")
+        raise InputError(path, "no such file", "give pictures of faces")
     try:
         digest = sha256_file(path)
         image = read_picture(path)

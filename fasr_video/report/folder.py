@@ -14,11 +14,12 @@ README = f"""fasr-video: a case, for import elsewhere
 
 {NOTICE}
 
-tracks.csv      one line a track: source with SHA-256, times, quality, the candidate above the
+tracks.csv      one line per track: source with SHA-256, times, quality, the candidate above the
                 threshold if there is one
 report.json     the full case, schema fasr-video/report/1; docs/report.md of fasr-video names its
-fields SHA256SUMS      hashes of all files here; check them with: sha256sum -c SHA256SUMS pictures/
-PNG files, named by track (column `name` of tracks.csv):
+                fields
+SHA256SUMS      hashes of all files here; check them with: sha256sum -c SHA256SUMS
+pictures/       PNG files, named by track (column `name` of tracks.csv):
   T1_lr0_native.png        the best face: the recording's own pixels, not resampled
   T1_lr0_canonical.png     the same face, resampled to the canonical frame (128x128)
   T1_aux01_native.png      auxiliary faces in order of time: the recording's own pixels

@@ -20,12 +20,12 @@ from fasr_video.case.entries import (
     picture_name,
 )
 from fasr_video.case.recording import clock_correction
-from fasr_video.console import clock
+from fasr_video.console import clock, count
 from fasr_video.report import pictures, words
 from fasr_video.report.document import Report, ReportFace, ReportTrack
 from fasr_video.report.photographs import Photographs
 from fasr_video.report.pictures import Picture, TrackPictures
-from fasr_video.types import REASON_TEXT
+from fasr_video.types import REASON_TEXT, faces_of_reason
 
 MEASURES = {
     "total": "Quality, all measures together",
@@ -227,6 +227,8 @@ def _templates() -> Environment:
     }
     environment.filters |= {
         "clock": clock,
+        "count": count,
+        "faces_of_reason": faces_of_reason,
         "correction": clock_correction,
         "picture_name": picture_name,
         "certainty": certainty_note,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fasr_video.case.entries import AnswerEntry, TrackEntry, track_state
 from fasr_video.case.last_search import LastSearch
+from fasr_video.console import count
 from fasr_video.pipeline.evidence import explain
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -87,7 +88,7 @@ def verdict(track: TrackEntry, searched: LastSearch | None) -> tuple[str, str]:
     if state == "unknown":
         return _unknown(answer, searched)
     passing = answer.passing
-    headline = "Candidates: 1 lead" if len(passing) == 1 else f"Candidates: {len(passing)} leads"
+    headline = f"Candidates: {count(len(passing), 'lead')}"
     why = f"Above the threshold of {answer.threshold:.2f}, {_meaning(answer, searched)}."
     if all(candidate.only_sr for candidate in passing):
         why += " Only the reconstruction supports this: the weakest of leads."
@@ -97,8 +98,8 @@ def verdict(track: TrackEntry, searched: LastSearch | None) -> tuple[str, str]:
 def _why_insufficient(track: TrackEntry) -> str:
     reason = track.verdict_reason
     text = REASON_TEXT[Reason(reason)] if reason else "none of its faces is usable"
-    count = track.faces_by_reason.get(reason, track.sightings)
-    sightings = f"{count} of {track.sightings} sightings"
+    number = track.faces_by_reason.get(reason, track.sightings)
+    sightings = f"{number} of {count(track.sightings, 'sighting')}"
     return f"{sightings}: {text}. There was no reconstruction and no search."
 
 
@@ -115,7 +116,10 @@ def _meaning(answer: AnswerEntry, searched: LastSearch) -> str:
     """Return what the threshold means, in words."""
     percent = 100 * searched.question["fpir"]
     text = f"set so that {percent:g} % of strangers' searches pass it"
-    text += f" in a gallery of {searched.gallery.templates} templates"
+    text += f" in a gallery of {count(searched.gallery.templates, 'template')}"
     if answer.extrapolated:
-        text += "; it lies beyond what the calibration's data can support"
+        text += (
+            "; the calibration has too few strangers to measure this threshold, so it was "
+            "extrapolated: the true rate of false leads may differ"
+        )
     return text

@@ -25,6 +25,7 @@ from fasr_video.case import decisions, links
 from fasr_video.case.case import Case
 from fasr_video.case.tracks import track_number
 from fasr_video.case.verify import SIGNED_OFF
+from fasr_video.console import count
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
 from fasr_video.review import signoff
 from fasr_video.review.pages import folder_of, sign_off_page, subjects_page, track_page
@@ -154,4 +155,4 @@ def status(error: FasrError) -> int:
 
 
 def _count(link_ids: list[int]) -> str:
-    return f"{len(link_ids)} link{'s' if len(link_ids) != 1 else ''}"
+    return count(len(link_ids), "link")

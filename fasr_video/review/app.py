@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flask import Flask, render_template, session
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from fasr_video.actors import USUAL_ROLES
 from fasr_video.case.entries import certainty_note, picture_name
@@ -71,7 +71,10 @@ def _add_error_pages(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[str, int]:
-        page = render_template("message.html", title=error.name, message=error.description)
+        message = error.description
+        if isinstance(error, NotFound) and message == NotFound.description:
+            message = "No such page; go back to the list of tracks."
+        page = render_template("message.html", title=error.name, message=message)
         return page, error.code or 500
 
     @app.errorhandler(OverflowError)

@@ -36,7 +36,7 @@ from fasr_video.case.results import StoredAnswer, answers
 from fasr_video.case.sources import sources
 from fasr_video.case.verify import NEW, SIGNED_OFF
 from fasr_video.clock import now
-from fasr_video.console import clock
+from fasr_video.console import clock, count
 from fasr_video.errors import CaseError
 from fasr_video.files import atomic_write, make_folder, put_in_place
 from fasr_video.review.cards import Card, cards, ratio
@@ -77,7 +77,7 @@ def sign_off(
             )
         if open_tracks and not although_undecided:
             names = ", ".join(open_tracks[:20]) + (", …" if len(open_tracks) > 20 else "")
-            reason = f"{len(open_tracks)} tracks are undecided ({names})"
+            reason = f"{count(len(open_tracks), 'track is', 'tracks are')} undecided ({names})"
             raise CaseError(
                 case.folder, reason, "decide on them, or sign off although they are undecided"
             )
