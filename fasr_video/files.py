@@ -110,6 +110,12 @@ def atomic_write_text(path: Path, text: str) -> None:
     atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+def manifest_beside(target: Path) -> Path:
+    """Return where the signed manifest of a file or folder is, if it is signed."""
+    target = target.absolute()
+    return target.with_name(f"{target.name}.sha256")
+
+
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename a file that is on the disk; then its new name is on the disk, too."""
     os.replace(partial, path)
