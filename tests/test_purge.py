@@ -177,6 +177,8 @@ def test_a_named_case_is_removed_early_with_a_reason(
     assert called(capsys, "purge", copied_case, "--now", "--yes")[0] == 2
     assert called(capsys, "purge", copied_case, "--now", "--yes", "--why", "court order 7")[0] == 0
     assert tombstone(copied_case)["why"] == "court order 7"
+    code, _, err = called(capsys, "search", copied_case, "--gallery", copied_case)
+    assert code == 2 and "it was purged" in err
     again = ("purge", copied_case, "--now", "--why", "court order 7")
     for more in ((), ("--yes",)):
         assert called(capsys, *again, *more)[:2] == (0, f"{copied_case}: already purged\n")

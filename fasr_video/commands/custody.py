@@ -14,7 +14,7 @@ from fasr_video.actors import login_name
 from fasr_video.actors import role as as_role
 from fasr_video.archive.summary import rewrite_summaries
 from fasr_video.case.case import Case
-from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
+from fasr_video.commands.options import CASE, FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import print_lines, readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pictures")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.argument("tracks", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write the pictures to.")
 @KEY_FILE
@@ -80,7 +80,7 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
 
 
 @click.command("purge")
-@click.argument("cases", nargs=-1, required=True, type=FOLDER)
+@click.argument("cases", nargs=-1, required=True, type=CASE)
 @click.option(
     "--now",
     "anyway",
