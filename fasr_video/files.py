@@ -36,6 +36,39 @@ PICTURES = frozenset(
         ".heif",
     }
 )
+# Endings of video files.
+VIDEOS = frozenset(
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
+        ".hevc",
+        ".flv",
+        ".asf",
+        ".wmv",
+        ".mxf",
+        ".dav",
+        ".ogv",
+        ".dv",
+        ".mjpeg",
+        ".mjpg",
+        ".ivf",
+    }
+)
 # The most bytes to read of a file at once. None of our files comes near, and a sparse file can
 # claim any size.
 MAX_READ_BYTES = 1 << 30

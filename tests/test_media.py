@@ -192,7 +192,8 @@ def test_flipped_bits_are_counted_as_losses(
     [
         ("audio.mp4", "no video stream"),
         ("empty.mp4", "0 bytes"),
-        ("text.mp4", "not a video"),
+        ("text.mp4", "not a video (FFmpeg: Invalid data"),
+        ("pictures/frame1.png", "a picture, not a video; put pictures into a folder"),
         ("cut_h264.mp4", "not a video"),
         ("missing.mp4", "no such file"),
     ],
@@ -403,6 +404,9 @@ def test_folder_of_pictures(clips: Path) -> None:
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
     assert "no pictures in the folder" in str(read(tmp_path, "pyav"))
+    (tmp_path / "door.mp4").touch()
+    error = str(read(tmp_path, "pyav"))
+    assert f"videos (1); give the files (fasr-video run {tmp_path}/*.mp4), or make a case" in error
 
 
 SOURCES = [
