@@ -36,6 +36,39 @@ PICTURES = frozenset(
         ".heif",
     }
 )
+# Endings of video files.
+VIDEOS = frozenset(
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
+        ".hevc",
+        ".flv",
+        ".asf",
+        ".wmv",
+        ".mxf",
+        ".dav",
+        ".ogv",
+        ".dv",
+        ".mjpeg",
+        ".mjpg",
+        ".ivf",
+    }
+)
 # The most bytes to read of a file at once. None of our files comes near, and a sparse file can
 # claim any size.
 MAX_READ_BYTES = 1 << 30
@@ -108,6 +141,12 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     """Write a text to `path` atomically."""
     atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def manifest_beside(target: Path) -> Path:
+    """Return where the signed manifest of a file or folder is, if it is signed."""
+    target = target.absolute()
+    return target.with_name(f"{target.name}.sha256")
 
 
 def put_in_place(partial: Path, path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fasr_video.errors import EnvironmentFailure, IntegrityError
+from fasr_video.errors import EnvironmentFailure, IntegrityError, UsageError
 from fasr_video.files import open_regular
 
 BUSY_SECONDS = 10.0
@@ -28,6 +28,8 @@ _NOT_WRITABLE = {
     errno.EISDIR,
     errno.ELOOP,
 }
+# Errors of making a folder where a file is.
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
 # Errors of reading a stored value that no version of this program has written.
 READ_ERRORS = (
     LookupError,
@@ -64,6 +66,8 @@ def explain_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _disk_full(folder) from error
+        if error.errno in _IN_THE_WAY and folder.is_file():
+            raise UsageError(folder, "a file, not a folder", "give another folder") from error
         if error.errno in _NOT_WRITABLE:
             reason = f"cannot be written ({error.strerror})"
             remedy = "change its permissions, or give another folder"

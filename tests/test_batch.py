@@ -344,6 +344,7 @@ def test_an_unusable_gallery_is_an_error_before_any_file_is_read(tmp_path: Path)
             "they exclude each other",
         ),
         (["{in}/nowhere", "--scheduler", "local"], "no such folder"),
+        (["{in}/../night.mp4"], "night.mp4: a file; for one file use fasr-video run"),
         (["{in}", "--gpus", ","], "--gpus ,: a GPU without a name"),
     ],
 )
@@ -355,6 +356,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "in").mkdir()
+    (tmp_path / "night.mp4").touch()
     given = [a.replace("{in}", str(tmp_path / "in")) for a in arguments]
     monkeypatch.setattr(
         sys, "argv", ["fasr-video", "batch", *given, "--out", str(tmp_path / "cases")]
@@ -364,6 +366,18 @@ def test_bad_input_is_one_line_and_exit_code_two(
     err = capsys.readouterr().err
     assert ended.value.code == 2 and expected in err
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+
+
+def test_an_archive_without_footage_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").touch()
+    command = ["batch", str(tmp_path / "in"), "--out", str(tmp_path / "cases")]
+    monkeypatch.setattr(sys, "argv", ["fasr-video", *command, "--scheduler", "local"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"{tmp_path}/in: no footage found (files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [("--scheduler", "slurm"), ("--gpus", "0,")])

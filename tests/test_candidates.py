@@ -278,7 +278,7 @@ def test_gallery_of_another_embedder_is_refused(corridor: Path, copy: Path, tmp_
 def test_a_missing_gallery_is_reported_before_footage_is_read(
     corridor: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="no such gallery folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         run([corridor], tmp_path / "case", CPU, tmp_path / "nowhere")
     assert not (tmp_path / "case").exists()
 

@@ -141,6 +141,9 @@ def test_footage_without_faces_is_reported_and_succeeds(
         (["run", "{clip}", "--set", "detect.min_score"], "group.key=value"),
         (["run", "{clip}", "--set", "detect.backend=retinaface"], "detect.weights"),
         (["run", "{clip}", "--set", "media.backend=vlc"], "media.backend"),
+        (["run", "{clip}", "--out", "{text}"], "text.mp4: a file, not a folder; give another"),
+        (["run", "{clip}", "--set", "restore.method=esrgan"], "restore.method=esrgan: no such"),
+        (["show", "{text}"], "text.mp4: a file; give the folder of a case"),
         (["show", "{folder}"], "no case here"),
         (["verify", "{folder}"], "no case here"),
         (["export", "{folder}", "--format", "csv"], "no case here"),
@@ -164,7 +167,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         "folder": tmp_path,
         "case": case,
     }
-    out = ["--out", tmp_path / "out"] if arguments[0] == "run" else []
+    out = ["--out", tmp_path / "out"] if arguments[0] == "run" and "--out" not in arguments else []
     code, _, err = run_command(capsys, *(a.format(**paths) for a in arguments), *out)
     assert code == 2
     assert says in err

@@ -91,8 +91,8 @@ def test_a_reviewer_is_recognised_however_the_name_is_written(case: Case) -> Non
     ("track", "verdict", "reason", "by", "subject", "says"),
     [
         (1, "accepted", " ", "Anna", "anna", "a reason is missing"),
-        (1, "accepted", "x", " \n", "anna", "a name is missing"),
-        (1, "accepted", "x", "Anna", None, "needs a candidate"),
+        (1, "accepted", "x", " \n", "anna", "your name is missing; enter it"),
+        (1, "accepted", "x", "Anna", None, r"needs a candidate; give --subject NAME \(one of anna"),
         (1, "accepted", "x", "Anna", "nobody", "nobody is not among its candidates"),
         (1, "insufficient", "x", "Anna", "anna", "is about the track"),
         (1, "perhaps", "x", "Anna", None, "no such verdict"),
@@ -368,7 +368,11 @@ def test_the_command_line_decides_and_undoes(
     )
     code, out, _ = run_command(capsys, "show", folder)
     assert code == 0 and "decided by people" in out and "same ear" in out
-    assert run_command(capsys, "undo", folder, 1, "--by", "Anna")[:2] == (0, "decision 1: undone\n")
+    code, _, err = run_command(capsys, "undo", folder, 1, "--by", " ")
+    assert code == 2 and "--by: it is empty; give your name" in err
+    taken_back = "decision 1 (T1 accepted anna, by Anna): taken back by Ben\n"
+    note = "note: it was a decision of Anna\n"
+    assert run_command(capsys, "undo", folder, 1, "--by", "Ben")[:2] == (0, taken_back + note)
     code, _, err = run_command(
         capsys, "decide", folder, "T9", "rejected", "--reason", "x", "--by", "Anna"
     )

@@ -228,7 +228,7 @@ def test_migrate_embeds_stored_pictures_again(
     [
         (["list", "{nowhere}"], 2, "no gallery here"),
         (["create", "{gallery}"], 2, "already a gallery"),
-        (["add", "{gallery}", "{nowhere}"], 2, "no such gallery folder"),
+        (["add", "{gallery}", "{nowhere}"], 2, "no such file or folder"),
         (["show", "{gallery}", "nobody"], 2, "no subject 'nobody'"),
         (["remove", "{gallery}", "nobody", "--why", "x"], 2, "no subject 'nobody'"),
         (["remove", "{gallery}", "--image", "00", "--why", "x"], 2, "no photograph 00"),

@@ -29,7 +29,7 @@ from fasr_video.gallery.encoder import as_tensors
 from fasr_video.gallery.enrol import EnrolDefaults, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.photos import Face, read_face, read_listing
+from fasr_video.gallery.photos import NOT_READABLE, Face, read_face, read_listing
 from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
@@ -135,7 +135,7 @@ def test_a_non_utf8_name_is_a_problem_and_the_others_are_enrolled(
     assert reported == {
         "h\\udcf6lder.jpg": ("h\\udcf6lder", renamed),
         "\\udce9ric/1.jpg": ("\\udce9ric", renamed),
-        "phone.heic": ("phone", "not a picture that can be read"),
+        "phone.heic": ("phone", NOT_READABLE),
         "linked": ("linked", "a folder that cannot be read (a link, which is not followed)"),
     }
 
@@ -438,7 +438,7 @@ def test_unusable_photographs_are_reported_and_the_rest_enrolled(
     reasons = {p.path: p.reason for p in report.problems}
     assert report.added == 3 and subjects(gallery) == {"grace": 1, "eileen": 2}
     for name in ("notes.txt", "cut.jpg", "empty.jpg"):
-        assert reasons.pop(name) == "not a picture that can be read"
+        assert reasons.pop(name) == NOT_READABLE
     assert reasons.pop("wall.png") == NO_FACE
     assert reasons.pop("pair.png").startswith("2 faces: 1 at the left, ")
     assert reasons.pop("small.png").endswith("px between the eyes, 20 needed")
@@ -567,7 +567,7 @@ class TestSeveralFaces:
         assert (report.added, report.unchanged) == (0, 1)
         assert (
             report.warnings[0].startswith("pair.png is enrolled already")
-            and "gallery remove" in report.warnings[0]
+            and f"fasr-video gallery remove {gallery.folder} --image " in report.warnings[0]
         )
 
     def test_photographs_judged_without_a_margin_are_judged_again(

@@ -304,6 +304,15 @@ class TestRemoval:
         with pytest.raises(GalleryError, match="no photograph 00"):
             gallery.remove(["00"], "test")
 
+    def test_a_photograph_is_found_by_the_beginning_of_its_hash(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
+        gallery.add("a", ops.photo("one", rng))
+        (image,) = gallery.images()
+        assert gallery.select_images((), [image.sha256[:8]]) == [image]
+        with pytest.raises(GalleryError, match="no photograph"):
+            gallery.select_images((), [image.sha256[:7]])
+
     def test_an_interrupted_removal_is_finished_by_the_next_opening(
         self, tmp_path: Path, rng: np.random.Generator
     ) -> None:
@@ -510,6 +519,11 @@ class TestBadGalleries:
     def test_a_folder_without_a_gallery_is_refused(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(GalleryError, match="no gallery here"):
             Gallery.open(tmp_path)
+        (tmp_path / "people" / "ada").mkdir(parents=True)
+        (tmp_path / "people" / "ada" / "1.JPG").touch()
+        says = "a folder of photographs.* gallery add .*people.gallery .*people"
+        with pytest.raises(GalleryError, match=says):
+            Gallery.open(tmp_path / "people")
         with pytest.raises(GalleryError, match="not empty"):
             Gallery.create(tmp_path, "toy", "ab", LENGTH)
         with pytest.raises(GalleryError, match="already a gallery"):

@@ -196,7 +196,8 @@ def test_flipped_bits_are_counted_as_losses(
     [
         ("audio.mp4", "no video stream"),
         ("empty.mp4", "0 bytes"),
-        ("text.mp4", "not a video"),
+        ("text.mp4", "not a video (FFmpeg: Invalid data"),
+        ("pictures/frame1.png", "a picture, not a video; put pictures into a folder"),
         ("cut_h264.mp4", "not a video"),
         ("missing.mp4", "no such file"),
     ],
@@ -413,6 +414,9 @@ def test_a_folder_of_pictures_is_read_in_the_order_of_its_names(clips: Path) -> 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     assert "no pictures in the folder" in str(read_all(tmp_path, "pyav"))
+    (tmp_path / "door.mp4").touch()
+    error = str(read_all(tmp_path, "pyav"))
+    assert f"videos (1); give the files (fasr-video run {tmp_path}/*.mp4), or make a case" in error
 
 
 SOURCES = [

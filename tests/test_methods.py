@@ -527,6 +527,18 @@ def test_a_still_becomes_pictures_a_sheet_and_provenance(
     assert "it is a reconstruction" in sr(mean, "--out", out)[2]
 
 
+def test_a_still_that_is_too_large_is_enlarged_or_refused(
+    sr: Run, write_still: Path, tmp_path: Path
+) -> None:
+    Pictures.fromarray(face(0, 90)).save(write_still)
+    assert (
+        "sheet written without a reconstruction, " in sr(write_still, "--out", tmp_path / "out")[1]
+    )
+    Pictures.fromarray(face(0, 130)).save(write_still)
+    err = sr(write_still, "--out", tmp_path / "out")[2]
+    assert "larger than the 128 px that sr produces; sr is for faces of 8 to 64 px (use" in err
+
+
 def test_a_second_call_draws_no_existing_picture(
     sr: Run, write_still: Path, tmp_path: Path
 ) -> None:

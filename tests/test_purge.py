@@ -161,6 +161,7 @@ def test_a_case_is_not_removed_before_its_time_is_over(
     set_days(copied_case, days)
     code, out, _ = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 0 and "0 of 1 case removed" in out and (copied_case / DATABASE).is_file()
+    assert f"{copied_case} stays: made " in out and "to remove it now: --now --why TEXT" in out
 
 
 def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
@@ -180,6 +181,25 @@ def test_a_named_case_is_removed_early_with_a_reason(
         == 0
     )
     assert tombstone(copied_case)["why"] == "court order 7"
+    code, _, err = run_command(capsys, "search", copied_case, "--gallery", copied_case)
+    assert code == 2 and "it was purged" in err
+    again = ("purge", copied_case, "--now", "--why", "court order 7")
+    for more in ((), ("--yes",)):
+        assert run_command(capsys, *again, *more)[:2] == (0, f"{copied_case}: already purged\n")
+    assert run_command(capsys, *again, "--dry-run")[1].endswith("dry run: nothing was removed\n")
+
+
+def test_all_cases_of_a_folder_are_removed_early_only_with_all(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run_command(capsys, "purge", archive, *NOW)
+    assert code == 2 and "all 2 cases of a folder; add --all" in err
+    assert out.count("would be removed") == 2 and (case_of(archive, "a") / DATABASE).is_file()
+    assert run_command(capsys, "purge", archive, "--all", "--yes")[0] == 2, "--all is for --now"
+    code, out, _ = run_command(
+        capsys, "purge", archive, *NOW, "--all", "--search", archive.parent / "in"
+    )
+    assert code == 0 and "2 of 2 cases removed" in out
 
 
 def test_copies_elsewhere_are_named_and_left(
@@ -310,7 +330,7 @@ def test_a_locked_case_keeps_neither_other_cases_nor_their_faces_in_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with hold_lock(case_of(archive, "b")):
-        code, out, err = run_command(capsys, "purge", archive, *NOW)
+        code, out, err = run_command(capsys, "purge", archive, *NOW, "--all")
     assert code == 3 and "1 of 2 cases removed" in out and str(case_of(archive, "a")) in out
     assert err.count("\n") == 1 and "another run is writing" in err
     assert in_summary(archive) == {"b"}
@@ -321,7 +341,9 @@ def test_a_case_with_unreadable_pictures_is_kept_and_the_others_are_removed(
 ) -> None:
     with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
         db.execute("UPDATE restoration SET samples = 'no list'")
-    code, out, err = run_command(capsys, "purge", archive, *NOW, "--search", archive.parent / "in")
+    code, out, err = run_command(
+        capsys, "purge", archive, *NOW, "--all", "--search", archive.parent / "in"
+    )
     assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and err.count("\n") == 1
     assert (case_of(archive, "b") / DATABASE).is_file() and not (
         case_of(archive, "a") / DATABASE
@@ -347,7 +369,7 @@ def test_an_unwritable_summary_is_one_line_and_the_next_purge_writes_it(
     page = archive / "summary.html"
     page.rename(archive / "aside")
     page.mkdir()
-    code, out, err = run_command(capsys, "purge", archive, *NOW)
+    code, out, err = run_command(capsys, "purge", archive, *NOW, "--all")
     assert code == 3 and "2 of 2 cases removed" in out
     assert err.count("\n") == 1 and "summary was not written" in err and "cannot be written" in err
     page.rmdir()
@@ -389,7 +411,7 @@ def test_a_damaged_tombstone_stops_no_other_case(
         == 0
     )
     (case_of(archive, "b") / TOMBSTONE).write_text('{"state": "removed"}')
-    code, out, err = run_command(capsys, "purge", archive, *NOW)
+    code, out, err = run_command(capsys, "purge", archive, *NOW, "--all")
     assert code == 3 and "1 of 2 cases removed" in out and "a damaged tombstone" in err
     document = json.loads((archive / "summary.json").read_text())
     assert [p["case"][0] for p in document["purged"]] == ["a"] and len(document["not_read"]) == 1

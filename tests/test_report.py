@@ -28,6 +28,8 @@ from fasr_video.case.links import decide as decide_link
 from fasr_video.case.recording import Recording, StatedClock
 from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE
+from fasr_video.custody.keys import make_signing_keys
+from fasr_video.custody.signing import check_signature, sign
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
@@ -527,6 +529,15 @@ def test_folder_with_other_things_in_it_is_refused(case: Path, tmp_path: Path) -
     with pytest.raises(CaseError, match="it is not empty and holds no report"):
         write_report(case, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_signed_report_is_not_overwritten(case: Path, tmp_path: Path) -> None:
+    make_signing_keys(tmp_path / "key")
+    out = write_report(case, tmp_path / "handout", ["html"], redact=True)
+    sign(out, tmp_path / "key")
+    with pytest.raises(UsageError, match=r"signed \(handout.sha256 is beside it\)"):
+        write_report(case, out)
+    check_signature(out, tmp_path / "key.pub")
 
 
 def test_altered_picture_is_not_shown(copy: Path) -> None:

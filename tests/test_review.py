@@ -427,7 +427,7 @@ def test_a_decision_is_undone_on_its_own_track_alone(browser: Browser, folder: P
     ("fields", "says"),
     [
         ({"verdict": "rejected", "reason": " ", "by": "Anna"}, "a reason is missing"),
-        ({"verdict": "rejected", "reason": "what I saw", "by": ""}, "a name is missing"),
+        ({"verdict": "rejected", "reason": "what I saw", "by": ""}, "your name is missing"),
         ({"verdict": "", "reason": "what I saw", "by": "Anna"}, "no such verdict"),
         ({"verdict": "accepted", "reason": "what I saw", "by": "Anna"}, "needs a candidate"),
     ],
@@ -694,6 +694,8 @@ def test_the_key_ends_with_its_time(folder: Path) -> None:
 
 
 def test_a_sign_off_can_end_the_key(browser: Browser) -> None:
+    assert "sign-off: your name is missing; enter it" in browser.post("/sign-off", by="").text
+    assert "its address stops working" in browser.get("/sign-off").text
     assert browser.post("/sign-off", by="Anna", end_key="on").status_code == 400, (
         "tracks are undecided"
     )

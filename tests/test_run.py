@@ -21,8 +21,10 @@ from fasr_video.case import store as case_module
 from fasr_video.case.case import Case
 from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
+from fasr_video.commands import screen
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError, SettingsError
+from fasr_video.gallery.photos import NOT_READABLE
 from fasr_video.pipeline import run as run_module
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.types import Reason
@@ -388,16 +390,23 @@ class TestGalleryFolder:
         pair.save(folder / "someone" / "pair.png")
         return folder
 
-    def test_each_file_has_its_state(self, gallery: Path, entrance: Path, tmp_path: Path) -> None:
+    def test_each_file_has_its_state(
+        self, gallery: Path, entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         settings = configs.load("cpu", ("sampling.fps=1",))
         run([entrance], tmp_path / "case", settings, gallery)
         photos = {p["path"]: p for p in case_contents(tmp_path / "case")["gallery"]}
         assert photos["grace_hopper.jpg"]["problem"] is None
         assert photos["eileen_collins.jpg"]["problem"] is None
-        assert photos["notes.txt"]["problem"] == "not a picture that can be read"
+        assert photos["notes.txt"]["problem"] == NOT_READABLE
         assert photos["wall.png"]["problem"].startswith("no face found")
         assert photos["someone/pair.png"]["problem"].startswith("2 faces")
         assert photos["someone/pair.png"]["subject"] == "someone"
+        screen.summary(tmp_path / "case", worked=True, seconds=1, as_json=False)
+        out = capsys.readouterr().out
+        assert "photographs left out: 3 (" in out
+        assert "notes.txt: not a picture that can be read; " in out
+        assert "pair.png: 2 faces" in out
 
     def test_a_changed_photograph_is_noticed(
         self, gallery: Path, entrance: Path, tmp_path: Path
@@ -410,7 +419,7 @@ class TestGalleryFolder:
         assert "wall.png" not in {p["path"] for p in case_contents(tmp_path / "case")["gallery"]}
 
     def test_a_missing_folder_is_reported_in_one_line(self, entrance: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="no such gallery folder"):
+        with pytest.raises(InputError, match="no such file or folder"):
             run(
                 [entrance],
                 tmp_path / "case",

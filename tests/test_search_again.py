@@ -112,6 +112,10 @@ def test_features_of_other_models_are_not_compared(archive_copy: Path) -> None:
 def test_a_folder_without_cases_is_named(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="there is no case here, nor"):
         cases_in([tmp_path])
+    (tmp_path / "b" / "one").mkdir(parents=True)
+    (tmp_path / "b" / "one" / "case.sqlite").touch()
+    with pytest.raises(CaseError, match=r"no case here .*; give one of the cases in it: one$"):
+        Case.open(tmp_path / "b")
 
 
 def test_search_prints_changes_and_ends_with_three_when_a_case_could_not_be_searched(

@@ -45,12 +45,14 @@ def test_override_changes_one_setting_and_keeps_its_type() -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("detect.min_scroe=1", "did you mean detect.min_score"),
+        ("detect.min_scroe=1", r"did you mean detect.min_score\?\); /.*/configs/cpu.yaml lists"),
         ("nothing.like.it=1", "no such setting"),
-        ("track.method=kalman", "track.method"),
-        ("select.auxiliaries=-1", "select.auxiliaries"),
-        ("select.max_turn=1.5", "select.max_turn"),
-        ("detect.batch=many", "detect.batch"),
+        ("track.method=kalman", "^track.method=kalman: .*; give one of sort, bytetrack, ocsort$"),
+        ("select.auxiliaries=-1", "; give a whole number, at least 0 and at most 64$"),
+        ("select.max_turn=1.5", "^select.max_turn=1.5: it cannot be 1.5; give a number, at least"),
+        ("detect.batch=many", "it cannot be 'many'; give a whole number, .* or null$"),
+        ("media.use_damaged=perhaps", "; give true or false$"),
+        ("restore.subjects=none", "lists every setting"),
         (
             "track.appearance_weight=0.3",
             "no such setting",

@@ -9,41 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fasr_video.errors import InputError
-from fasr_video.files import is_utf8, readable_name
-
-# Endings of video files.
-ENDINGS = frozenset(
-    {
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".3gp",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".mpg",
-        ".mpeg",
-        ".vob",
-        ".h264",
-        ".264",
-        ".h265",
-        ".265",
-        ".hevc",
-        ".flv",
-        ".asf",
-        ".wmv",
-        ".mxf",
-        ".dav",
-        ".ogv",
-        ".dv",
-        ".mjpeg",
-        ".mjpg",
-        ".ivf",
-    }
-)
+from fasr_video.files import VIDEOS, is_utf8, readable_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +30,9 @@ class Scan:
 
 def check_folder(archive: Path) -> None:
     """Raise where there is no such folder."""
+    if os.path.isfile(archive):
+        remedy = f"for one file use fasr-video run {archive}, or give the folder it is in"
+        raise InputError(archive, "a file", remedy)
     if not os.path.isdir(archive):
         raise InputError(archive, "no such folder", "give the folder that the footage is in")
 
@@ -90,7 +59,7 @@ def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
         for name in sorted(names):
             path = here / name
             within = path.relative_to(archive).as_posix()
-            if fnmatchcase(within, glob) if glob else path.suffix.lower() in ENDINGS:
+            if fnmatchcase(within, glob) if glob else path.suffix.lower() in VIDEOS:
                 _add(result, path, within)
     return result
 

@@ -18,7 +18,7 @@ from fasr_video.case.document import tracks as tracks_of
 from fasr_video.case.last_search import last_search
 from fasr_video.case.results import encodings
 from fasr_video.case.sources import all_done
-from fasr_video.case.store import DATABASE, only_writer
+from fasr_video.case.store import DATABASE, TOMBSTONE, no_case, only_writer
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.files import is_gone
@@ -76,6 +76,8 @@ def cases_in(folders: Sequence[Path]) -> list[Path]:
 
 
 def _no_cases(folder: Path) -> CaseError:
+    if (folder / TOMBSTONE).is_file():
+        return no_case(folder)
     reason = "there is no case here, nor in the folders below"
     return CaseError(folder, reason, "give a folder that `run` or `batch` made")
 

@@ -17,7 +17,7 @@ from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
 from fasr_video.case.replay import require_unchanged
 from fasr_video.case.results import listed_subjects
-from fasr_video.case.store import CaseStore
+from fasr_video.case.store import MOST_NAMED, CaseStore
 from fasr_video.case.tracks import finished_track
 from fasr_video.clock import now
 from fasr_video.errors import CaseError, UsageError
@@ -78,7 +78,7 @@ def decide(
     """Store a reviewer's decision on a track; it replaces the same reviewer's earlier one."""
     by = reviewer_name(by)
     role = as_role(role)
-    reason = _required("a reason", reason, LONGEST_REASON)
+    reason = _reason(reason)
     with case.transaction():
         require_unchanged(case)
         _check(case, track, verdict, subject)
@@ -158,9 +158,30 @@ def agreement(standing: Collection[Decision]) -> Agreement:
     return Agreement.AGREED if len(verdicts) == 1 else Agreement.CONFLICT
 
 
-def reviewer_name(name: str) -> str:
-    """Return a reviewer's name on one line; raise where it is empty or too long."""
-    return _required("a name", one_line("name", name), LONGEST_NAME)
+def reviewer_name(name: str, what: str = "decision") -> str:
+    """Return a reviewer's name on one line; raise where it is empty or too long.
+
+    `what` is what the name is for.
+    """
+    name = one_line("name", name).strip()
+    if not name:
+        raise UsageError(what, "your name is missing", "enter it")
+    if len(name) > LONGEST_NAME:
+        reason = f"a name of {len(name)} characters"
+        raise UsageError(what, reason, f"use at most {LONGEST_NAME}")
+    return name
+
+
+def _reason(text: str) -> str:
+    """Return the reason of a decision; raise where it is empty or too long."""
+    text = text.strip()
+    if not text:
+        remedy = "give one: a decision is not stored without it"
+        raise UsageError("decision", "a reason is missing", remedy)
+    if len(text) > LONGEST_REASON:
+        reason = f"a reason of {len(text)} characters"
+        raise UsageError("decision", reason, f"use at most {LONGEST_REASON}")
+    return text
 
 
 def is_same_reviewer(one: str, other: str) -> bool:
@@ -178,8 +199,11 @@ def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> No
             f"verdict {verdict}", "no such verdict", f"give one of {', '.join(VERDICTS)}"
         )
     name = f"track {finished_track(case, track).name}"
+    names = listed_subjects(case, track)
     if verdict == "accepted" and subject is None:
-        raise UsageError(name, "`accepted` needs a candidate", "name the candidate")
+        some = ", ".join([*names[:MOST_NAMED], *(["…"] if len(names) > MOST_NAMED else [])])
+        remedy = f"give --subject NAME (one of {some})" if names else "nobody is listed on it"
+        raise UsageError(name, "`accepted` needs a candidate", remedy)
     if verdict == "insufficient" and subject is not None:
         raise UsageError(
             name,
@@ -188,23 +212,11 @@ def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> No
         )
     if subject is None:
         return
-    names = listed_subjects(case, track)
     if subject not in names:
         known = ", ".join(names) or "nobody is listed"
         raise UsageError(
             name, f"{subject} is not among its candidates", f"name one that is ({known})"
         )
-
-
-def _required(what: str, text: str, most: int) -> str:
-    text = text.strip()
-    if not text:
-        raise UsageError(
-            "decision", f"{what} is missing", "give one: a decision is not stored without it"
-        )
-    if len(text) > most:
-        raise UsageError("decision", f"{what} of {len(text)} characters", f"use at most {most}")
-    return text
 
 
 def _mark_undone(case: CaseStore, decision: int, by: str, at: str) -> None:

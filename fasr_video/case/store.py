@@ -70,6 +70,8 @@ from fasr_video.types import Image
 if TYPE_CHECKING:
     from fasr_video.aes import Vault
 
+# An error names at most so many cases, or candidates.
+MOST_NAMED = 5
 SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"
 LOCK = ".lock"
@@ -200,18 +202,8 @@ class CaseStore:
         """Open the case in `folder`; raise where there is none or its database cannot be
         trusted."""
         path = folder / DATABASE
-        if not path.is_file() and (folder / TOMBSTONE).is_file():
-            raise CaseError(
-                folder,
-                f"it was purged ({TOMBSTONE} says when and what)",
-                "give the folder of another case",
-            )
         if not path.is_file():
-            raise CaseError(
-                folder,
-                f"no case here (it contains no {DATABASE})",
-                "give the folder that `run` wrote",
-            )
+            raise no_case(folder)
         with explain_errors(folder):
             if not read_only:
                 refuse_links(folder)
@@ -473,6 +465,19 @@ class CaseStore:
                     for path in sorted(folder.iterdir())
                     if path.is_file() and not path.is_symlink()
                 )
+
+
+def no_case(folder: Path) -> CaseError:
+    """Return the error that a folder is no case: it was purged, holds cases, or neither."""
+    if (folder / TOMBSTONE).is_file():
+        reason = f"it was purged ({TOMBSTONE} says when and what)"
+        return CaseError(folder, reason, "give the folder of another case")
+    remedy = "give the folder that `run` wrote"
+    names = sorted(path.parent.name for path in folder.glob(f"*/{DATABASE}"))
+    if names:
+        more = ", …" if len(names) > MOST_NAMED else ""
+        remedy = f"give one of the cases in it: {', '.join(names[:MOST_NAMED])}{more}"
+    return CaseError(folder, f"no case here (it contains no {DATABASE})", remedy)
 
 
 def refuse_foreign(folder: Path) -> None:

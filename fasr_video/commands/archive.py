@@ -42,7 +42,7 @@ from fasr_video.archive.tasks import Task
 from fasr_video.archive.watch import StableFiles
 from fasr_video.archive.worker import run_task
 from fasr_video.case.recording import read_time
-from fasr_video.commands.options import FOLDER, KEY_FILE
+from fasr_video.commands.options import CASE, FOLDER, KEY_FILE
 from fasr_video.configs import settings as configs
 from fasr_video.console import count, print_lines, table_cell
 from fasr_video.errors import ExitCode, InputError, UsageError
@@ -50,10 +50,13 @@ from fasr_video.pipeline.run import sampling_of
 
 PROGRESS_INTERVAL = 5.0  # seconds between progress lines when the output is no terminal
 STEP_SECONDS = 1.0  # that a step waits for a task to end
+WHAT_IS_FOOTAGE = "(files with the ending of a video, or those that --glob fits)"
 NO_REPORT = click.option("--no-report", is_flag=True, help="Do not write a report into each case.")
 OPTIONS = (
     click.option(
-        "--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."
+        "--gallery",
+        type=click.Path(path_type=Path),
+        help="Whom to search for: a gallery, a folder of photographs or a CSV, as for `run`.",
     ),
     click.option(
         "--out", "cases", type=FOLDER, required=True, help="The folder of cases and their ledger."
@@ -177,7 +180,10 @@ def batch_command(archive: Path, after: str | None, before: str | None, **values
     options = BatchOptions(**values)
     check_folder(archive)
     with _open_batch(options, after, before) as batch_run:
-        batch_run.batch.add_files(batch_run.scan(archive).files)
+        files = batch_run.scan(archive).files
+        if not files:
+            print_lines(f"{archive}: no footage found {WHAT_IS_FOOTAGE}", err=True)
+        batch_run.batch.add_files(files)
         while not batch_run.batch.is_finished:
             batch_run.batch.step(STEP_SECONDS)
         return batch_run.finish()
@@ -248,12 +254,12 @@ def _watch(batch_run: _BatchRun, folder: Path, stable: StableFiles, interval: fl
 
 
 @click.command("search")
-@click.argument("cases", nargs=-1, required=True, type=FOLDER)
+@click.argument("cases", nargs=-1, required=True, type=CASE)
 @click.option(
     "--gallery",
     required=True,
     type=FOLDER,
-    help="A gallery that `gallery create`, or `batch`, made.",
+    help="A gallery that `gallery create`, or `batch`, made; not a folder of photographs.",
 )
 @KEY_FILE
 @click.option(

@@ -13,7 +13,7 @@ from fasr_video.case.document import as_csv, as_document
 from fasr_video.case.document import as_json as json_of
 from fasr_video.case.verify import verify
 from fasr_video.commands import screen
-from fasr_video.commands.options import FOLDER, KEY_FILE
+from fasr_video.commands.options import CASE, FOLDER, KEY_FILE
 from fasr_video.console import print_lines, readable_json
 from fasr_video.custody.rerun import rerun
 from fasr_video.errors import ExitCode
@@ -22,7 +22,7 @@ from fasr_video.sqlite import explain_errors
 
 
 @click.command("show")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
 def show_command(case: Path, as_json: bool) -> None:
     """Show the contents of CASE: sources, losses, tracks, proposed links, gallery."""
@@ -35,7 +35,7 @@ def show_command(case: Path, as_json: bool) -> None:
 
 
 @click.command("export")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.option(
     "--format",
     "kind",
@@ -67,7 +67,7 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
 
 
 @click.command("report")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.option("--out", type=FOLDER, help="Folder to write. [default: report in the case]")
 @click.option(
     "--format",
@@ -93,7 +93,7 @@ def report_command(
 
 
 @click.command("verify")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.option(
     "--rerun",
     "count",

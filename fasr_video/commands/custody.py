@@ -14,13 +14,14 @@ from fasr_video.actors import login_name
 from fasr_video.actors import role as as_role
 from fasr_video.archive.summary import rewrite_summaries
 from fasr_video.case.case import Case
-from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
+from fasr_video.commands.options import CASE, FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import count, megabytes, print_lines, readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
     Copies,
     RetainedCase,
     Tombstone,
+    is_purged,
     purge_all,
     purged_folders,
     remaining_copies,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pictures")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.argument("tracks", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write the pictures to.")
 @KEY_FILE
@@ -81,12 +82,16 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
 
 
 @click.command("purge")
-@click.argument("cases", nargs=-1, required=True, type=FOLDER)
+@click.argument("cases", nargs=-1, required=True, type=CASE)
 @click.option(
     "--now",
     "anyway",
     is_flag=True,
-    help="Remove the named cases even if their time is not over. Needs --why.",
+    help="Remove every case given, and every case in the folders given, even if its time is not "
+    "over. Needs --why.",
+)
+@click.option(
+    "--all", "whole_folders", is_flag=True, help="Let --now remove all cases in the folders given."
 )
 @click.option("--why", help="The reason, written into the tombstone. [default: its time is over]")
 @click.option("--by", help="Who removes the cases. [default: your login name]")
@@ -109,6 +114,7 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
 def purge_command(
     cases: tuple[Path, ...],
     anyway: bool,
+    whole_folders: bool,
     why: str | None,
     by: str | None,
     role: str,
@@ -122,15 +128,25 @@ def purge_command(
     CASES are cases, or folders that hold cases. Exit code 4: copies of their pictures or vectors
     remain elsewhere. Exit code 3: a case could not be opened or removed.
     """
-    _check_options(dry_run, yes, anyway, why)
+    _check_options(dry_run, yes, anyway, whole_folders, why)
     role = as_role(role)
     at = datetime.now(UTC)
     all_cases = retained_cases(cases)
+    purged = [f for f in cases if is_purged(f) and f not in {c.folder for c in all_cases}]
     chosen, problems = _choose(all_cases, at, anyway)
     _report(problems)
     if not yes:
         _show_plan(all_cases, chosen, at, as_json)
+        if not as_json:
+            _show_nothing_removed(purged, bool(all_cases), dry_run)
         return ExitCode.LOSSES if problems else ExitCode.DONE
+    if anyway and not whole_folders and any(case.folder not in cases for case in chosen):
+        _show_plan(all_cases, chosen, at, as_json)
+        raise UsageError(
+            "--now --yes",
+            f"it would remove all {len(chosen)} cases of a folder",
+            "add --all to remove them, or give cases by name; nothing was removed",
+        )
     around = tuple(dict.fromkeys(case.folder.resolve().parent for case in chosen))
     search = search_copies(chosen, folders or around)
     why = why or "its time is over"
@@ -146,18 +162,24 @@ def purge_command(
     if as_json:
         click.echo(readable_json([tombstone.as_json() for tombstone in removed.values()]))
     else:
-        _show_removed(removed, len(all_cases), search.copies, left)
+        _show_kept(purged, [c for c in all_cases if c.folder in cases and c not in chosen], at)
+        if all_cases or not purged:
+            _show_removed(removed, len(all_cases), search.copies, left)
     if left:
         return ExitCode.INTEGRITY
     is_complete = not problems and not not_written and len(removed) == len(results)
     return ExitCode.DONE if is_complete else ExitCode.LOSSES
 
 
-def _check_options(dry_run: bool, yes: bool, anyway: bool, why: str | None) -> None:
+def _check_options(
+    dry_run: bool, yes: bool, anyway: bool, whole_folders: bool, why: str | None
+) -> None:
     if dry_run and yes:
         raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")
     if anyway and not why:
         raise UsageError("--now", "it needs a reason for the tombstone", "give --why TEXT")
+    if whole_folders and not anyway:
+        raise UsageError("--all", "it is for --now only", "add --now, or leave --all out")
 
 
 def _choose(
@@ -214,7 +236,25 @@ def _show_plan(
     for case in cases:
         plan = "would be removed" if case in chosen else "stays"
         print_lines(f"{plan}  {case.folder}: {_time_of(case, at)}")
-    print_lines("nothing was removed: add --yes to remove")
+
+
+def _show_nothing_removed(purged: Sequence[Path], any_left: bool, dry_run: bool) -> None:
+    for folder in purged:
+        print_lines(f"{folder}: already purged")
+    if dry_run:
+        print_lines("dry run: nothing was removed")
+    elif any_left:
+        print_lines("nothing was removed: add --yes to remove")
+
+
+def _show_kept(purged: Sequence[Path], kept: Iterable[RetainedCase], at: datetime) -> None:
+    """Say why named cases were not removed. The problems of others are reported already."""
+    for folder in purged:
+        print_lines(f"{folder}: already purged")
+    for case in kept:
+        if not case.problem and not case.clock_problem(at):
+            remedy = "to remove it now: --now --why TEXT"
+            print_lines(f"{case.folder} stays: {_time_of(case, at)}; {remedy}")
 
 
 def _time_of(case: RetainedCase, at: datetime) -> str:

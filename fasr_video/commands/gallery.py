@@ -126,7 +126,7 @@ def add_command(
     "images",
     multiple=True,
     metavar="SHA256",
-    help="One photograph, by its hash. Repeatable.",
+    help="One photograph, by its hash or at least 8 characters of its beginning. Repeatable.",
 )
 @click.option("--why", required=True, help="Reason, for the log of removals.")
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from fasr_video.detection.photograph import Which
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class _CaseFolder(click.Path):
+    """The folder of a case, or of cases."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if os.path.isfile(value):
+            raise UsageError(value, "a file", "give the folder of a case")
+        return super().convert(value, param, ctx)
+
+
+CASE = _CaseFolder(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 ROLE = click.option(
     "--role",

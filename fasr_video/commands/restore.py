@@ -130,7 +130,9 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Callable[[stills.Done], 
             else:
                 for warning in done.warnings:
                     print_lines(f"{done.path}: warning: {warning}", err=True)
-                print_lines(f"{done.path}: {done.state} {done.sheet}")
+                is_drawn = done.state != "not drawn"
+                what = done.state if is_drawn else "sheet written without a reconstruction,"
+                print_lines(f"{done.path}: {what} {done.sheet}")
 
         yield show
 

@@ -9,18 +9,31 @@ import click
 
 from fasr_video.actors import login_name
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decide, undo
+from fasr_video.case.decisions import decide, is_same_reviewer, undo
 from fasr_video.case.links import decide as decide_link
-from fasr_video.case.tracks import track_number
-from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
+from fasr_video.case.tracks import finished_track, track_number
+from fasr_video.commands.options import CASE, FILE, KEY_FILE, ROLE
 from fasr_video.console import print_lines
+from fasr_video.errors import UsageError
 from fasr_video.review import serve
 
-BY = click.option("--by", help="The name of the person who decides. [default: your login name]")
+
+def _name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """Return the name of `--by`; raise where it is empty."""
+    if name is not None and not name.strip():
+        raise UsageError("--by", "it is empty", "give your name")
+    return name
+
+
+BY = click.option(
+    "--by",
+    callback=_name,
+    help="The name of the person who decides. [default: your login name]",
+)
 
 
 @click.command("link")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.argument("link", type=int)
 @click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
 @BY
@@ -37,7 +50,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
 
 
 @click.command("decide")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.argument("track")
 @click.argument("verdict", type=click.Choice(["accepted", "rejected", "insufficient"]))
 @click.option(
@@ -70,19 +83,23 @@ def decide_command(
 
 
 @click.command("undo")
-@click.argument("case", type=FOLDER)
+@click.argument("case", type=CASE)
 @click.argument("decision", type=int)
-@click.option("--by", required=True, help="Who takes the decision back.")
+@click.option("--by", required=True, callback=_name, help="Who takes the decision back.")
 @ROLE
 def undo_command(case: Path, decision: int, by: str, role: str) -> None:
     """Withdraw a DECISION on a track. It stays in CASE, marked as undone."""
     with Case.open(case) as opened:
-        undo(opened, decision, by, role)
-    print_lines(f"decision {decision}: undone")
+        undone = undo(opened, decision, by, role)
+        track = finished_track(opened, undone.track).name
+    about = f"{track} {undone.verdict} {undone.subject or ''}".strip()
+    print_lines(f"decision {decision} ({about}, by {undone.by}): taken back by {undone.undone_by}")
+    if not is_same_reviewer(undone.by, by):
+        print_lines(f"note: it was a decision of {undone.by}")
 
 
 @click.command("serve")
-@click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
+@click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=CASE)
 @KEY_FILE
 @click.option(
     "--port",

@@ -113,7 +113,8 @@ def run_command(
     role: str,
     as_json: bool,
 ) -> int:
-    """Find the people in FOOTAGE: files, or folders of pictures.
+    """Find the people in FOOTAGE: video files, or folders of numbered pictures (one folder is one
+    video).
 
     If it is stopped or killed, the same command resumes it. It ends with 3 if parts of the footage
     could not be read; the case counts them.

@@ -42,6 +42,8 @@ CANDIDATES_LEGEND = (
 # `show` prints at most so many rows of each table. Nobody reads more on a terminal, and laying out
 # more takes long.
 MOST_ROWS = 200
+# `run` names at most so many photographs that could not be used.
+MOST_LEFT_OUT = 5
 
 
 def summary(
@@ -88,6 +90,7 @@ def summary(
     _say_counts(counts)
     if document.searched is not None:
         _say_answers(document, document.searched, counts)
+        _say_left_out(folder, [photo for photo in document.gallery if photo.problem])
         _say_last_search(document)
     print_lines(f"open it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
     return code
@@ -165,11 +168,8 @@ def _say_answers(document: Document, searched: LastSearch, counts: _Counts) -> N
     waiting = [t.name for t in document.tracks if track_state(t) == "not searched"]
     if waiting:
         print_lines(f"not searched yet: {', '.join(waiting)}; run again with --gallery")
-    left_out = ""
-    if counts.photographs_left_out:
-        left_out = f", photographs left out: {counts.photographs_left_out}"
     print_lines(
-        f"people in the gallery: {searched.gallery.people}{left_out}; "
+        f"people in the gallery: {searched.gallery.people}; "
         f"tracks with candidates: {counts.with_candidates} of {counts.answers}"
     )
     for track in document.tracks:
@@ -185,6 +185,16 @@ def _say_answers(document: Document, searched: LastSearch, counts: _Counts) -> N
         )
     for remark in searched.remarks:
         print_lines(f"note: {remark}")
+
+
+def _say_left_out(folder: Path, photos: Sequence[PhotographEntry]) -> None:
+    """Name the photographs that could not be used, each with the first words of its problem."""
+    if not photos:
+        return
+    named = [f"{p.path}: {str(p.problem).partition(':')[0]}" for p in photos[:MOST_LEFT_OUT]]
+    more = ["…"] if len(photos) > MOST_LEFT_OUT else []
+    names = "; ".join(named + more)
+    print_lines(f"photographs left out: {len(photos)} ({names}); see: fasr-video show {folder}")
 
 
 def _say_last_search(document: Document) -> None:

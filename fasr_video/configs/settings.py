@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -156,7 +157,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
                 f"--set {override}", "the value cannot be read", "put quotes around it"
             ) from error
         _set(values, key.strip(), parsed)
-    return _check(preset, values)
+    return _check(preset, values, overrides)
 
 
 def _read(preset: str) -> dict[str, Any]:
@@ -202,15 +203,17 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         for field in _fields_of(group_name)
     ]
     if key not in keys:
-        raise SettingsError(
-            key, f"no such setting{_suggestion(key, keys)}", "the presets list every setting"
-        )
+        raise SettingsError(key, f"no such setting{_suggestion(key, keys)}", _see_presets())
     if not isinstance(values.get(group), dict):
         values[group] = {}
     values[group][name] = value
 
 
-def _check(preset: str, values: dict[str, Any]) -> Settings:
+def _see_presets() -> str:
+    return f"{files(__package__) / 'cpu.yaml'} lists every setting"
+
+
+def _check(preset: str, values: dict[str, Any], overrides: Sequence[str]) -> Settings:
     """Return the settings; raise for the first one that is unknown, missing or out of bounds."""
     try:
         return Settings.model_validate(values)
@@ -224,17 +227,50 @@ def _check(preset: str, values: dict[str, Any]) -> Settings:
             else:
                 fields = list(Settings.model_fields)
             reason = f"no such setting{_suggestion(str(first['loc'][-1]), fields)}"
-            raise SettingsError(
-                f"{preset}: {where}", reason, "the presets list every setting"
-            ) from error
+            raise SettingsError(f"{preset}: {where}", reason, _see_presets()) from error
         if first["type"] == "missing":
             raise SettingsError(
                 f"{preset}: {where}", "missing", "start from a copy of a preset"
             ) from error
         value = reprlib.repr(first["input"])[:80]  # YAML aliases can nest without end
-        raise SettingsError(
-            f"{preset}: {where}", f"{first['msg']}, not {value}", "change it"
-        ) from error
+        given = [o for o in overrides if o.partition("=")[0].strip() == where]
+        subject = given[-1] if given else f"{preset}: {where}"
+        raise SettingsError(subject, f"it cannot be {value}", _what_fits(first["loc"])) from error
+
+
+# Pydantic's names of bounds, in words.
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+}
+
+
+def _what_fits(place: Sequence[int | str]) -> str:
+    """Return what the setting at this place takes, as a remedy."""
+    if len(place) != 2:
+        return _see_presets()
+    group = Settings.model_fields[str(place[0])].annotation
+    assert group is not None
+    field = group.model_fields[place[1]]
+    if get_origin(field.annotation) is Literal:
+        return f"give one of {', '.join(get_args(field.annotation))}"
+    parts = get_args(field.annotation)
+    choices = parts if NoneType in parts else (field.annotation,)
+    kind = next((text for kind, text in _KINDS.items() if kind in choices), None)
+    if kind is None:
+        return _see_presets()
+    bounds = [
+        f"{word} {getattr(bound, name)}"
+        for bound in field.metadata
+        for name, word in _BOUNDS.items()
+        if hasattr(bound, name)
+    ]
+    limits = f", {' and '.join(bounds)}" if bounds else ""
+    return f"give {kind}{limits}{' or null' if NoneType in choices else ''}"
 
 
 def _suggestion(word: str, words: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ class RetainedCase:
             f"and its time on {self.expires_at:%Y-%m-%d}"
         )
         reason = f"{dates}: too far apart to remove it by the clock alone"
-        remedy = "check the clock, then remove the cases by name with --now and --why"
+        remedy = "check the clock, then remove the cases with --now and --why"
         return str(CaseError(self.folder, reason, remedy))
 
 

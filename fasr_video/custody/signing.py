@@ -21,7 +21,7 @@ from fasr_video.case.store import DATABASE
 from fasr_video.clock import now
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
-from fasr_video.files import atomic_write, read_file, sha256_file
+from fasr_video.files import atomic_write, manifest_beside, read_file, sha256_file
 from fasr_video.sqlite import explain_errors
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def check_signature(target: Path, key: Path) -> Signed:
 
 
 def _paths_beside(target: Path) -> tuple[Path, Path]:
-    return target.with_name(f"{target.name}.sha256"), target.with_name(f"{target.name}.sha256.sig")
+    manifest = manifest_beside(target)
+    return manifest, manifest.with_name(f"{manifest.name}.sig")
 
 
 def _hashes(target: Path) -> dict[str, str]:

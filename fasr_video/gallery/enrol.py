@@ -135,7 +135,7 @@ def _enrol(
         unchanged=len(plan.unchanged),
         renamed=len(plan.renamed),
         problems=tuple(problems),
-        warnings=(*listing.warnings, *_face_number_warnings(plan, defaults.choice)),
+        warnings=(*listing.warnings, *_face_number_warnings(gallery.folder, plan, defaults.choice)),
         removal=removal,
     )
 
@@ -183,14 +183,15 @@ def _refuse_face_number(photos: Path, listing: Listing, choice: Choice) -> None:
         )
 
 
-def _face_number_warnings(plan: _Plan, choice: Choice) -> list[str]:
+def _face_number_warnings(folder: Path, plan: _Plan, choice: Choice) -> list[str]:
     """Return a warning for a photograph that is enrolled already, where a face number was given."""
     if not isinstance(choice.face, int):
         return []
-    remedy = "to choose another face, first remove it with `gallery remove --image`"
+    remove = f"fasr-video gallery remove {folder} --image"
     return [
-        f"{entry.path} is enrolled already, and keeps its face: {remedy}"
-        for entry, _ in (*plan.renamed, *plan.unchanged)
+        f"{entry.path} is enrolled already, and keeps its face: to choose another face, first "
+        f"remove it: {remove} {sha256[:12]} --why TEXT"
+        for entry, sha256 in (*plan.renamed, *plan.unchanged)
     ]
 
 

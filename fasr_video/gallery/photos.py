@@ -21,6 +21,7 @@ from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.recognition.align import align, three_points
 from fasr_video.types import AlignedFace, Image
 
+NOT_READABLE = "not a picture that can be read: save it again as JPEG or PNG, or remove it"
 MIN_EYE_PX = 20  # least distance between the eyes in a gallery photograph
 COLUMNS = {"path", "subject", "note", "source", "authority"}
 
@@ -70,7 +71,7 @@ def read_face(file: Path, detector: Detector, choice: Choice) -> Face | NoFace:
     try:
         image = read_picture(file)
     except UNREADABLE:
-        return NoFace("not a picture that can be read", None)
+        return NoFace(NOT_READABLE, None)
     return find_face(image, detector, choice)
 
 
@@ -167,8 +168,8 @@ def _unreadable_folder(path: Path, error: OSError) -> Problem:
 def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]]]:
     """Return all files below a folder, the names of its subfolders, and what could not be read."""
     if not os.path.isdir(folder):
-        remedy = "give a folder with one photograph, or one subfolder, per person"
-        raise InputError(folder, "no such gallery folder", remedy)
+        remedy = "give a photograph, a folder of them, or a CSV"
+        raise InputError(folder, "no such file or folder", remedy)
     errors: list[OSError] = []
     walked = list(os.walk(folder, onerror=errors.append))
     if not walked:

@@ -31,7 +31,14 @@ from PIL import Image as PilImage
 from fasr_video.actors import login_name, role_from_environment
 from fasr_video.clock import now
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
-from fasr_video.files import make_private_folder, put_in_place, refuse_links, sync_folder, take_lock
+from fasr_video.files import (
+    PICTURES,
+    make_private_folder,
+    put_in_place,
+    refuse_links,
+    sync_folder,
+    take_lock,
+)
 from fasr_video.gallery import traces, values
 from fasr_video.gallery.records import (
     LONGEST_ID,
@@ -72,6 +79,7 @@ PAGE_BYTES = 16384  # holds seven vectors of 512 elements; a page of 4096 would 
 ROWS_PER_CHUNK = 8192
 VALUES_PER_STATEMENT = 900  # most values in one SQL list
 FINISH_COMMAND = "run: fasr-video gallery check --finish GALLERY"
+SHORTEST_HASH = 8  # characters of a hash that stand for all of it
 PNG_HEADER_BYTES = 64  # nearly the same in all our PNG files
 
 # A database is compared with this text, line breaks included.
@@ -166,8 +174,7 @@ class GalleryStore:
         """
         path = folder / DATABASE
         if not path.is_file():
-            remedy = "give the folder of a gallery, or make one: fasr-video gallery create"
-            raise GalleryError(folder, f"no gallery here (it contains no {DATABASE})", remedy)
+            raise _no_gallery(folder)
         lock = None if read_only else _lock(folder)
         database: sqlite3.Connection | None = None
         try:
@@ -296,14 +303,15 @@ class GalleryStore:
     def select_images(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
         """Return all photographs of these subjects, and these by hash, each a single time.
 
-        Raise for a subject that is neither enrolled nor named by a problem, and for an unknown
-        hash.
+        At least 8 first characters of a hash are enough where no other begins with them. Raise for
+        a subject that is neither enrolled nor named by a problem, and for an unknown hash.
         """
         selected: dict[str, GalleryImage] = {}
         for subject in subjects:
             self._require_subject(subject)
             selected |= {image.sha256: image for image in self.images(subject)}
-        for sha256 in images:
+        for given in images:
+            sha256 = self._full_hash(given)
             self._require_subject_of(sha256)
             image = self.image(sha256)
             if image is not None:
@@ -795,6 +803,14 @@ class GalleryStore:
             self.folder, f"no subject {name!r} in it", f"see: fasr-video gallery list {self.folder}"
         )
 
+    def _full_hash(self, given: str) -> str:
+        """Return the hash of the photograph that begins with this, or the same text for others."""
+        if len(given) < SHORTEST_HASH:
+            return given
+        sql = "SELECT sha256 FROM image WHERE substr(sha256, 1, ?) = ?"
+        found = [sha256 for (sha256,) in self.query(sql, (len(given), given))]
+        return found[0] if len(found) == 1 else given
+
     def _require_subject_of(self, sha256: str) -> str:
         """Return the subject of a photograph; raise where the gallery does not have it."""
         subject = self.subject_of(sha256)
@@ -880,6 +896,17 @@ class _RemovedRows:
     templates: int
     problems: int
     secrets: tuple[bytes, ...]
+
+
+def _no_gallery(folder: Path) -> GalleryError:
+    files = (*folder.glob("*"), *folder.glob("*/*"))
+    if any(file.suffix.lower() in PICTURES for file in files):
+        create = f"fasr-video gallery create {folder}.gallery"
+        add = f"fasr-video gallery add {folder}.gallery {folder}"
+        remedy = f"make one: {create}, then {add}"
+        return GalleryError(folder, "a folder of photographs, not a gallery", remedy)
+    remedy = "give the folder of a gallery, or make one: fasr-video gallery create"
+    return GalleryError(folder, f"no gallery here (it contains no {DATABASE})", remedy)
 
 
 def _check_id(subject: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
-from fasr_video.files import PICTURES, sha256_file
+from fasr_video.files import PICTURES, VIDEOS, sha256_file
 from fasr_video.media.reader import Frame, Losses, MediaInfo, Reader, Sampling, check_name
 from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, MOST_PIXELS, UNREADABLE, opened
 from fasr_video.types import FrameRef, Image
@@ -77,6 +78,19 @@ def others_in(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not _is_picture(p) and not p.is_dir())
 
 
+def _no_pictures(folder: Path, videos: list[Path]) -> MediaError:
+    if not videos:
+        remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it, or give a video file"
+        return MediaError(folder, "there are no pictures in the folder", remedy)
+    name = shlex.quote(str(folder))
+    files = " ".join(f"{name}/*{ending}" for ending in sorted({v.suffix for v in videos}))
+    remedy = (
+        f"give the files (fasr-video run {files}), "
+        f"or make a case of each: fasr-video batch {name} --out CASES"
+    )
+    return MediaError(folder, f"it holds no pictures, but videos ({len(videos)})", remedy)
+
+
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES and path.is_file()
 
@@ -110,10 +124,10 @@ class FolderReader(Reader):
         super().__init__()
         check_name(path)
         self._files = pictures_in(path)
-        self._others = len(others_in(path))
+        others = others_in(path)
         if not self._files:
-            remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it, or give a video file"
-            raise MediaError(path, "there are no pictures in the folder", remedy)
+            raise _no_pictures(path, [file for file in others if file.suffix.lower() in VIDEOS])
+        self._others = len(others)
         sha256 = hash_folder(path)  # before anything is decoded
         first = self._first_picture()
         if first is None:

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 
 from fasr_video.errors import MediaError
-from fasr_video.files import sha256_file
+from fasr_video.files import PICTURES, sha256_file
 from fasr_video.media.reader import (
     FFMPEG_REMEDY,
     Frame,
@@ -261,8 +261,7 @@ class _Opened:
                 f"file:{path.absolute()}", metadata_errors="replace", options=options
             )
         except av.error.FFmpegError as error:
-            reason = f"not a video that FFmpeg can open ({error.strerror or error})"
-            raise MediaError(path, reason, FFMPEG_REMEDY) from error
+            raise _not_a_video(path, error) from error
         streams = [
             s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic
         ]
@@ -284,6 +283,14 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+
+
+def _not_a_video(path: Path, error: av.error.FFmpegError) -> MediaError:
+    if path.suffix.lower() in PICTURES:
+        remedy = "put pictures into a folder and give that, or use fasr-video sr"
+        return MediaError(path, "a picture, not a video", remedy)
+    remedy = "if a player can show it, convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+    return MediaError(path, f"not a video (FFmpeg: {error.strerror or error})", remedy)
 
 
 def _packets(

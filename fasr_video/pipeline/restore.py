@@ -30,7 +30,7 @@ from fasr_video.case.sources import sources
 from fasr_video.case.tracks import Face, Track
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
-from fasr_video.errors import SettingsError
+from fasr_video.errors import SettingsError, UsageError
 from fasr_video.gallery.encoder import References, TrackEncoder, TrackFaces, make_encoder
 from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
@@ -48,7 +48,7 @@ from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sqlite import explain_errors
 from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance
-from fasr_video.sr.methods import ModelFiles, Options, Supports, find_method, open_restorer
+from fasr_video.sr.methods import Method, ModelFiles, Options, Supports, find_method, open_restorer
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.types import Image, shallow_dict
 
@@ -76,13 +76,21 @@ def samples_of(settings: RestoreSettings) -> int:
     """Return how many pictures are drawn of each face: as set, or the default of the method."""
     if settings.samples is not None:
         return settings.samples
-    return 1 if settings.method == "none" else find_method(settings.method).defaults.samples
+    return 1 if settings.method == "none" else _method(settings).defaults.samples
+
+
+def _method(settings: RestoreSettings) -> Method:
+    try:
+        return find_method(settings.method)
+    except UsageError as error:
+        setting = f"restore.method={settings.method}"
+        raise SettingsError(setting, error.reason, error.remedy) from error
 
 
 def _check(settings: RestoreSettings) -> None:
     """Raise for settings that the method does not support."""
     method = settings.method
-    supports = Supports() if method == "none" else find_method(method).supports
+    supports = Supports() if method == "none" else _method(settings).supports
     if settings.attributes == READ and not supports.attributes:
         problem = "draws nothing" if method == "none" else "cannot be drawn towards any"
         raise SettingsError(
@@ -108,7 +116,7 @@ def _open_restorer(settings: RestoreSettings, guidance: Guidance | None) -> Rest
         guidance=guidance,
         batch=settings.batch,
     )
-    return open_restorer(find_method(settings.method), options)
+    return open_restorer(_method(settings), options)
 
 
 def tracks_together(settings: RestoreSettings) -> int:

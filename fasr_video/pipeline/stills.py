@@ -37,6 +37,7 @@ from fasr_video.sr.attributes import Attribute, complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import Method, ModelFiles, Options, find_method, open_restorer
+from fasr_video.sr.methods.bicubic import BICUBIC
 from fasr_video.sr.restoration import (
     SMALLEST,
     FaceInput,
@@ -57,6 +58,10 @@ class Still:
     face: Image
     """The LR face, square."""
     warnings: tuple[str, ...]
+
+
+# Side in pixels of the largest face that a bundled network reconstructs.
+LARGEST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Done:
 
     path: Path
     state: str
-    """`drawn`, `there already` or `refused`."""
+    """`drawn`, `there already`, `refused`, or `not drawn`: enlarged by bicubic in its place."""
     sheet: Path | None
     warnings: tuple[str, ...]
     problem: str | None
@@ -185,7 +190,9 @@ class _Session:
         restoration = restore(self._restorer, face, self._samples, self._job.seed)
         warnings = [*still.warnings, *self._auxiliary_warnings, *restoration.warnings]
         output.write(restoration, warnings)
-        return Done(path, "drawn", sheet_path, tuple(warnings), None)
+        is_drawn = restoration.method != BICUBIC.name or self._method.name == BICUBIC.name
+        state = "drawn" if is_drawn else "not drawn"
+        return Done(path, state, sheet_path, tuple(warnings), None)
 
     def _attributes_of(self, still: Still) -> tuple[Attribute, ...]:
         """Return the stated attributes, with those that the classifier reads if that is wanted."""
@@ -285,8 +292,11 @@ def read_still(
     else:
         face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
-            reason = f"a face of {len(face)} px needs no super-resolution to {CANONICAL_SIDE} px"
-            remedy = "give a small face crop, or --align for a picture with a face in it"
+            reason = f"the picture is larger than the {CANONICAL_SIDE} px that sr produces"
+            remedy = (
+                f"sr is for faces of {smallest} to {LARGEST} px "
+                "(use --align for a photograph with such a face in it)"
+            )
             raise InputError(path, reason, remedy)
     if face.min() == face.max():
         raise InputError(path, "one flat colour", "give a picture of a face")

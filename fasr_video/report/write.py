@@ -19,6 +19,7 @@ from fasr_video.files import (
     atomic_write,
     atomic_write_text,
     inside,
+    manifest_beside,
     read_file,
     refuse_links,
     sha256_file,
@@ -65,6 +66,9 @@ def write_report(
         raise UsageError(
             "--redact", "the report in the case is not redacted", "give --out DIR outside the case"
         )
+    if out is not None and manifest_beside(out).exists():
+        reason = f"signed ({manifest_beside(out).name} is beside it)"
+        raise UsageError(out, reason, "give another --out, or remove both first")
     with Case.open(folder, read_only=True) as case:
         if out is None and case.encryption is not None:
             raise UsageError(

@@ -107,7 +107,7 @@ def sign_off(case_id: str) -> Answer:
     if isinstance(answer, tuple) or "end_key" not in request.form:
         return answer
     current_app.config["KEY"].end()
-    message = "The key to these pages has ended. Start fasr-video serve again to open them."
+    message = "This review has ended. Start fasr-video serve again to open its pages."
     return render_template("message.html", title="Signed off", message=message), 200
 
 

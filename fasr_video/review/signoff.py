@@ -66,7 +66,7 @@ def sign_off(
 
     Sign it where a key is given.
     """
-    by, role = reviewer_name(by), as_role(role)
+    by, role = reviewer_name(by, "sign-off"), as_role(role)
     with case.transaction():  # nobody decides while the report is written
         name_signed_off(case)
         document = _document(case, by, role)
