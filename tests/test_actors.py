@@ -130,7 +130,7 @@ def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
             case.log("resumed", {})
         decisions.decide(case, 1, "rejected", "other ear", "Anna", role="examiner")
     page = (write_report(folder, tmp_path / "report", ["html"]) / "index.html").read_text()
-    assert "Olga (operator)" in page and "by Anna (examiner)" in page
+    assert "Olga (operator)" in page and "Anna (examiner)" in page
 
 
 def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(
