@@ -29,7 +29,6 @@ from fasr_video.datasets.faces import read_faces, views
 from fasr_video.evaluation.open_set import lowest_threshold
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.denoiser import Condition
 from fasr_video.sr.methods import METHODS, ModelFiles
 from fasr_video.sr.methods.diffusion import FAST, load_models
 
@@ -182,9 +181,8 @@ def restore_probes(people: People, count: int, samples: int) -> Tensor:
         features.append(load_bundled_combiner().combine(people.embedder.embed(degrade(faces))[0]))
     pictures = []
     for i in range(0, count, BATCH):
-        condition = Condition(
-            degrade(people.pictures[rows[i : i + BATCH]]), torch.stack(features[i : i + BATCH])
-        )
+        lr = degrade(people.pictures[rows[i : i + BATCH]])
+        condition = models.condition(lr, SIDE, torch.stack(features[i : i + BATCH]))
         pictures.append(draw_samples(models.denoiser, condition, FAST, samples).mean(1))
         print(f"restored {min(i + BATCH, count)} of {count}", file=sys.stderr)
     return torch.cat(pictures)

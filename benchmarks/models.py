@@ -263,10 +263,11 @@ def restore(people: People, count: int) -> Restored:
         "FASR: mean feature": torch.stack([mean(low[a]) for a in auxiliaries]),
     }
     drawn = {
-        name: draw_samples(models.denoiser, Condition(lr, feature), FAST, 1)[:, 0]
+        name: draw_samples(models.denoiser, models.condition(lr, 16, feature), FAST, 1)[:, 0]
         for name, feature in features_by_method.items()
     }
-    condition = Condition(lr, torch.stack([combiner.combine(low[a]) for a in auxiliaries]))
+    merged = torch.stack([combiner.combine(low[a]) for a in auxiliaries])
+    condition = models.condition(lr, 16, merged)
     samples = draw_samples(models.denoiser, condition, FAST, SAMPLES)
     drawn["FASR++: Feature Combiner"] = samples[:, 0]
     drawn["FASR++, mean of 2"] = samples[:, :2].mean(1)
@@ -377,7 +378,7 @@ def write_public_sheet(path: Path) -> None:
             for feature in BuiltinEmbedder().embed(lr)[0]
         ]
     )
-    samples = draw_samples(models.denoiser, Condition(lr, features), FAST, SAMPLES)
+    samples = draw_samples(models.denoiser, models.condition(lr, 16, features), FAST, SAMPLES)
     write_sheet([draw_sheet_line(*row) for row in zip(small, samples, clean, strict=True)], path)
 
 

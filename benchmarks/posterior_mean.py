@@ -24,10 +24,9 @@ from torch import Tensor
 from fasr_video.evaluation.pictures import psnr, sharpness, ssim
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr import samplers
-from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.flow import RectifiedFlow
 from fasr_video.sr.methods import METHODS, ModelFiles
-from fasr_video.sr.methods.diffusion import FAST, load_models
+from fasr_video.sr.methods.diffusion import FAST, Models, load_models
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.restoration import as_image
 from fasr_video.sr.surveillance import camera
@@ -89,17 +88,17 @@ class Networks:
 
     mean: PosteriorMean
     flow: RectifiedFlow
-    denoiser: Denoiser
+    fasrpp: Models
 
 
 def open_networks(mean: Path | None, flow: Path | None, denoiser: Path | None) -> Networks:
-    """Return the networks of these files, or the bundled ones; the denoiser computes in bfloat16."""
+    """Return the networks of these files, or the bundled ones; FASR++ computes in bfloat16."""
     models = load_models(METHODS["fasr++"], ModelFiles(network=denoiser), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
     return Networks(
         load_mean(mean or bundled("mean.safetensors")),
         load_flow(flow or bundled("flow.safetensors")),
-        models.denoiser,
+        models,
     )
 
 
@@ -136,13 +135,11 @@ def draw_flow(networks: Networks, feature: Tensor, calls: int) -> Draw:
     return drawn
 
 
-def draw_fasrpp(networks: Networks, feature: Tensor) -> Callable[[Tensor, int], Tensor]:
+def draw_fasrpp(models: Models, feature: Tensor) -> Callable[[Tensor, int], Tensor]:
     """Return the method that draws two samples of FASR++, N×2×3×S×S."""
-    mean = draw_mean(networks.mean, feature)
 
     def drawn(lr: Tensor, side: int) -> Tensor:
-        shown = mean(lr, side) if networks.denoiser.mean else lr
-        return draw_samples(networks.denoiser, Condition(shown, feature), FAST, 2)
+        return draw_samples(models.denoiser, models.condition(lr, side, feature), FAST, 2)
 
     return drawn
 
@@ -162,7 +159,7 @@ def draw_all(networks: Networks, faces: TestFaces, view: View, lr: Tensor) -> di
             pictures[f"pmrf, {calls} calls"] = draw_flow(networks, faces.merged, calls)(
                 lr, view.side
             )
-        samples = draw_fasrpp(networks, faces.merged)(lr, view.side)
+        samples = draw_fasrpp(networks.fasrpp, faces.merged)(lr, view.side)
         pictures["FASR++, a sample"] = samples[:, 0]
         pictures["FASR++, mean of 2"] = samples.mean(1)
     return pictures

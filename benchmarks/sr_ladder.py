@@ -96,7 +96,8 @@ def choose_faces(count: int, models: Models, scorer: Embedder) -> Faces:
         features, _ = models.features.embedder.embed(enlarge(shrink(pictures[g[1:]], 16), 128))
         merged.append(models.features.combiner.combine(features))
     own, _ = scorer.embed(clean)
-    return Faces(clean, small, Condition(enlarge(small, 128), torch.stack(merged)), scorer, own)
+    condition = models.condition(enlarge(small, 128), 16, torch.stack(merged))
+    return Faces(clean, small, condition, scorer, own)
 
 
 # A picture for each row of the condition.

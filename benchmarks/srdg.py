@@ -142,7 +142,8 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
         for method, features in (("SDE-SR", torch.zeros_like(feature)), ("FASR++", feature)):
             for what, (names, right) in TARGETS.items():
                 rows = [make_attributes(true, names, right) for true in people.true]
-                pictures = draw_samples(models.denoiser, Condition(lr, features), guidance, rows)
+                condition = models.condition(lr, side, features)
+                pictures = draw_samples(models.denoiser, condition, guidance, rows)
                 wanted = [
                     true | {a.name: a.value for a in row}
                     for true, row in zip(people.true, rows, strict=True)

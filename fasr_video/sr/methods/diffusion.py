@@ -35,6 +35,13 @@ class Models:
     mean: Mean | None = None
     """The posterior mean, for a denoiser that draws around its picture."""
 
+    def condition(self, lr: Tensor, side: int, features: Tensor) -> Condition:
+        """Return the condition for enlarged LR faces of one side: they, or their mean pictures."""
+        if self.mean is None:
+            return Condition(lr, features)
+        sides = torch.full((len(lr),), float(side))
+        return Condition(self.mean.draw(lr, sides, features), features)
+
 
 def load_models(method: Method, files: ModelFiles, device: torch.device) -> Models:
     """Return the models that a method needs."""

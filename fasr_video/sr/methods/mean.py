@@ -65,10 +65,14 @@ class Mean:
         """Return the mean pictures, N×3×S×S, and the source of each feature."""
         lr = torch.cat([enlarge(as_tensor([face.lr0]), self.side) for face in faces])
         features = [self._features.of(face) for face in faces]
-        parts = (lr, sides_of(faces), torch.stack([feature for feature, _ in features]))
+        stacked = torch.stack([feature for feature, _ in features])
+        return self.draw(lr, sides_of(faces), stacked), [source for _, source in features]
+
+    def draw(self, lr: Tensor, sides: Tensor, features: Tensor) -> Tensor:
+        """Return the mean pictures of enlarged LR faces, their sides in pixels and features."""
+        parts = (lr, sides, features)
         batches = zip(*(torch.split(part, self._batch) for part in parts), strict=True)
-        pictures = torch.cat([self._call(*batch) for batch in batches])
-        return pictures, [source for _, source in features]
+        return torch.cat([self._call(*batch) for batch in batches])
 
     def warnings(self, face: FaceInput, source: str) -> tuple[str, ...]:
         """Return the warnings about a picture whose feature is from `source`."""
