@@ -56,7 +56,7 @@ def test_the_file_names_the_mean_and_the_spread_around_it(weights: Path) -> None
     assert isinstance(back, ResidualDenoiser)
     assert back.mean == sha256_file(weights.with_name("mean.safetensors"))
     assert back.spread == pytest.approx(0.055)
-    assert load_own(bundled("sr.safetensors")).mean == ""
+    assert load_own(bundled("sr.safetensors")).mean == sha256_file(bundled("mean.safetensors"))
 
 
 def test_an_untrained_network_draws_the_mean_picture(weights: Path) -> None:

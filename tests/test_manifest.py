@@ -94,7 +94,11 @@ def test_files_were_made_with_those_that_they_need() -> None:
     combiner = merging.load_combiner(manifest.bundled("combiner.safetensors"))
     assert ENTRIES["combiner.safetensors"].needs == (EMBEDDER,)
     assert combiner.source.sha256 == sha256[EMBEDDER]
-    assert ENTRIES["sr.safetensors"].needs == (EMBEDDER,)
+    assert set(ENTRIES["sr.safetensors"].needs) == {
+        EMBEDDER,
+        "combiner.safetensors",
+        "mean.safetensors",
+    }
     assert checkpoints.load(manifest.bundled("sr.safetensors")).embedder == sha256[EMBEDDER]
     assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors")
     facts = Calibration.load(manifest.bundled("calibration.json")).provenance

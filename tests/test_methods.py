@@ -38,6 +38,7 @@ from fasr_video.sr.restoration import FaceInput, Restorer, as_image, restore, sq
 from fasr_video.sr.sampling import parse, sample_seed
 from fasr_video.sr.weights import save_denoiser, save_flow, save_mean
 from fasr_video.types import Image
+from fasr_video.weights.manifest import bundled
 from tests.commands import run_command
 from tests.conftest import PORTRAITS
 from tests.test_idfsr_restorer import restorer as idfsr
@@ -403,10 +404,10 @@ def test_the_mean_is_refused_with_another_embedder(tmp_path: Path) -> None:
         )
 
 
-def test_weights_that_are_not_bundled_give_a_one_line_error_with_a_remedy() -> None:
-    reason = r"method pmrf: flow\.safetensors does not come with this version; .*`train flow`"
-    with pytest.raises(FasrError, match=reason):
-        open_restorer(METHODS["pmrf"], Options(CPU))
+def test_the_bundled_flow_starts_from_the_bundled_mean() -> None:
+    provenance = open_restorer(METHODS["pmrf"], Options(CPU)).provenance()
+    assert provenance["mean"] == sha256_file(bundled("mean.safetensors"))
+    assert provenance["network"] == sha256_file(bundled("flow.safetensors"))
 
 
 # --------------------------------------------------------------------------------------------- pmrf

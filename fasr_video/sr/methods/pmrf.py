@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fasr_video.batch_size import PICTURES, batch_size_for
-from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.denoiser import PRECISIONS
@@ -20,6 +19,7 @@ from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Suppor
 from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
 from fasr_video.sr.weights import load_flow
+from fasr_video.weights.manifest import bundled
 
 FILE = "flow.safetensors"
 
@@ -97,11 +97,7 @@ class Pmrf:
 
 
 def _open(method: Method, options: Options) -> Pmrf:
-    file = options.files.network
-    if file is None:
-        reason = f"{FILE} does not come with this version"
-        remedy = "give a file that `train flow` wrote, with --model or restore.weights"
-        raise ModelError(f"method {method.name}", reason, remedy)
+    file = options.files.network or bundled(FILE)
     flow = load_flow(file)
     mean = mean_for(method, options, file, flow.mean)
     return Pmrf(method, mean, flow, sha256_file(file), options)
