@@ -11,11 +11,13 @@ import pytest
 from fasr_video import cli
 
 
-def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+def run_command(
+    capsys: pytest.CaptureFixture[str], *arguments: object, columns: int = 200
+) -> tuple[int, str, str]:
     """Run a command in this process; return its exit code, standard output and standard error."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
+        patch.setenv("COLUMNS", str(columns))
         cli.main()
     out, err = capsys.readouterr()
     assert isinstance(ended.value.code, int)

@@ -223,9 +223,8 @@ def test_a_damaged_manifest_is_reported_in_one_line(content: str, copy: Path) ->
 # --- the commands ------------------------------------------------------------------------------
 
 
-def test_models_shows_the_bundled_weights(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")
-    code, out, err = run_command(capsys, "models")
+def test_models_shows_the_bundled_weights(capsys: Capture) -> None:
+    code, out, err = run_command(capsys, "models", columns=1000)
     assert (code, err) == (0, "")
     for e in ENTRIES.values():
         assert all(
