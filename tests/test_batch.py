@@ -320,7 +320,7 @@ def test_an_unusable_gallery_is_an_error_before_any_file_is_read(tmp_path: Path)
     Gallery.create(tmp_path / "gallery", "another", "0" * 64, 512).close()
     with pytest.raises(UsageError, match="another"):
         prepare_gallery(tmp_path / "gallery", tmp_path / "cases", SETTINGS)
-    with pytest.raises(InputError, match="no such gallery"):
+    with pytest.raises(InputError, match="no such file or folder"):
         prepare_gallery(tmp_path / "nowhere", tmp_path / "cases", SETTINGS)
 
 

@@ -105,7 +105,7 @@ def test_people_of_a_part_are_compared_within_that_part() -> None:
 
 def test_too_few_people_raise_a_usage_error() -> None:
     probes, gallery = make_crowd(22, NOISE)
-    with pytest.raises(UsageError, match="11 enrolled people and 11 others"):
+    with pytest.raises(UsageError, match="here are 11 enrolled and 11 others"):
         from_probes(probes, gallery, FACTS, "", 0)
     with pytest.raises(UsageError, match="and 0 others"):
         divide([p for p in probes if p.person in gallery], gallery, 0)
@@ -393,7 +393,7 @@ def test_folders_without_people_give_a_one_line_error(
     code, _, err = run_command(
         capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr"
     )
-    assert code == 2 and "0 enrolled people and 0 others" in err
+    assert code == 2 and "here are 0 enrolled and 0 others" in err
 
 
 def test_random_draws_for_a_person_do_not_depend_on_other_people(faces: Path) -> None:

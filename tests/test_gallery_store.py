@@ -307,7 +307,7 @@ class TestRemoval:
     def test_a_photograph_is_found_by_the_beginning_of_its_hash(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
-        gallery.add("a", ops.photo("one", rng))
+        gallery.add("a", ops.random_photo("one", rng))
         (image,) = gallery.images()
         assert gallery.select_images((), [image.sha256[:8]]) == [image]
         with pytest.raises(GalleryError, match="no photograph"):

@@ -293,7 +293,9 @@ def test_a_summary_that_cannot_be_written_is_one_line(
     code, _, err = run_command(
         capsys, "batch", tmp_path / "empty", "--out", copy, "--scheduler", "local"
     )
-    assert code == 1 and err.count("\n") == 1 and "cannot be written" in err and str(copy) in err
+    nothing_found, not_written = err.splitlines()
+    assert code == 1 and "no footage found" in nothing_found
+    assert "cannot be written" in not_written and str(copy) in not_written
 
 
 def test_a_summary_on_a_full_disk_is_one_line(cases: Path, tmp_path: Path) -> None:
