@@ -547,7 +547,7 @@ def package_versions() -> dict[str, str]:
 def _open_database(path: Path, read_only: bool) -> tuple[sqlite3.Connection, str]:
     """Return a connection, and the schema version that the database names."""
     try:
-        database = connect_to_read(path) if read_only else connect_to_write(path)
+        database = connect_to_read(path) if read_only else _connect(path)
         database.row_factory = sqlite3.Row
         if not has_known_meta(database, SHAPE):
             check_schema(database, SHAPE, path)
