@@ -234,7 +234,7 @@ def highest_scores(strangers: Scores, size: int) -> Scores:
 
 
 def read_fillers(files: Sequence[Path], count: int) -> Tensor:
-    """Return one photograph of each of so many people."""
+    """Return one photograph of each of `count` people."""
     parts = [torch.zeros(0, 3, 128, 128)]
     for file in files:
         missing = count - sum(map(len, parts))

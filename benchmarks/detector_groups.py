@@ -109,7 +109,7 @@ def as_images(pictures: Tensor) -> list[Image]:
 
 
 def read_plain_faces(file: Path, count: int) -> list[Image]:
-    """Return a photograph of each of so many CelebA people, at the size for the median box."""
+    """Return a photograph of each of `count` CelebA people, at the size for the median box."""
     faces, _ = read_faces([file])
     rows = [own[0] for own in list(faces.people.values())[:count]]
     return as_images(shrink(views(faces.pictures[rows], 128, False, torch.Generator()), BOX_SIDE))

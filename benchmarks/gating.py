@@ -318,7 +318,7 @@ def main() -> None:
         help=("seconds of a room that is empty until near the end"),
     )
     parser.add_argument("--clip-seconds", type=float, default=2.0, help="of each real clip")
-    parser.add_argument("--asl", type=int, default=4, help="so many of the office clips")
+    parser.add_argument("--asl", type=int, default=4, help="number of office clips")
     parser.add_argument(
         "--data",
         type=Path,

@@ -66,7 +66,7 @@ class Person:
 
 
 def choose_people(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[Person]:
-    """Return the first people with so many photographs with landmarks, beside the one to draw."""
+    """Return the first people with enough photographs with landmarks beside the one to draw."""
     found: list[Person] = []
     for rows in faces.people.values():
         if len(found) == count or len(rows) <= photos:

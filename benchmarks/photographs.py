@@ -4,8 +4,8 @@ calibrated on one each.
 python benchmarks/photographs.py [--people 150] [--strangers 300] [--photographs 1 2 4] [--faces
 FILE.tar]
 
-So many people are enrolled with the first of their photographs; all and others search with their
-last one, at 12-32 px. Both readings are of the same scores: each template counted as one
+People are enrolled with their first photographs, one or more; all people and the strangers search
+with their last one, at 12-32 px. Both readings are of the same scores: each template counted as one
 comparison, and `search.comparison_count`.
 """
 

@@ -4,7 +4,7 @@
                                      [--hours 4] [--files 60]
 
 Faults: small real jobs get a fault before each step that writes (tests/faults.py). Files: each
-reader reads so many mutated files (tests/fuzz.py). Long: one `batch` over many files of the same
+reader reads --tries mutated files (tests/fuzz.py). Long: one `batch` over many files of the same
 clip, with the memory, file handles and threads of it and its workers, from /proc. Each part has its
 own page.
 """

@@ -37,7 +37,7 @@ class Table:
         self._notes.append(text)
 
     def text(self, *further: Table) -> str:
-        """Return the page: this table under its title, then the further ones under theirs."""
+        """Return the page: this table under its title, then each further table under its own."""
         parts = [f"# {self._title}\n", self._made_by, self._body()]
         for table in further:
             parts += [f"\n## {table._title}\n", table._body()]

@@ -75,7 +75,7 @@ def measure_footage(path: str, fps: str) -> dict[str, float]:
 
 
 def measure_tracks(count: str, people: str) -> dict[str, float]:
-    """Return the seconds to search for tracks among so many people, and to link them."""
+    """Return the seconds to search for tracks in a gallery, and to link them."""
     rng = np.random.default_rng(0)
     features = unit_vectors(rng, int(count))
     with (

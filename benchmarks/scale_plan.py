@@ -1,4 +1,4 @@
-"""Fill the tables of docs/scale.md from those of docs/results: machines for so many cameras.
+"""Fill the tables of docs/scale.md from those of docs/results: the machines that cameras need.
 
     python benchmarks/scale_plan.py [--cameras 1 100 1000 10000] [--cores 64] [--days 30]
                                     [--people 100000]

@@ -21,7 +21,7 @@ from typing import Any
 from fasr_video.errors import IntegrityError
 from fasr_video.sqlite import READ_ERRORS, size_of
 
-# Above so many bytes, large tables are checked only after something in them could not be read.
+# Size in bytes above which large tables are checked only after a read in them failed.
 LARGE_DATABASE = 64 * 2**20
 HASH = re.compile(r"[0-9a-f]{64}")
 _TYPES = {"INTEGER": "integer", "REAL": "real", "TEXT": "text", "BLOB": "blob"}

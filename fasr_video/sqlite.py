@@ -158,7 +158,7 @@ def connect(path: Path, address: str | None = None, **options: Any) -> LimitedCo
 
 
 def connect_to_write(path: Path, page_size: int | None = None) -> LimitedConnection:
-    """Open a database of ours for writing, or create one with pages of so many bytes.
+    """Open a database of ours for writing, or create one with pages of this size in bytes.
 
     What is committed is safe from a power cut. What is deleted leaves no trace in free pages.
     """

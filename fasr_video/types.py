@@ -102,7 +102,7 @@ REASON_TEXT: dict[str, str] = {
 
 
 def faces_of_reason(reason: str, number: int) -> str:
-    """Return in words what so many faces with this reason are, such as "auxiliary faces"."""
+    """Return in words what faces with this reason are, such as "auxiliary faces"."""
     text = REASON_TEXT[reason]
     is_noun = reason in {Reason.LR0, Reason.AUX}
     return f"{text}s" if is_noun and number != 1 else text

@@ -55,5 +55,5 @@ def make_photo(person: str, name: str, value: int, role: str = "") -> Photo:
 
 
 def make_photos(counts: Sequence[int]) -> list[Photo]:
-    """Return so many photographs of each person."""
+    """Return the given number of photographs of each person."""
     return [make_photo(f"p{i}", str(k), 10 * i + k) for i, n in enumerate(counts) for k in range(n)]

@@ -127,7 +127,7 @@ def test_manifest_rows_that_are_not_paths_are_listed(tmp_path: Path) -> None:
 
 
 def _png(width: int, height: int, rows: int) -> bytes:
-    """A PNG that says it is of that size, and holds so many black rows."""
+    """A PNG that states this size and holds a number of black rows."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from fasr_video.datasets.faces import plain_name
 from fasr_video.detection import open_detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation import protocols
-from fasr_video.evaluation.photos import LANDMARK_COLUMNS, Photo, plain_name, read_photos, without
+from fasr_video.evaluation.photos import LANDMARK_COLUMNS, Photo, read_photos, without
 from tests.conftest import PORTRAITS
 from tests.drawn import EACH, PEOPLE, draw_face, make_photo, make_photos, save_picture, write_people
 

@@ -113,7 +113,7 @@ def test_a_flow_starts_from_a_denoisers_layers(tmp_path: Path) -> None:
     denoiser = ResidualDenoiser(CompactNet((32, 64), feature_length=16, side=64))
     save_denoiser(denoiser, tmp_path / "sr.safetensors")
     network = FlowNet((32, 64), side=64)
-    trainer.begin(network, tmp_path / "sr.safetensors")
+    trainer.begin_with(network, tmp_path / "sr.safetensors")
     learned, taken = denoiser.network.state_dict(), network.cells.state_dict()
     assert torch.equal(taken["enter.weight"], learned["enter.weight"].half().float())
     assert not bool(taken["down.0.blocks.0.dense_f.weight"].any())
@@ -123,4 +123,4 @@ def test_a_flow_starts_from_a_denoisers_layers(tmp_path: Path) -> None:
 def test_a_flow_does_not_start_from_a_denoiser_of_other_widths(tmp_path: Path) -> None:
     save_denoiser(ResidualDenoiser(CompactNet((32, 64), side=64)), tmp_path / "sr.safetensors")
     with pytest.raises(FasrError, match="of the same widths"):
-        trainer.begin(FlowNet((16, 32), side=64), tmp_path / "sr.safetensors")
+        trainer.begin_with(FlowNet((16, 32), side=64), tmp_path / "sr.safetensors")

@@ -68,7 +68,7 @@ def task_for(folder: Path, content: str) -> Task:
 
 
 def task_results(scheduler: Processes, count: int) -> dict[str, str]:
-    """Return how so many tasks ended: the message, or else the status, by the file's name."""
+    """Return how the tasks ended: the message, or else the status, by the file's name."""
     ended: dict[str, str] = {}
     until = time.monotonic() + 60
     while len(ended) < count:

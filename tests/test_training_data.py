@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +121,31 @@ def test_features_by_dlib_name_their_embedder(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     features = CombinerFeatures.load(out)
     assert features.source.embedder.startswith("dlib") and features.hr.shape == (2, 128)
+
+
+def test_an_aligned_face_stays_in_its_folder_whatever_a_tar_names(tmp_path: Path) -> None:
+    photo = (MUGSHOTS / "grace_hopper.jpg").read_bytes()
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for name in ("../../outside/1.jpg", "/rooted/1.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(photo)
+            tar.addfile(member, io.BytesIO(photo))
+    out = tmp_path / "deep" / "aligned"
+    arguments = ["train", "align", str(tmp_path / "photos.tar"), "--out", str(out)]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert written == ["deep/aligned/outside/1.png", "deep/aligned/rooted/1.png"]
+
+
+def test_two_photographs_that_differ_in_their_ending_are_not_one(tmp_path: Path) -> None:
+    photos = tmp_path / "photos" / "p"
+    photos.mkdir(parents=True)
+    for name in ("1.jpg", "1.jpeg"):
+        (photos / name).write_bytes((MUGSHOTS / "grace_hopper.jpg").read_bytes())
+    arguments = ["train", "align", str(photos.parent), "--out", str(tmp_path / "aligned")]
+    result = CliRunner().invoke(cli, arguments)
+    assert "1 aligned face, 1 left out" in result.output
+    assert "p/1.jpg: p/1.jpeg would have the same name, p/1.png: rename one of them" in (
+        result.output
+    )

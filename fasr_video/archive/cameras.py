@@ -38,7 +38,7 @@ COLUMNS = (
 )
 GROUPS = {"camera", "date", "time"}
 DAY = 86_400
-# How many seconds a time of so many digits leaves open. A date alone leaves open the longest day,
+# Seconds that a time leaves open, by its number of digits. A date alone leaves open the longest day,
 # on which clocks are set back.
 RESOLUTIONS = {0: DAY + 3600, 2: 3600, 4: 60, 6: 1}
 CENTURIES = 1e10  # seconds: no offset of a clock is larger

@@ -42,7 +42,7 @@ class Scheduler(Protocol):
     def submit(self, task: Task) -> None: ...
 
     def wait(self, seconds: float) -> list[Finished]:
-        """Return the tasks that ended, after at most so many seconds.
+        """Return the tasks that ended, after at most `seconds`.
 
         In this process it takes as long as a task does.
         """

@@ -70,7 +70,7 @@ from fasr_video.types import Image
 if TYPE_CHECKING:
     from fasr_video.aes import Vault
 
-# An error names at most so many cases, or candidates.
+# The most cases, or candidates, that an error names.
 MOST_NAMED = 5
 SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"

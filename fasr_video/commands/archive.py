@@ -402,7 +402,8 @@ class _BatchRun:
     ) -> None:
         cases = self._options.cases
         totals = document.totals
-        states = [f"{count} {state}" for state, count in document.jobs_by_state.items() if count]
+        by_state = document.jobs_by_state.items()
+        states = [f"{number} {state}" for state, number in by_state if number]
         print_lines(
             f"{cases}: {', '.join(states) or 'nothing to do'};"
             f" {count(int(totals['tracks']), 'track')}, {totals['with_candidates']} with candidates"

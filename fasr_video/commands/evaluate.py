@@ -17,7 +17,7 @@ from rich.table import Table as Screen
 from fasr_video.checkpoint import contract_of, find_device
 from fasr_video.commands.embedder import embedder_options
 from fasr_video.commands.options import DEVICE
-from fasr_video.detection import Detector, open_detector
+from fasr_video.detection import Detector, open_for_photographs
 from fasr_video.errors import ExitCode, InputError, MissingExtra, ModelError, UsageError
 from fasr_video.evaluation.compare import Plan, compare, write_inputs
 from fasr_video.evaluation.degradations import Degradation, parse
@@ -51,21 +51,21 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 EXISTING = click.Path(path_type=Path, exists=True)
 SOURCES = click.argument("photos", nargs=-1, required=True, type=EXISTING)
 DEFAULT_SCORER = "dlib"
-# At most so many lines about left-out items are printed; trial.json has all.
+# The most lines about left-out items that are printed; trial.json has all.
 MOST_LINES = 5
-# Measure tables as if the screen had so many columns.
+# Columns of the screen that tables are measured for.
 MOST_COLUMNS = 500
 
 TRIAL_OPTIONS = (
     click.option(
         "--people",
         type=click.IntRange(min=2),
-        help="At most so many people, drawn by the seed. [default: all]",
+        help="The most people, drawn by the seed. [default: all]",
     ),
     click.option(
         "--searches",
         type=click.IntRange(min=1),
-        help="Only the first so many searches; the gallery stays complete.",
+        help="The number of searches, the first ones; the gallery stays complete.",
     ),
     click.option(
         "--leave-out",
@@ -150,7 +150,7 @@ COMMON_OPTIONS = (
         "--references",
         multiple=True,
         type=click.IntRange(min=0),
-        help="At most so many auxiliary faces. Repeatable.",
+        help="The most auxiliary faces. Repeatable.",
     ),
     click.option(
         "--fuse",
@@ -373,7 +373,7 @@ def _read(
 ) -> tuple[list[Photo], list[LeftOut]]:
     detector: Detector | None = None
     if options["align"]:
-        detector = open_detector("builtin", weights=None, device=options["device"], min_score=0.5)
+        detector = open_for_photographs(options["device"])
     return read_photos(sources, options["labels"], detector, small)
 
 

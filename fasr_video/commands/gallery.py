@@ -15,15 +15,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fasr_video import detection
 from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.commands.embedder import EmbedderChoice, embedder_options
 from fasr_video.commands.options import DEVICE, FACE, ROLE
 from fasr_video.console import count, megabytes, print_lines, readable_json, table_cell
 from fasr_video.custody.copies import CopiesElsewhere, find_copies, identifying_bytes
-from fasr_video.detection import Detector
-from fasr_video.detection.photograph import MIN_SCORE, Choice, Which
+from fasr_video.detection import open_for_photographs
+from fasr_video.detection.photograph import Choice, Which
 from fasr_video.errors import ExitCode, UsageError
 from fasr_video.gallery.enrol import EnrolDefaults, Listener, SyncReport, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
@@ -107,7 +106,7 @@ def add_command(
         opened.require_embedder(model)
         with _progress("enrolling", as_json) as listen:
             report = (sync if equal else enrol)(
-                opened, photos, open_detector(device), model, listen, defaults
+                opened, photos, open_for_photographs(device), model, listen, defaults
             )
     if as_json:
         click.echo(readable_json(asdict(report)))
@@ -369,11 +368,6 @@ def _per_subject(stats: Statistics) -> str:
     if stats.fewest_photos == stats.most_photos:
         return count(stats.most_photos, "photograph")
     return f"{stats.fewest_photos} to {stats.most_photos}, {stats.mean_photos:.1f} on average"
-
-
-def open_detector(device: str) -> Detector:
-    """Return the detector for photographs."""
-    return detection.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
 
 
 @contextmanager

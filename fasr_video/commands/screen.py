@@ -39,10 +39,10 @@ CANDIDATES_LEGEND = (
     "pooled and sr are raw cosines. A threshold is extrapolated where the calibration has too few "
     "strangers to measure it."
 )
-# `show` prints at most so many rows of each table. Nobody reads more on a terminal, and laying out
+# The most rows of each table that `show` prints. Nobody reads more on a terminal, and laying out
 # more takes long.
 MOST_ROWS = 200
-# `run` names at most so many photographs that could not be used.
+# The most photographs that `run` names because they could not be used.
 MOST_LEFT_OUT = 5
 
 

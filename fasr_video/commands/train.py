@@ -12,7 +12,7 @@ import click
 from fasr_video.commands.options import DEVICE, FILE
 from fasr_video.console import count
 from fasr_video.datasets.faces import Faces, name_people, read_faces
-from fasr_video.detection import open_detector
+from fasr_video.detection import open_for_photographs
 from fasr_video.errors import UsageError
 from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.sqlite import explain_errors
@@ -155,7 +155,7 @@ def train_group() -> None:
 @DEVICE
 def align_command(faces: tuple[Path, ...], out: Path, device: str) -> None:
     """Align photographs of any size for training: the largest face of each, 144 px with its rim."""
-    detector = open_detector("builtin", weights=None, device=device, min_score=0.5)
+    detector = open_for_photographs(device)
     left_out = 0
 
     def report(name: str, problem: str) -> None:
@@ -165,8 +165,8 @@ def align_command(faces: tuple[Path, ...], out: Path, device: str) -> None:
             click.echo(f"left out: {name}: {problem}", err=True)
 
     with explain_errors(out):
-        count = align_photos(faces, out, detector, report)
-    click.echo(f"{out}: {count} aligned faces, {left_out} left out")
+        done = align_photos(faces, out, detector, report)
+    click.echo(f"{out}: {count(done, 'aligned face')}, {left_out} left out")
 
 
 @train_group.command("features")

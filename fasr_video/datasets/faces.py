@@ -22,7 +22,7 @@ from fasr_video.sr.degradation import enlarge, shrink
 
 # Largest side in pixels of an aligned face with its rim; of a larger picture, training would see
 # parts at random.
-LARGEST = 160
+LARGEST_SIDE = 160
 CELEBA = (218, 178)
 # Rows and columns of CelebA's pictures; the middle 128×128 of them is the canonical frame.
 CELEBA_FACE = (slice(42, 186), slice(17, 161))
@@ -73,6 +73,12 @@ def identity_of(path: str) -> str:
     return parts[-2] if len(parts) > 1 else PurePosixPath(path).stem
 
 
+def plain_name(path: str) -> str:
+    """Return a photograph's path without its ending and parts that lead out of a folder."""
+    parts = PurePosixPath(path).with_suffix("").parts
+    return "/".join(part for part in parts if part not in ("/", ".."))
+
+
 def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[str]]:
     """Return all faces of the folders and tar files, and why each of the other files was left out.
 
@@ -99,10 +105,10 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
             left_out.append(
                 f"{name}: {width}×{height}, but an aligned face is square and at least {side} px"
             )
-        elif height > LARGEST:
+        elif height > LARGEST_SIDE:
             left_out.append(
                 f"{name}: {width}×{height}, but an aligned face with its rim has at most "
-                f"{LARGEST} px: run `train align` first"
+                f"{LARGEST_SIDE} px: run `train align` first"
             )
         elif pictures and array.shape != pictures[0].shape:
             left_out.append(

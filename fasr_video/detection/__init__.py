@@ -9,6 +9,7 @@ from pathlib import Path
 from fasr_video.detection.detector import Detector
 from fasr_video.detection.haar import HaarDetector
 from fasr_video.detection.insightface import InsightFaceDetector
+from fasr_video.detection.photograph import MIN_SCORE
 from fasr_video.detection.tiling import TiledDetector
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.weights.manifest import bundled
@@ -101,3 +102,8 @@ def open_detector(
         )
     detector = BACKENDS[backend](_Request(weights, device, min_score, max_side, engine, batch))
     return TiledDetector(detector, tile, tile_overlap) if tile else detector
+
+
+def open_for_photographs(device: str) -> Detector:
+    """Return the builtin detector as photographs need it."""
+    return open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)

@@ -11,12 +11,13 @@ from pathlib import Path
 from PIL import Image as Pictures
 
 from fasr_video import __version__
+from fasr_video.datasets.faces import plain_name
 from fasr_video.errors import MissingExtra, ModelError, UsageError
 from fasr_video.evaluation import plots, report
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.perceptual import FID_MISSING, LPIPS_MISSING
-from fasr_video.evaluation.photos import check_names, plain_name
+from fasr_video.evaluation.photos import check_names
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.evaluation.scoring import (
     Judges,

@@ -6,12 +6,19 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from fasr_video.csv_file import read_csv
-from fasr_video.datasets.faces import CELEBA, CELEBA_FACE, LARGEST, identity_of, members
+from fasr_video.datasets.faces import (
+    CELEBA,
+    CELEBA_FACE,
+    LARGEST_SIDE,
+    identity_of,
+    members,
+    plain_name,
+)
 from fasr_video.detection import Detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file
@@ -165,12 +172,6 @@ def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Phot
     return [p for p in photos if p.path not in twins], left_out
 
 
-def plain_name(path: str) -> str:
-    """Return a photograph's path without its ending and parts that lead out of a folder."""
-    parts = PurePosixPath(path).with_suffix("").parts
-    return "/".join(part for part in parts if part not in ("/", ".."))
-
-
 def check_names(paths: Sequence[str]) -> None:
     """Raise UsageError if two photographs would share a file name in exchange with other programs.
 
@@ -223,10 +224,10 @@ def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> 
     if picture.shape[:2] == CELEBA:
         picture = picture[CELEBA_FACE]
     height, width = picture.shape[:2]
-    if height != width or not CANONICAL_SIDE <= height <= LARGEST:
+    if height != width or not CANONICAL_SIDE <= height <= LARGEST_SIDE:
         reason = (
             f"{width}×{height} px, but an aligned face is a square of {CANONICAL_SIDE} px, "
-            f"with its rim at most {LARGEST}; --align finds the face in any picture"
+            f"with its rim at most {LARGEST_SIDE}; --align finds the face in any picture"
         )
         raise InputError(name, reason, "use --align")
     low = (height - CANONICAL_SIDE) // 2

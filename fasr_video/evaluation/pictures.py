@@ -50,9 +50,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
 def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return maps of the similarity of brightness, and of contrast and structure."""
     c = a.shape[1]
-    line = torch.exp(-((torch.arange(WINDOW, dtype=a.dtype) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
-    line = (line / line.sum()).to(a.device)
-    kernel = torch.outer(line, line).expand(c, 1, -1, -1)
+    kernel = _gaussian(WINDOW, SIGMA, a).expand(c, 1, -1, -1)
 
     def mean(x: Tensor) -> Tensor:
         return F.conv2d(x, kernel, groups=c)
@@ -63,6 +61,13 @@ def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return (2 * ma * mb + c1) / (ma**2 + mb**2 + c1), (2 * cov + c2) / (va + vb + c2)
 
 
+def _gaussian(width: int, sigma: float, like: Tensor) -> Tensor:
+    """Return the width×width weights of a Gaussian, which sum to one."""
+    line = torch.exp(-((torch.arange(width, dtype=like.dtype) - width // 2) ** 2) / (2 * sigma**2))
+    line = (line / line.sum()).to(like.device)
+    return torch.outer(line, line)
+
+
 def sharpness(pictures: Tensor) -> Tensor:
     """Return the share of each picture's contrast that is finer than a Gaussian of 1 px.
 
@@ -70,8 +75,7 @@ def sharpness(pictures: Tensor) -> Tensor:
     """
     weights = torch.tensor(LUMA, dtype=pictures.dtype, device=pictures.device)
     grey = (pictures * weights[:, None, None]).sum(1, keepdim=True)
-    line = torch.exp(-(torch.arange(-3, 4, dtype=pictures.dtype, device=pictures.device) ** 2) / 2)
-    kernel = torch.outer(line, line)[None, None] / line.sum() ** 2
+    kernel = _gaussian(7, 1.0, pictures)[None, None]
     fine = grey - F.conv2d(F.pad(grey, (3, 3, 3, 3), mode="replicate"), kernel)
     return fine.flatten(1).std(1) / grey.flatten(1).std(1).clamp_min(1e-6)
 

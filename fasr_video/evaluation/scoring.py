@@ -221,7 +221,7 @@ def _with_values(scored: Scored, fid: float) -> Scored:
 
 
 def ranks(enrolled: int) -> list[int]:
-    """Return the ranks at which a search in a gallery of so many can fail."""
+    """Return the ranks at which a search in a gallery of this size can fail."""
     return [k for k in RANKS if k == 1 or k < enrolled]
 
 

@@ -17,7 +17,7 @@ from fasr_video.errors import UsageError
 from fasr_video.evaluation.open_set import Scores
 
 REPEATS = 1000
-# Up to so many different whole numbers, each one is a group; more of them, and measurements, are
+# Up to this number of different whole numbers, each one is a group; more of them, and measurements, are
 # divided into thirds.
 MOST_GROUPS = 6
 

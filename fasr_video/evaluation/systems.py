@@ -16,10 +16,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fasr_video.datasets.faces import plain_name
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
-from fasr_video.evaluation.photos import check_names, digest_of, plain_name
+from fasr_video.evaluation.photos import check_names, digest_of
 from fasr_video.evaluation.protocols import Item
 from fasr_video.evaluation.store import Store
 from fasr_video.files import PICTURES, sha256_file

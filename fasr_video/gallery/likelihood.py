@@ -125,7 +125,7 @@ def isotonic(same: Scores, different: Scores) -> tuple[Scores, Scores]:
 
 
 def supported_bounds(same: Scores, different: Scores) -> tuple[float, float]:
-    """Return the lowest and highest log10 LR that so many samples support (ELUB, Vergeer et al.
+    """Return the lowest and highest log10 LR that a number of samples supports (ELUB, Vergeer et al.
     2016).
 
     At prior odds 1/t a system is useful only where its decisions are wrong less often than always

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fasr_video.checkpoint import find_device
-from fasr_video.detection import open_detector
+from fasr_video.detection import open_for_photographs
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.stills import Still, read_auxiliaries
@@ -68,7 +68,7 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
     models = load_idfsr_models(files, find_device(job.device), LandmarkFinder(job.device))
     detector = None
     if job.align:
-        detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5)
+        detector = open_for_photographs(job.device)
     stills, warnings = read_auxiliaries(job.refs, detector)
     references, left_out = _references(stills, models)
     doubt = stranger(references)

@@ -17,8 +17,8 @@ from PIL import ImageDraw, ImageFont
 
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
-from fasr_video.detection import Detector, open_detector
-from fasr_video.detection.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
+from fasr_video.detection import Detector, open_for_photographs
+from fasr_video.detection.photograph import ALONE, Choice, Unclear, Which, choose_face
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import atomic_write, atomic_write_text, read_file, sha256_file
 from fasr_video.media import UNREADABLE, read_picture
@@ -142,9 +142,7 @@ class _Session:
         self._samples = job.samples or self._method.defaults.samples
         self._detector: Detector | None = None
         if job.align:
-            self._detector = open_detector(
-                "builtin", weights=None, device=job.device, min_score=MIN_SCORE
-            )
+            self._detector = open_for_photographs(job.device)
         auxiliaries, self._auxiliary_warnings = read_auxiliaries(job.aux, self._detector)
         self._auxiliary_faces = tuple(still.face for still in auxiliaries)
         if self._guidance is not None:
@@ -423,7 +421,7 @@ def _sheet_cells(still: Still, restoration: Restoration, side: int) -> list[tupl
 
 
 def _attribute_notes(restoration: Restoration, letters: int) -> list[str]:
-    """Return what a sheet says about attributes, in lines of at most so many letters."""
+    """Return what a sheet says about attributes, in lines of a limited number of letters."""
     if not restoration.attributes:
         return []
     attributes = ", ".join(map(str, restoration.attributes))

@@ -18,7 +18,7 @@ def serve(
 ) -> None:
     """Serve these cases until Ctrl-C. `announce` is called with the address to open.
 
-    The address opens the pages for so many hours. Signed-off reports are signed with `sign_key`.
+    The address opens the pages for `hours`. Signed-off reports are signed with `sign_key`.
     """
     for package in ("flask", "waitress"):
         if find_spec(package) is None:

@@ -18,7 +18,7 @@ from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
 from fasr_video.review.guard import Key, protect
 
-# A key opens the pages for so many hours.
+# Hours for which a key opens the pages.
 HOURS = 12.0
 
 
@@ -31,7 +31,7 @@ def make_app(
 ) -> Flask:
     """Return the app for these cases (folders by case id).
 
-    Whoever holds the token can open it for so many hours. Signed-off reports are signed with
+    Whoever holds the token can open it for `hours`. Signed-off reports are signed with
     `sign_key`.
     """
     app = Flask(__name__)

@@ -26,7 +26,7 @@ THREADS = 6
 # Open connections. Where there are more, the one that was idle the longest is closed, so that idle
 # connections keep nobody out.
 MOST_CONNECTIONS = 64
-# An idle connection is closed after so many seconds.
+# Seconds after which an idle connection is closed.
 IDLE_SECONDS = 15
 MOST_HEADER_BYTES = 16 * 1024
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image as PilImage
 
-from fasr_video.datasets.faces import members
+from fasr_video.datasets.faces import members, plain_name
 from fasr_video.detection.detector import Detector
 from fasr_video.detection.photograph import Choice, Unclear, choose_face
 from fasr_video.errors import InputError
@@ -37,10 +37,15 @@ def align_photos(
     A face that is there already is not made again, so a stopped call can be repeated. `report` gets
     each photograph's name, and why it has no face (empty if it has one).
     """
+    names: dict[str, str] = {}
     done = 0
     for member in members(sources):
+        name = plain_name(member.name)
+        file = out / f"{name}.png"
+        first = names.setdefault(name, member.name)
         problem = member.problem
-        file = out / PurePosixPath(member.name).with_suffix(".png")
+        if not problem and first != member.name:
+            problem = f"{first} would have the same name, {name}.png: rename one of them"
         if not problem and not file.exists():
             problem = _align(member.data, file, detector)
         done += not problem

@@ -25,7 +25,7 @@ from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_mean, save_denoiser
 from fasr_video.training import mean as mean_training
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Loss, Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train, unwrapped
 from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.mean import make_batch, squared_error
 from fasr_video.training.sr import Material, load_material
@@ -58,7 +58,7 @@ def make_loss(
     mean = mean.to(data.pictures.device).eval().requires_grad_(False)
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
-        denoiser: ResidualDenoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
+        denoiser: ResidualDenoiser = unwrapped(model)
         batch = make_batch(data, recipe, mean.side, generator)
         device = batch.clean.device
         with torch.no_grad():

@@ -127,7 +127,7 @@ def save_detector(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def shift_scores(state: Mapping[str, Tensor], logits: float) -> dict[str, Tensor]:
-    """Return the tensors of a DetectorNet with all scores raised by so many logits."""
+    """Return the tensors of a DetectorNet with all scores raised by a number of logits."""
     shifted = dict(state)
     for name, value in state.items():
         if SCORE_BIAS.fullmatch(name):

@@ -82,7 +82,7 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
     return loss
 
 
-def begin(network: FlowNet, file: Path) -> None:
+def begin_with(network: FlowNet, file: Path) -> None:
     """Load the weights of a flow, or of a compact denoiser, into the network.
 
     A denoiser knows faces already: the U-Net takes its layers, but for the last one, which begins
@@ -119,7 +119,7 @@ def run(
     require_embedder(job.weights, mean.embedder, source.sha256)
     flow = RectifiedFlow(FlowNet(job.widths, job.blocks, mean.side))
     if job.begin is not None:
-        begin(flow.network, job.begin)
+        begin_with(flow.network, job.begin)
     flow.mean = sha256_file(job.weights)
     flow.band = mean.band
     files = {

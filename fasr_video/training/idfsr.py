@@ -283,7 +283,7 @@ def run(
 
     settings = {
         name: provenance[name]
-        for name in ("features", "landmarks", "embedder", "faces", "begun with", "size")
+        for name in ("features", "landmarks", "embedder", "faces", "people", "begun with", "size")
     }
     settings |= {"recipe": job.recipe}
     loss = make_loss(data, job.recipe, denoiser.side, embed)

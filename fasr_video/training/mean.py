@@ -138,7 +138,7 @@ def misaligned(pictures: Tensor, side: int, generator: torch.Generator) -> Tenso
 
 
 def stored(clean: Tensor, pixels: int) -> Tensor:
-    """Return the faces shrunk to so many pixels, stored in 8 bits, and enlarged again."""
+    """Return the faces shrunk to this side in pixels, stored in 8 bits, and enlarged again."""
     low = (shrink(clean, pixels) * 255).round() / 255
     return enlarge(low, clean.shape[-1])
 

@@ -18,7 +18,7 @@ from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
 from fasr_video.sr.methods.band import draw_within, outside, sizes
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
-from fasr_video.sr.methods.mean import Mean, mean_for
+from fasr_video.sr.methods.mean import Mean, mean_for, sides_of
 from fasr_video.sr.methods.method import Defaults, Method, ModelFiles, Need, Options, Supports
 from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
@@ -35,12 +35,12 @@ class Models:
     mean: Mean | None = None
     """The posterior mean, for a denoiser that draws around its picture."""
 
-    def condition(self, lr: Tensor, side: int, features: Tensor) -> Condition:
-        """Return the condition for enlarged LR faces of one side: they, or their mean pictures."""
+    def condition(self, lr: Tensor, sides: Tensor | float, features: Tensor) -> Condition:
+        """Return the condition for enlarged LR faces of these sides: they, or their mean pictures."""
         if self.mean is None:
             return Condition(lr, features)
-        sides = torch.full((len(lr),), float(side))
-        return Condition(self.mean.draw(lr, sides, features), features)
+        each = torch.as_tensor(sides, dtype=torch.float32).expand(len(lr))
+        return Condition(self.mean.draw(lr, each, features), features)
 
 
 def load_models(method: Method, files: ModelFiles, device: torch.device) -> Models:
@@ -112,8 +112,11 @@ class Diffusion:
     ) -> list[Restoration]:
         guides = [self._guiding_attributes(face) for face in faces]
         features = [self._features.of(face) for face in faces]
-        lr = self._lr_pictures(faces)
-        condition = Condition(lr, torch.stack([feature for feature, _ in features]))
+        lr = torch.cat([enlarge(as_tensor([face.lr0]), self._denoiser.side) for face in faces])
+        stacked = torch.stack([feature for feature, _ in features])
+        condition = self._models.condition(lr, sides_of(faces), stacked)
+        known = torch.tensor([float(face.lr_known) for face in faces])
+        condition = Condition(condition.lr * known[:, None, None, None], stacked)
         rows = torch.arange(len(faces)).repeat_interleave(samples)
         generators = samplers.generators([sample_seed(s, k) for s in seeds for k in range(samples)])
         parts = []
@@ -129,16 +132,6 @@ class Diffusion:
         drawn = torch.cat(parts).reshape(len(faces), samples, *lr.shape[1:])
         sources = [source for _, source in features]
         return [self._restoration(*row) for row in zip(faces, drawn, seeds, sources, strict=True)]
-
-    def _lr_pictures(self, faces: Sequence[FaceInput]) -> Tensor:
-        """Return what the denoiser takes as the LR face: it or its mean picture, zeros for none."""
-        if self._models.mean is None:
-            sized = [enlarge(as_tensor([face.lr0]), self._denoiser.side) for face in faces]
-            pictures = torch.cat(sized)
-        else:
-            pictures, _ = self._models.mean.pictures(faces)
-        known = torch.tensor([float(face.lr_known) for face in faces])
-        return pictures * known[:, None, None, None]
 
     def _guided(self, rows: Sequence[tuple[Attribute, ...]]) -> Denoiser:
         if self._guidance is None:

@@ -71,7 +71,7 @@ class LinearMap(nn.Module):
 
 
 def reduce(lr: Tensor, pixels: int) -> Tensor:
-    """Return the face of so many pixels a side that is nearest to this one when enlarged."""
+    """Return the face of this side in pixels that is nearest to this one when enlarged."""
     down = _inverse(lr.shape[-1], pixels).to(lr)
     return down @ lr @ down.T
 
