@@ -31,7 +31,7 @@ from results import Table, command_line
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fasr_video.commands.gallery import open_detector  # noqa: E402
+from fasr_video.detection import open_for_photographs  # noqa: E402
 from fasr_video.gallery.enrol import sync  # noqa: E402
 from fasr_video.gallery.gallery import Gallery  # noqa: E402
 from fasr_video.gallery.index import NOISE_LENGTH, RECALL_AT, Index  # noqa: E402
@@ -78,7 +78,7 @@ def enrolment_table(args: argparse.Namespace, folder: Path) -> Table:
         "", "Enrolment", "", ("what", "photographs", "seconds", "photographs/s", "not enrolled")
     )
     material = write_photographs(args.faces, args.photos, folder / "photos")
-    detector, embedder = open_detector("cpu"), open_embedder("builtin", None, "cpu")
+    detector, embedder = open_for_photographs("cpu"), open_embedder("builtin", None, "cpu")
     with Gallery.create(folder / "g", embedder.name, embedder.sha256, embedder.length) as gallery:
         for label in ("new", "again, nothing changed"):
             start = time.perf_counter()

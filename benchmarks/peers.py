@@ -33,9 +33,8 @@ from skimage.feature import local_binary_pattern
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.case.case import Case
-from fasr_video.commands.gallery import open_detector as photo_detector
 from fasr_video.configs import settings
-from fasr_video.detection import Detector, open_detector
+from fasr_video.detection import Detector, open_detector, open_for_photographs
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import Sampling, open_video, read_picture
@@ -121,7 +120,9 @@ def search_each_face(clip: Path, end: float, backend: str, embed: bool) -> Answe
         if backend == "dlib"
         else open_detector(backend, weights=None, device="cpu", min_score=0.5)
     )
-    compare = search_by_embedding(photo_detector("cpu")) if embed else search_by_patterns(detector)
+    compare = (
+        search_by_embedding(open_for_photographs("cpu")) if embed else search_by_patterns(detector)
+    )
     named, count = [], 0
     for index, image in read_frames(clip, end):
         found = detector.detect([image])[0]

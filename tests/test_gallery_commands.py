@@ -14,9 +14,12 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.actors import login_name
+from fasr_video.detection import open_for_photographs
+from fasr_video.gallery.enrol import enrol
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import INDEX_FILE
 from fasr_video.gallery.store import DATABASE
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.weights.manifest import bundled
 from tests.commands import run_command
 from tests.conftest import PORTRAITS
@@ -27,14 +30,10 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from fasr_video.commands.gallery import open_detector
-    from fasr_video.gallery.enrol import enrol
-    from fasr_video.recognition.embedders import open_embedder
-
     folder = tmp_path_factory.mktemp("commands") / "gallery"
     embedder = open_embedder("builtin", None, "cpu")
     with Gallery.create(folder, embedder.name, embedder.sha256, embedder.length) as gallery:
-        enrol(gallery, MUGSHOTS, open_detector("cpu"), embedder)
+        enrol(gallery, MUGSHOTS, open_for_photographs("cpu"), embedder)
     return folder
 
 

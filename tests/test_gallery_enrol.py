@@ -731,7 +731,7 @@ def test_a_killed_enrolment_continues(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from fasr_video.gallery import enrol\n"
-        "from fasr_video.commands.gallery import open_detector\n"
+        "from fasr_video.detection import open_for_photographs\n"
         "from fasr_video.recognition.embedders import open_embedder\n"
         "from fasr_video.gallery.gallery import Gallery\n"
         "enrol.BATCH_SIZE = 2\n"
@@ -740,7 +740,7 @@ def test_a_killed_enrolment_continues(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
         "    embedder = open_embedder('builtin', None, 'cpu')\n"
-        "    enrol.enrol(gallery, Path(sys.argv[2]), open_detector('cpu'), embedder, listen)\n"
+        "    enrol.enrol(gallery, Path(sys.argv[2]), open_for_photographs('cpu'), embedder, listen)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, str(folder), str(photos)], cwd=ROOT, timeout=100
