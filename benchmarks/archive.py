@@ -84,7 +84,7 @@ def make_gallery(folder: Path) -> Path:
 
 
 def batch_command(
-    archive: Path, cases: Path, gallery: Path, fps: float, options: Sequence[str]
+    archive: Path, cases: Path, gallery: Path, fps: float, *, options: Sequence[str]
 ) -> list[str]:
     """Return the command line of a batch."""
     folders = ["--out", str(cases), "--gallery", str(gallery)]
@@ -240,8 +240,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         gallery = make_gallery(folder / "gallery")
-        rate = measure_short_files(table, folder, gallery, args.files, args.fps, args.schedulers)
-        measure_long_file(table, folder, gallery, args.minutes, args.fps)
+        rate = measure_short_files(
+            table, folder, gallery, args.files, fps=args.fps, schedulers=args.schedulers
+        )
+        measure_long_file(table, folder, gallery, args.minutes, fps=args.fps)
         add_kill_note(table, folder, gallery, args)
     table.add_note(
         f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, {size_of(SAMPLE)}, two "
@@ -262,7 +264,7 @@ def main() -> None:
 
 
 def measure_short_files(
-    table: Table, folder: Path, gallery: Path, count: int, fps: float, schedulers: Sequence[str]
+    table: Table, folder: Path, gallery: Path, count: int, *, fps: float, schedulers: Sequence[str]
 ) -> float:
     """Add a row for each scheduler; return the footage seconds a second of one process."""
     archive = make_archive(folder / "short", count)
@@ -275,27 +277,33 @@ def measure_short_files(
         if scheduler == "dask":
             with cluster(workers) as (address, pids):
                 options = ["--scheduler", f"dask={address}"]
-                measured = run(batch_command(archive, cases, gallery, fps, options), pids)
+                measured = run(batch_command(archive, cases, gallery, fps, options=options), pids)
         else:
             options = [
                 "--scheduler",
                 scheduler,
                 *(["--workers", str(workers)] if scheduler == "processes" else []),
             ]
-            measured = run(batch_command(archive, cases, gallery, fps, options))
+            measured = run(batch_command(archive, cases, gallery, fps, options=options))
         hashes = case_hashes(cases)
         first_hashes = first_hashes or hashes
         speed = footage / measured.seconds
         if scheduler == "local":
             rate = speed
         add_row(
-            table, f"{count} files", scheduler, workers, measured, speed, hashes == first_hashes
+            table,
+            f"{count} files",
+            scheduler,
+            workers,
+            measured=measured,
+            speed=speed,
+            same=hashes == first_hashes,
         )
     return rate
 
 
 def measure_long_file(
-    table: Table, folder: Path, gallery: Path, minutes: float, fps: float
+    table: Table, folder: Path, gallery: Path, minutes: float, *, fps: float
 ) -> None:
     """Add a row for one long file in a single process, and one for its parts in two."""
     archive = folder / "long"
@@ -306,7 +314,7 @@ def measure_long_file(
     for workers, cut in ((1, False), (2, True)):
         cases = folder / f"long{workers}"
         options = ["--workers", str(workers), *(["--cut", part] if cut else [])]
-        measured = run(batch_command(archive, cases, gallery, fps, options))
+        measured = run(batch_command(archive, cases, gallery, fps, options=options))
         hashes = case_hashes(cases)
         first_hashes = first_hashes or hashes
         label = f"one file of {footage / 60:.1f} min" + (f", --cut {part}" if cut else "")
@@ -315,20 +323,22 @@ def measure_long_file(
             label,
             "processes",
             workers,
-            measured,
-            footage / measured.seconds,
-            hashes == first_hashes,
+            measured=measured,
+            speed=footage / measured.seconds,
+            same=hashes == first_hashes,
         )
 
 
 def add_kill_note(table: Table, folder: Path, gallery: Path, args: argparse.Namespace) -> None:
     """Kill a batch again and again and add a note about the cases that it ends with."""
     archive = make_archive(folder / "killed", args.kill_files)
-    command = batch_command(archive, folder / "unbroken", gallery, args.fps, ["--workers", "1"])
+    command = batch_command(
+        archive, folder / "unbroken", gallery, args.fps, options=["--workers", "1"]
+    )
     measured = run(command)
     unbroken = case_hashes(folder / "unbroken")
     killed_command = batch_command(
-        archive, folder / "broken", gallery, args.fps, ["--workers", "1"]
+        archive, folder / "broken", gallery, args.fps, options=["--workers", "1"]
     )
     kills, results = run_with_kills(killed_command, folder / "broken", args.kills, measured.seconds)
     same = sum(hashes == unbroken for hashes in results)
@@ -345,6 +355,7 @@ def add_row(
     label: str,
     scheduler: str,
     workers: int,
+    *,
     measured: BatchCost,
     speed: float,
     same: bool,

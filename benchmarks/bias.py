@@ -121,7 +121,7 @@ def weighted_pair_shares(hits: Flags, weights: Scores) -> Scores:
     )
 
 
-def group_table(title: str, search: Search, groups: Groups, repeats: int, command: str) -> Table:
+def group_table(title: str, search: Search, groups: Groups, repeats: int, *, command: str) -> Table:
     """Return the table of one kind of search: error rates of each group with their bands."""
     columns = (
         "probe",
@@ -283,7 +283,7 @@ def main() -> None:
             title = f"{name}, {size}: {len(pictures)} searches in a gallery of {len(gallery)}"
             tables.append(
                 group_table(
-                    title, search, read_groups(people, len(pictures)), args.repeats, command
+                    title, search, read_groups(people, len(pictures)), args.repeats, command=command
                 )
             )
             filler_scores = (

@@ -116,7 +116,7 @@ def describe_rank_correlations(multiples: Mapping[str, Multiples], kind: str) ->
 
 
 def view_table(
-    matches: Mapping[str, Flags], view: View, groups: Groups, repeats: int, command: str
+    matches: Mapping[str, Flags], view: View, groups: Groups, repeats: int, *, command: str
 ) -> Table:
     """Return the table of one view: `matches` has those of each embedder."""
     people = len(next(iter(matches.values())))
@@ -178,7 +178,8 @@ def main() -> None:
     groups = groups_of(faces.labels, KINDS)
     matches = search_views(open_embedders(args.data, args.without), faces.pictures)
     tables = [
-        view_table(matches[view.name], view, groups, args.repeats, command_line()) for view in VIEWS
+        view_table(matches[view.name], view, groups, args.repeats, command=command_line())
+        for view in VIEWS
     ]
     tables[0].add_note(NOTE)
     first, *rest = tables

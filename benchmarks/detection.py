@@ -214,14 +214,26 @@ def judge(pictures: Pictures, found: Sequence[Detections]) -> JudgedDetections:
     face_heights: list[Scores] = []
     for picture, detections in zip(pictures.all, found, strict=True):
         smallest, unsure = pictures.smallest, picture.unsure
-        rows += assign(detections.boxes, detections.scores, picture.faces, MATCH, smallest, unsure)
+        rows += assign(
+            detections.boxes,
+            detections.scores,
+            picture.faces,
+            MATCH,
+            smallest=smallest,
+            unsure=unsure,
+        )
         face_heights.append(heights(picture.faces[~unsure]))
     faces = np.concatenate(face_heights)
     return rank_detections(rows, faces[faces >= pictures.smallest])
 
 
 def add_rows(
-    table: Table, name: str, found: JudgedDetections, edges: Sequence[int], last: Sequence[str] = ()
+    table: Table,
+    name: str,
+    found: JudgedDetections,
+    edges: Sequence[int],
+    *,
+    last: Sequence[str] = (),
 ) -> None:
     """Add a detector's rows; `last` are further values of its first one."""
     limit = threshold(found, PRECISION)
@@ -287,7 +299,7 @@ def wider_table(
     table = Table("detection", title, command, [*columns, "ms a picture"])
     for name, result in results.items():
         add_rows(
-            table, name, judge(sets.wider, result.wider), EDGES, [f"{result.milliseconds:.0f}"]
+            table, name, judge(sets.wider, result.wider), EDGES, last=[f"{result.milliseconds:.0f}"]
         )
     table.add_note(
         f"Pictures of the validation set, stored stretched to {STORED}×{STORED} and resized to "
@@ -413,7 +425,7 @@ def missed_faces(pictures: Pictures, found: Sequence[Detections]) -> Iterator[Ra
         sure = detections.take(detections.scores >= ALARM_SCORES[0])
         face_heights = heights(picture.faces)
         wanted = ~picture.unsure & (face_heights >= pictures.smallest)
-        faces = match(sure.boxes, sure.scores, picture.faces, wanted, MATCH)
+        faces = match(sure.boxes, sure.scores, picture.faces, wanted, overlap=MATCH)
         for i in np.setdiff1d(np.flatnonzero(wanted), faces):
             caption = f"{pictures.name}: {face_heights[i]:.0f} px"
             yield (
@@ -428,7 +440,7 @@ def false_alarms(pictures: Pictures, found: Sequence[Detections]) -> Iterator[Ra
         sure = detections.take(detections.scores >= ALARM_SCORES[0])
         face_heights = heights(picture.faces)
         wanted = ~picture.unsure & (face_heights >= pictures.smallest)
-        faces = match(sure.boxes, sure.scores, picture.faces, wanted, MATCH)
+        faces = match(sure.boxes, sure.scores, picture.faces, wanted, overlap=MATCH)
         for i in np.flatnonzero(
             (faces == FALSE_ALARM) & (heights(sure.boxes) >= pictures.smallest)
         ):

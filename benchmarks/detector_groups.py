@@ -91,7 +91,7 @@ def paste_on_scenes(
 
 
 def find_faces(
-    detector: Detector, pictures: Tensor, side: int, scenes: Sequence[Image], box: Box
+    detector: Detector, pictures: Tensor, side: int, scenes: Sequence[Image], *, box: Box
 ) -> Flags:
     """Return which of N×3×128×128 uint8 faces the detector finds at this size."""
     hits = []
@@ -140,7 +140,7 @@ def main() -> None:
         for scene in read_scenes(find_data(args.data / "scenes"), "train")
         if not len(scene.faces)
     ]
-    hits = {side: find_faces(detector, faces.pictures, side, scenes, box) for side in SIDES}
+    hits = {side: find_faces(detector, faces.pictures, side, scenes, box=box) for side in SIDES}
     columns = ("group", "people", *(f"{side} px" for side in SIDES))
     title = f"Recall of the builtin detector within groups: {len(faces)} people"
     table = Table("detector_groups", title, command_line(), columns)

@@ -76,11 +76,11 @@ def enlarge(source: Path, path: Path, width: int, height: int) -> Path:
         assert rate
         frames = (frame.to_ndarray(format="rgb24") for frame in original.decode(video=0))
         larger = (cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC) for rgb in frames)
-        return encode(larger, path, width, height, Fraction(rate))
+        return encode(larger, path, width, height, rate=Fraction(rate))
 
 
 def encode(
-    frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: int, rate: Fraction
+    frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: int, *, rate: Fraction
 ) -> Path:
     """Encode the frames as H.264 and return the path."""
     with av.open(str(path), "w") as out:
@@ -100,10 +100,14 @@ def encode(
     return path
 
 
-def write_crowd(path: Path, width: int, height: int, faces: int, seconds: float) -> Path:
+def write_crowd(path: Path, width: int, height: int, faces: int, *, seconds: float) -> Path:
     """Write heads that sway in front of a grey wall; a face has two fifths of its cell's height."""
     return encode(
-        _draw_crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25)
+        _draw_crowd(width, height, faces, round(25 * seconds)),
+        path,
+        width,
+        height,
+        rate=Fraction(25),
     )
 
 
@@ -130,7 +134,7 @@ def _draw_crowd(width: int, height: int, faces: int, frames: int) -> Iterator[ND
             part = picture[top : int(centre[1] + 1.5 * side), left : int(centre[0] + 1.5 * side)]
             in_part = centre - (left, top)
             layer, _ = heads[i % len(heads)].place(
-                part.shape[:2], (in_part[0], in_part[1]), side, 0.0, False
+                part.shape[:2], (in_part[0], in_part[1]), side, 0.0, mirror=False
             )
             part[:] = part * (1 - layer[..., 3:] / 255) + layer[..., :3]
         yield np.clip(picture, 0, 255).astype(np.uint8)
@@ -143,7 +147,7 @@ def write_quiet_room(folder: Path, seconds: float) -> None:
     from scene import Walk, between, write_all
 
     def x(second: float) -> float:
-        return between(second, 0.75 * seconds, seconds, -4.6, 0.4)
+        return between(second, 0.75 * seconds, seconds, -4.6, b=0.4)
 
     walk = Walk(DARIA, head(DARIA, "walk-1"), x, lambda second: 4.8, False, 0.0)
     (entrance,) = (clip for clip in clips() if clip.name == "entrance")

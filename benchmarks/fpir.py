@@ -77,6 +77,7 @@ def measure_outcome(
     photographs: Photographs,
     scorer: Scorer,
     limits: Sequence[Threshold],
+    *,
     strict_limits: Sequence[Threshold],
 ) -> Outcome:
     """Search for each person among all these people, once not enrolled and once enrolled."""
@@ -106,6 +107,7 @@ def cross_validate(
     gallery: Photographs,
     probes: Sequence[LabelledProbe],
     photographs: Photographs,
+    *,
     kinds: tuple[Kind, ...],
     seed: int,
 ) -> Outcome:
@@ -123,7 +125,9 @@ def cross_validate(
         limits = [tail.threshold(rate, size) for rate in RATES]
         strict_limits = [strict_tail.threshold(rate, size) for rate in RATES]
         searched = [probe for probe in probes if probe.person in others]
-        outcomes.append(measure_outcome(searched, photographs, scorer, limits, strict_limits))
+        outcomes.append(
+            measure_outcome(searched, photographs, scorer, limits, strict_limits=strict_limits)
+        )
     return Outcome(
         np.concatenate([part.named for part in outcomes]),
         np.concatenate([part.missed for part in outcomes]),
@@ -159,7 +163,7 @@ def compute_probes(
     def report_progress(done: int, people: int) -> None:
         print(f"{label}: {done}/{people} people, {time.monotonic() - start:.0f} s", file=sys.stderr)
 
-    return probe_images(faces, encoder, encoder, protocol, PARTS, report_progress)
+    return probe_images(faces, encoder, encoder, protocol, parts=PARTS, listen=report_progress)
 
 
 def main() -> None:
@@ -205,8 +209,8 @@ def main() -> None:
                 gallery,
                 probes,
                 photographs,
-                kinds,
-                protocol.seed,
+                kinds=kinds,
+                seed=protocol.seed,
             )
             labels = [str(view), scale_name(kinds)]
             stars = [" *" * bool(is_extrapolated) for is_extrapolated in outcome.extrapolated]

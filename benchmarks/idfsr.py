@@ -131,7 +131,11 @@ def paste_reference(models: IdfsrModels, person: Person, side: int) -> Tensor:
         DEFAULT_LANDMARKS if own_landmarks is None else own_landmarks
     ).float()[None]
     condition = assemble(
-        lr, landmarks, as_tensor(person.references[:1]), person.landmarks[:1], person.features[:1]
+        lr,
+        landmarks,
+        as_tensor(person.references[:1]),
+        person.landmarks[:1],
+        feature=person.features[:1],
     )
     return torch.lerp(lr, condition.reference, condition.mask)
 
@@ -196,7 +200,9 @@ def fit_person(models: IdfsrModels, person: Person, count: int, steps: int) -> I
     )
     models.denoiser.precision = torch.float32  # as `fasr-video fit`
     try:
-        vector, before, after = fit(models.denoiser, references, steps, 0, lambda progress: None)
+        vector, before, after = fit(
+            models.denoiser, references, steps, 0, report=lambda progress: None
+        )
     except FasrError as error:
         print(error)
         return None

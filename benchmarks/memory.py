@@ -86,7 +86,9 @@ def video_minutes(samples: RunSamples, minutes: float) -> np.ndarray:
     return np.interp(samples.wall, wall, done)
 
 
-def plot_memory(at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, path: Path) -> None:
+def plot_memory(
+    at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, *, path: Path
+) -> None:
     figure, axes = plt.subplots(figsize=(8, 4), dpi=120)
     axes.plot(at, rss, lw=1, label="resident memory")
     ends = np.array([half, at[-1]])
@@ -168,7 +170,7 @@ def main() -> None:
         np.array(samples.wall) <= max((when for when, _ in samples.progress), default=np.inf)
     )
     fit = np.polyfit(at[later], rss[later], 1)
-    plot_memory(at, rss, fit, minutes / 2, RESULTS / "memory.png")
+    plot_memory(at, rss, fit, minutes / 2, path=RESULTS / "memory.png")
     table.add_note("![Resident memory over minutes of video](memory.png)")
     table.add_note(
         "Growth over the second half, by a straight line up to the last progress line: "

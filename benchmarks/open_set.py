@@ -208,9 +208,16 @@ def main() -> None:
     def report_progress(done: int, people: int) -> None:
         print(f"{done}/{people} people, {time.monotonic() - start:.0f} s", file=sys.stderr)
 
-    probes, gallery = probe_images(faces, encoder, plain, protocol, PARTS, report_progress)
+    probes, gallery = probe_images(
+        faces, encoder, plain, protocol, parts=PARTS, listen=report_progress
+    )
     calibration = from_probes(
-        probes, gallery, encoder.provenance(), args.faces.name, protocol.seed, protocol.bands
+        probes,
+        gallery,
+        encoder.provenance(),
+        args.faces.name,
+        seed=protocol.seed,
+        bands=protocol.bands,
     )
     report_people = divide(probes, gallery, protocol.seed).report
     comparisons = {

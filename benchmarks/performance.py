@@ -216,7 +216,7 @@ def main() -> None:
         for size, (width, height) in SIZES.items():
             for faces in args.faces:
                 path = write_crowd(
-                    Path(name) / f"{size}-{faces}.mp4", width, height, faces, args.seconds
+                    Path(name) / f"{size}-{faces}.mp4", width, height, faces, seconds=args.seconds
                 )
                 for engine in args.engines:
                     table.add_row(

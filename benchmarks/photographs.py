@@ -88,6 +88,7 @@ def measure_row(
     gallery: Gallery,
     calibration: Calibration,
     probes: list[TrackQuery],
+    *,
     names: list[str],
 ) -> list[str]:
     """Return a row: of the strangers among the probes, whose name is empty, and of the enrolled."""
@@ -170,8 +171,10 @@ def main() -> None:
             enrol_people(Path(folder) / "g", faces, enrolled, photographs) as gallery,
         ):
             options = SearchOptions(Mode.INVESTIGATION, len(enrolled), 0.1)
-            searcher = Searcher(gallery, Index.open(gallery), options, calibration, (Kind.BEST,))
-            table.add_row(measure_row(searcher, gallery, calibration, probes, names))
+            searcher = Searcher(
+                gallery, Index.open(gallery), options, calibration, calibrated=(Kind.BEST,)
+            )
+            table.add_row(measure_row(searcher, gallery, calibration, probes, names=names))
     table.add_note(
         "Scale `best`. *As of one*: each template counts as one comparison, and the ratio is read "
         "as that of one; *by chances*: as `docs/calibration.md` says, and as searches do it. A "

@@ -178,7 +178,7 @@ def write_sheet(rows: list[int], pictures: dict[str, Tensor], clean: Tensor, pat
 
 
 def describe(
-    picture: Tensor, name: str, faces: TestFaces, at_bicubic: Tensor, judges: Sequence[Judge]
+    picture: Tensor, name: str, faces: TestFaces, at_bicubic: Tensor, *, judges: Sequence[Judge]
 ) -> list[str]:
     """Return the cells of a row."""
     error = psnr(picture, faces.clean)
@@ -237,7 +237,7 @@ def main() -> None:
             pictures = draw_all(networks, faces, view, lr)
         at_bicubic = psnr(lr, faces.clean)
         for name, picture in pictures.items():
-            table.add_row([view, name, *describe(picture, name, faces, at_bicubic, judges)])
+            table.add_row([view, name, *describe(picture, name, faces, at_bicubic, judges=judges)])
         print(f"{view}: done", flush=True)
         if options.sheets is not None:
             write_sheets(view, pictures, faces.clean, options.sheets)

@@ -164,7 +164,7 @@ def sample_batch(command: Sequence[str]) -> list[Sample]:
     return [s for s in samples if s.done > 0]
 
 
-def add_long_run_rows(table: Table, hours: float, count: int, workers: int, fps: float) -> None:
+def add_long_run_rows(table: Table, hours: float, count: int, workers: int, *, fps: float) -> None:
     """Run a batch over hours of footage and add rows of its memory, handles and threads."""
     with tempfile.TemporaryDirectory() as name:
         folder, archive = Path(name), Path(name, "archive")
@@ -288,7 +288,7 @@ def main() -> None:
             "threads",
         ]
         tables.append(Table("reliability_long", "A long run", command.format("long"), columns))
-        add_long_run_rows(tables[-1], args.hours, args.files, args.workers, args.fps)
+        add_long_run_rows(tables[-1], args.hours, args.files, args.workers, fps=args.fps)
     for table in tables:
         if args.print:
             print(table.text())

@@ -193,7 +193,7 @@ def crowd_curve(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
         "Faces a frame", ["faces", "found a frame", "ms a frame", "peak memory, MiB", "case, MiB"]
     )
     for count in counts:
-        film = write_crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds)
+        film = write_crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds=seconds)
         measured = measure_in_process("footage", film, 0)
         each = measured["frames"]
         values = [

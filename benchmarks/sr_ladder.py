@@ -166,7 +166,13 @@ def table_row(name: str, calls: int, m: SamplerQuality, base: SamplerQuality) ->
 
 
 def add_rows(
-    table: Table, names: tuple[str, ...], reference: str, faces: Faces, models: Models, samples: int
+    table: Table,
+    names: tuple[str, ...],
+    reference: str,
+    faces: Faces,
+    *,
+    models: Models,
+    samples: int,
 ) -> None:
     base: SamplerQuality | None = None
     for name in (reference, *names):
@@ -219,12 +225,17 @@ def main() -> None:
         LADDER,
         args.reference,
         choose_faces(args.faces, models, scorer),
-        models,
-        args.samples,
+        models=models,
+        samples=args.samples,
     )
     more = Table("sr_ladder", f"The fast ones on {args.more} faces", command, COLUMNS)
     add_rows(
-        more, LADDER[1:], LADDER[0], choose_faces(args.more, models, scorer), models, args.samples
+        more,
+        LADDER[1:],
+        LADDER[0],
+        choose_faces(args.more, models, scorer),
+        models=models,
+        samples=args.samples,
     )
     more.add_note(
         "Identity is the cosine of dlib's features, which are not those that the network is "

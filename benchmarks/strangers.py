@@ -95,7 +95,7 @@ def search(
             gallery.add(person, photo)
         options = SearchOptions(Mode.INVESTIGATION, 10, FPIR)
         kinds = (Kind.BEST, Kind.POOLED)
-        searcher = Searcher(gallery, Index.open(gallery), options, calibration, kinds)
+        searcher = Searcher(gallery, Index.open(gallery), options, calibration, calibrated=kinds)
         return searcher.answers([track.query for track in tracks])
 
 

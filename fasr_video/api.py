@@ -332,7 +332,9 @@ class Gallery:
             usable = usable_calibration(configs.load("cpu").search, encoder.provenance())
             question = SearchOptions(Mode.INVESTIGATION, length, fpir)
             index = Index.open(gallery)
-            searcher = Searcher(gallery, index, question, usable.calibration, usable.kinds)
+            searcher = Searcher(
+                gallery, index, question, usable.calibration, calibrated=usable.kinds
+            )
             return searcher.answer(TrackQuery(probes.features, len(face)))
 
 

@@ -83,7 +83,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 ADA,
                 head(ADA, "walk-1"),
-                lambda s: between(s, 2.0, 7.5, -0.85, 0.55),
+                lambda s: between(s, 2.0, 7.5, -0.85, b=0.55),
                 lambda s: 9.6 - 0.57 * s,
                 False,
                 0.0,
@@ -91,7 +91,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 BRUNO,
                 head(BRUNO, "walk-1"),
-                lambda s: between(s, 1.0, 8.0, 1.05, -0.75),
+                lambda s: between(s, 1.0, 8.0, 1.05, b=-0.75),
                 lambda s: 8.8 - 0.40 * s,
                 False,
                 0.4,
@@ -99,7 +99,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 EMIL,
                 head(EMIL, "walk-1"),
-                lambda s: between(s, 0.0, 9.0, -0.2, -1.35),
+                lambda s: between(s, 0.0, 9.0, -0.2, b=-1.35),
                 lambda s: 11.2 - 0.66 * s,
                 False,
                 0.7,
@@ -107,7 +107,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 CARLO,
                 head(CARLO, "walk-1"),
-                lambda s: between(s, 3.0, 9.5, 1.35, 0.55),
+                lambda s: between(s, 3.0, 9.5, 1.35, b=0.55),
                 lambda s: 11.6 - 0.50 * s,
                 False,
                 0.2,
@@ -131,7 +131,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 DARIA,
                 head(DARIA, "walk-1"),
-                lambda s: between(s, 0.5, 4.0, 0.45, -0.1) + between(s, 6.0, 8.2, 0.0, 1.7),
+                lambda s: between(s, 0.5, 4.0, 0.45, b=-0.1) + between(s, 6.0, 8.2, 0.0, b=1.7),
                 lambda s: 5.4 - 0.52 * min(s, 6.2),
                 False,
                 0.15,
@@ -139,7 +139,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 FIONA,
                 head(FIONA, "walk-1"),
-                lambda s: between(s, 1.0, 6.0, -0.85, 0.75),
+                lambda s: between(s, 1.0, 6.0, -0.85, b=0.75),
                 lambda s: 5.9 - 0.42 * s,
                 False,
                 0.6,
@@ -163,7 +163,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 BRUNO,
                 head(BRUNO, "walk-2"),
-                lambda s: between(s, 1.0, 6.0, -0.7, 0.6),
+                lambda s: between(s, 1.0, 6.0, -0.7, b=0.6),
                 lambda s: 7.8 - 0.58 * s,
                 False,
                 0.3,
@@ -171,7 +171,7 @@ def clips() -> tuple[Clip, ...]:
             Walk(
                 FIONA,
                 head(FIONA, "walk-2"),
-                lambda s: between(s, 2.0, 7.0, 0.8, -0.5),
+                lambda s: between(s, 2.0, 7.0, 0.8, b=-0.5),
                 lambda s: 8.6 - 0.55 * s,
                 False,
                 0.8,
@@ -191,7 +191,7 @@ def clips() -> tuple[Clip, ...]:
 def mugshot(person: Person) -> Bytes:
     """Head and shoulders in front of a grey wall, 320×400."""
     shape, unit = (400, 320), 168.0
-    colour, cover = body(person, shape, (160, 170), unit, 0.0)
+    colour, cover = body(person, shape, (160, 170), unit, step=0.0)
     size = shape[::-1]
     alpha = (
         cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
@@ -200,7 +200,7 @@ def mugshot(person: Person) -> Bytes:
         shape[1], 1
     ).repeat(3, 2)
     picture = picture * (1 - alpha) + cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * alpha
-    portrait, _ = CutOut(head(person, "gallery")).place(shape, (160, 170), unit, 0.0, False)
+    portrait, _ = CutOut(head(person, "gallery")).place(shape, (160, 170), unit, 0.0, mirror=False)
     picture = picture * (1 - portrait[..., 3:] / 255) + portrait[..., :3]
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 

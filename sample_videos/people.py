@@ -40,9 +40,9 @@ SAMPLES = 4
 COMPONENTS, STRENGTH = 60, 0.9
 """Of the Gaussian: how many, and what share of their spread."""
 LOW, WALKING_LOW = 16, 14
-MOVES = (  # of what walks: mirrored, turn in degrees, shift in pixels, size, gain
-    (False, 3.0, (2.0, -1.5), 1.03, 0.92),
-    (True, -4.0, (-2.0, 1.0), 0.98, 1.06),
+MOVES = (  # of what walks; turns are in degrees, shifts in pixels
+    {"mirrored": False, "turn": 3.0, "shift": (2.0, -1.5), "size": 1.03, "gain": 0.92},
+    {"mirrored": True, "turn": -4.0, "shift": (-2.0, 1.0), "size": 0.98, "gain": 1.06},
 )
 
 
@@ -94,7 +94,13 @@ def nearest(artist: Artist, faces: Faces, features: Tensor) -> float:
 
 
 def moved(
-    faces: Tensor, mirrored: bool, turn: float, shift: tuple[float, float], size: float, gain: float
+    faces: Tensor,
+    *,
+    mirrored: bool,
+    turn: float,
+    shift: tuple[float, float],
+    size: float,
+    gain: float,
 ) -> Tensor:
     angle = np.deg2rad(turn)
     cos, sin = np.cos(angle) / size, np.sin(angle) / size
@@ -139,7 +145,7 @@ def main() -> None:
     gallery, features = gallery[kept], features[kept]
     print(f"nearest of {len(faces)} faces: cosine {nearest(artist, faces, features):.2f}")
     walking = [
-        artist.draw(low(moved(gallery, *move), WALKING_LOW), features, SEED + 10_000 * (k + 1))
+        artist.draw(low(moved(gallery, **move), WALKING_LOW), features, SEED + 10_000 * (k + 1))
         for k, move in enumerate(MOVES)
     ]
     (HERE / "people").mkdir(exist_ok=True)

@@ -73,7 +73,7 @@ class CutOut:
             self.sizes.append(cv2.resize(last, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
 
     def place(
-        self, shape: tuple[int, int], centre: Point, height: float, turn: float, mirror: bool
+        self, shape: tuple[int, int], centre: Point, height: float, turn: float, *, mirror: bool
     ) -> tuple[Array, Array]:
         """The head, its face `height` px tall, on an empty picture (H×W×4, premultiplied, 0–255), and its landmarks."""
         scale = height / self.height
@@ -190,7 +190,7 @@ def corridor(
 
 
 def body(
-    person: Person, shape: tuple[int, int], centre: Point, unit: float, step: float
+    person: Person, shape: tuple[int, int], centre: Point, unit: float, *, step: float
 ) -> tuple[Bytes, Bytes]:
     """Clothes and legs at twice the size, `step` in turns of the walk: H×W×3 RGB and H×W coverage."""
     rows, columns = 2 * shape[0], 2 * shape[1]
@@ -267,7 +267,7 @@ def layer(walk: Walk, cut: CutOut, camera: Camera, seconds: float) -> Layer:
     turn = np.deg2rad(3.5) * np.sin(2 * np.pi * (0.45 * seconds + walk.phase))
     shape = (camera.height, camera.width)
 
-    colour, cover = body(walk.person, shape, (cx, cy), unit, step)
+    colour, cover = body(walk.person, shape, (cx, cy), unit, step=step)
     size = (camera.width, camera.height)
     premultiplied = cv2.resize(
         colour * (cover > 0)[..., None].astype(np.uint8), size, interpolation=cv2.INTER_AREA
@@ -278,7 +278,7 @@ def layer(walk: Walk, cut: CutOut, camera: Camera, seconds: float) -> Layer:
         premultiplied.astype(np.float32) * (1.06 - 0.28 * np.clip(across**2, 0, 1.6))[None, :, None]
     )
 
-    head, landmarks = cut.place(shape, (cx, cy), unit, turn, walk.mirror)
+    head, landmarks = cut.place(shape, (cx, cy), unit, turn, mirror=walk.mirror)
     head_alpha = head[..., 3] / 255
     picture = picture * (1 - head_alpha[..., None]) + head[..., :3]
     alpha = alpha + head_alpha * (1 - alpha)
@@ -345,7 +345,7 @@ class Clip:
     seed: int
 
 
-def between(seconds: float, start: float, end: float, a: float, b: float) -> float:
+def between(seconds: float, start: float, end: float, a: float, *, b: float) -> float:
     """From a to b while the time goes from start to end, with a soft start and stop."""
     t = min(max((seconds - start) / (end - start), 0.0), 1.0)
     return a + (b - a) * t * t * (3 - 2 * t)

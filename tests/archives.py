@@ -58,6 +58,7 @@ def run_batch(
     cases: Path,
     run_task: RunTask = copy_content,
     scheduler: Scheduler | None = None,
+    *,
     settings: Settings = SETTINGS,
     **options: object,
 ) -> tuple[Events, list[Job]]:

@@ -59,8 +59,8 @@ def make_synthetic_case(folder: Path, tracks: int = len(KINDS), auxiliaries: int
     settings = load("cpu")
     with Case.create(folder, json.loads(settings.model_dump_json()), as_yaml(settings)) as case:
         first = (tracks + 1) // 2
-        _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random)
-        _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
+        _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random=random)
+        _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random=random)
         clock: StatedClock = {
             "start": "2026-03-01T14:03:00+01:00",
             "uncertainty_seconds": 2.5,
@@ -78,6 +78,7 @@ def decide(
     track: int,
     verdict: str,
     subject: str | None,
+    *,
     by: str,
     undone_by: str | None = None,
 ) -> None:
@@ -129,7 +130,7 @@ def unit_vector(random: np.random.Generator) -> Feature:
 
 
 def _source(
-    case: Case, path: str, numbers: range, auxiliaries: int, random: np.random.Generator
+    case: Case, path: str, numbers: range, auxiliaries: int, *, random: np.random.Generator
 ) -> None:
     """Add a source with these tracks, one after the other, half a second each."""
     digest = hashlib.sha256(path.encode()).hexdigest()

@@ -80,7 +80,12 @@ def insightface_graph(path: Path) -> Path:
     outputs: list[onnx.ValueInfoProto] = []
 
     def output(
-        kind: str, stride: int, values: int, weight: NDArray[np.float32], bias: NDArray[np.float32]
+        kind: str,
+        stride: int,
+        values: int,
+        weight: NDArray[np.float32],
+        *,
+        bias: NDArray[np.float32],
     ) -> None:
         name = f"{kind}{stride}"
         constants.append(numpy_helper.from_array(weight, f"{name}_weight"))
@@ -109,7 +114,7 @@ def insightface_graph(path: Path) -> Path:
                 bias[:] = 8 / stride
             if kind == "marks":
                 bias[:] = np.tile(LANDMARKS.ravel() / stride, 2)
-            output(kind, stride, values, weight, bias)
+            output(kind, stride, values, weight, bias=bias)
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, "height", "width"])
     save_graph(path, helper.make_graph(nodes, "dots", [pixels], outputs, constants))
     return path.parent

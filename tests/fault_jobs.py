@@ -105,9 +105,9 @@ def review_job(folder: Path, models: Models) -> None:
     with Case.open(folder / "case") as case:
         decisions = case.db.execute("SELECT count(*) FROM decision").fetchone()[0]
         if decisions == 0:
-            decide(case, 1, "rejected", "ears", "A", None)
+            decide(case, 1, "rejected", "ears", by="A", subject=None)
         if decisions < 2:
-            decide(case, 1, "insufficient", "too dark", "B", None)
+            decide(case, 1, "insufficient", "too dark", by="B", subject=None)
         first = case.db.execute("SELECT id, undone_by FROM decision ORDER BY id").fetchone()
         if first["undone_by"] is None:
             undo(case, first["id"], "A")

@@ -86,7 +86,9 @@ class Bench:
     def undisturbed(self, job: str) -> tuple[list[str], dict[str, Any]]:
         """Return the steps of a job, and the contents of its folder afterwards."""
         with _FreshCopy(self.prepared / job) as folder:
-            code, messages, error = _in_child(lambda send: self._work(job, folder, None, 0, send))
+            code, messages, error = _in_child(
+                lambda send: self._work(job, folder, None, 0, send=send)
+            )
             assert code == 0, error
             steps = [message["step"] for message in messages if "step" in message]
             return steps, self._contents(folder)
@@ -96,7 +98,7 @@ class Bench:
         result = Try(job, fault, step)
         with _FreshCopy(self.prepared / job) as folder:
             code, messages, error = _in_child(
-                lambda send: self._work(job, folder, fault, step, send)
+                lambda send: self._work(job, folder, fault, step, send=send)
             )
             result.what = next((message["cut"] for message in messages if "cut" in message), "")
             result.ended = _ENDS.get(code, "crashed")
@@ -152,7 +154,7 @@ class Bench:
         assert code == 0 and not messages[-1]["problems"], error or messages
         return dict(messages[-1]["contents"])
 
-    def _work(self, job: str, folder: Path, fault: str | None, step: int, send: Send) -> None:
+    def _work(self, job: str, folder: Path, fault: str | None, step: int, *, send: Send) -> None:
         if fault == "clock":
             jump_clock()
         else:
@@ -273,7 +275,7 @@ class _FreshCopy:
 
 
 def tries(
-    bench: Bench, jobs: list[str], faults: list[str], every: int, first: int
+    bench: Bench, jobs: list[str], faults: list[str], every: int, *, first: int
 ) -> Iterator[Try]:
     """Try each fault before every nth step of each job. A jumping clock is one try of all steps."""
     for job in jobs:
@@ -304,7 +306,7 @@ def main() -> None:
     faults = [fault for fault in FAULTS if fault in args.faults]
     with tempfile.TemporaryDirectory() as folder:
         bench = open_bench(Path(folder), jobs)
-        for result in tries(bench, jobs, faults, args.every, args.first):
+        for result in tries(bench, jobs, faults, args.every, first=args.first):
             print(json.dumps(asdict(result)), flush=True)
 
 

@@ -226,12 +226,12 @@ def mutate_cell(path: Path, seed: int) -> None:
             value = _other(database.execute(cell).fetchone()[0], chance)
             # Where the table cannot hold the value, another one is tried.
             with contextlib.suppress(sqlite3.Error):
-                _set_cell(database, table, column, row, value)
+                _set_cell(database, table, column, row, value=value)
                 return
 
 
 def _set_cell(
-    database: sqlite3.Connection, table: str, column: str, row: int, value: object
+    database: sqlite3.Connection, table: str, column: str, row: int, *, value: object
 ) -> None:
     keys = ", ".join(r[1] for r in database.execute(f"PRAGMA table_info({table})") if r[5])
     where = f" WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})" if keys else ""

@@ -51,5 +51,5 @@ def make_condition(n: int = 3, seed: int = 0) -> FaceCondition:
         make_landmarks(n, seed=seed),
         make_pictures(n, seed + 1),
         make_landmarks(n, seed=seed + 1),
-        feature,
+        feature=feature,
     )

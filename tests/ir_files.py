@@ -30,6 +30,7 @@ class IrWriter:
         inputs: list[str],
         shape: tuple[int, ...],
         options: dict[str, str] | None = None,
+        *,
         blobs: dict[str, Values] | None = None,
     ) -> str:
         name = str(len(self.shapes))
@@ -66,7 +67,7 @@ class IrWriter:
             ElementTree.SubElement(port, "dim").text = str(side)
 
     def convolution(
-        self, source: str, outputs: int, kernel: int, stride: int = 1, group: int = 1
+        self, source: str, outputs: int, kernel: int, stride: int = 1, *, group: int = 1
     ) -> str:
         _, channels, height, width = self.shapes[source]
         pad = 0 if kernel in (stride, height) else kernel // 2
@@ -91,7 +92,7 @@ class IrWriter:
             [source],
             (1, outputs, *size),
             options,
-            {"weights": weights, "biases": biases},
+            blobs={"weights": weights, "biases": biases},
         )
 
     def prelu(self, source: str) -> str:

@@ -106,7 +106,7 @@ def make_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
             ):
                 _source(case, number, path, camera)
             for number, plan in enumerate(plans, 1):
-                _track(case, number, plan, portraits[plan.person], names)
+                _track(case, number, plan, portraits[plan.person], names=names)
             for number in (1, 2):
                 result = {"faces": {}, "losses": LOSSES, "digest": sources.digest(case, number)}
                 case.log("source done", {"source": number, **result})
@@ -192,7 +192,7 @@ def _source(case: Case, number: int, path: str, camera: str | None) -> None:
         case.log("camera and clock", {"source": number, "camera": camera, "clock": CLOCK})
 
 
-def _track(case: Case, number: int, plan: TrackPlan, portrait: Image, names: Names) -> None:
+def _track(case: Case, number: int, plan: TrackPlan, portrait: Image, *, names: Names) -> None:
     of_source = (
         1
         + case.db.execute("SELECT count(*) FROM track WHERE source = ?", (plan.source,)).fetchone()[
@@ -207,7 +207,7 @@ def _track(case: Case, number: int, plan: TrackPlan, portrait: Image, names: Nam
     )
     for second in range(plan.start, plan.end + 1):
         reason = "too_small" if not plan.usable else "lr0" if second == plan.start else "aux"
-        _face(case, number, plan.source, second, reason, portrait)
+        _face(case, number, plan.source, second, reason=reason, portrait=portrait)
     if not plan.usable:
         return
     case.db.execute("INSERT INTO encoding VALUES (?, ?, 40)", (number, json.dumps(MODELS)))
@@ -263,7 +263,9 @@ def _track(case: Case, number: int, plan: TrackPlan, portrait: Image, names: Nam
         case.db.execute(insert, joined)
 
 
-def _face(case: Case, track: int, source: int, second: int, reason: str, portrait: Image) -> None:
+def _face(
+    case: Case, track: int, source: int, second: int, *, reason: str, portrait: Image
+) -> None:
     darker = np.clip(portrait.astype(int) - 3 * second, 0, 255).astype(np.uint8)
     small = np.asarray(PilImage.fromarray(darker).resize((48, 48)))
     values = (100 * track + second, source, track, second, 1000 * second, 100, 80, 130, 120)

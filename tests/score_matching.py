@@ -14,6 +14,7 @@ def matching_loss(
     sde: SDE,
     clean: Tensor,
     t: Tensor,
+    *,
     noise: Tensor,
 ) -> Tensor:
     """Return E |std · s(x(t), t) + noise|² of each item. (SDE eq. 7, weighted by std(t)²)"""

@@ -128,7 +128,7 @@ def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
     with Case.open(folder) as case:
         with case.logged_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
             case.log("resumed", {})
-        decisions.decide(case, 1, "rejected", "other ear", "Anna", role="examiner")
+        decisions.decide(case, 1, "rejected", "other ear", by="Anna", role="examiner")
     page = (write_report(folder, tmp_path / "report", ["html"]) / "index.html").read_text()
     assert "Olga (operator)" in page and "Anna (examiner)" in page
 

@@ -100,8 +100,8 @@ def test_it_trains_around_a_mean_and_goes_on_where_it_stopped(
     around = trainer.Job(job, tmp_path / "mean.safetensors", widths=(16, 32))
     plan = Plan(steps=4, lr=1e-3, log_every=2, muon=True)
     out = tmp_path / "run"
-    assert trainer.run(around, out, replace(plan, seconds=0.0), CPU, check_progress) < 4
-    assert trainer.run(around, out, plan, CPU, check_progress) == 4
+    assert trainer.run(around, out, replace(plan, seconds=0.0), CPU, report=check_progress) < 4
+    assert trainer.run(around, out, plan, CPU, report=check_progress) == 4
     learned = load_own(out / "sr.safetensors")
     assert learned.mean == sha256_file(tmp_path / "mean.safetensors")
     condition = Condition(torch.rand(1, 3, 128, 128), torch.zeros(1, 512))

@@ -410,7 +410,7 @@ def train_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     faces, labels = labelled_faces()
     out = tmp_path_factory.mktemp("run")
     plan = Plan(steps=30, lr=3e-3, warmup=5, ema=0.9, log_every=10, channels_last=False)
-    assert train_attributes(faces, labels, out, plan, 16, CPU, check_loss) == 30
+    assert train_attributes(faces, labels, out, plan, batch=16, device=CPU, report=check_loss) == 30
     return out
 
 
@@ -457,7 +457,9 @@ def test_the_command_trains_and_resumes(tmp_path: Path) -> None:
 def tune_classifier(out: Path, begin: str | None = None, **more: float) -> AttributeClassifier:
     faces, labels = labelled_faces(16)
     plan = Plan(steps=1, lr=1e-9, warmup=1, ema=0.0, channels_last=False)
-    train_attributes(faces, labels, out, plan, 4, CPU, check_loss, begin, **more)
+    train_attributes(
+        faces, labels, out, plan, batch=4, device=CPU, report=check_loss, begin=begin, **more
+    )
     return load_attribute_classifier(out / "attributes.safetensors")
 
 
@@ -547,7 +549,9 @@ def test_labels_that_cannot_be_used_are_refused(text: str, message: str, tmp_pat
 def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
     faces, labels = labelled_faces(4)  # all dark below
     with pytest.raises(InputError, match="all faces are alike in no_beard"):
-        train_attributes(faces, labels, tmp_path, Plan(steps=1, lr=1e-3), 2, CPU, check_loss)
+        train_attributes(
+            faces, labels, tmp_path, Plan(steps=1, lr=1e-3), batch=2, device=CPU, report=check_loss
+        )
 
 
 def test_both_classes_have_equal_weight_even_if_one_is_rare() -> None:
@@ -607,8 +611,8 @@ def test_scores_are_the_same_in_any_batch(train_classifier: Path) -> None:
     faces, labels = labelled_faces(16)
     classifier = load_attribute_classifier(train_classifier / "attributes.safetensors")
     conditions = (View(3.0), View(0.1, 12))
-    assert scores(classifier, faces, labels, conditions, 5) == scores(
-        classifier, faces, labels, conditions, 64
+    assert scores(classifier, faces, labels, conditions, batch=5) == scores(
+        classifier, faces, labels, conditions, batch=64
     )
 
 

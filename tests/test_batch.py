@@ -499,7 +499,7 @@ def decided(unbroken: Path, tmp_path: Path) -> Path:
     """The case of a clip beside it, with a decision of somebody."""
     folder = Path(shutil.copytree(unbroken, tmp_path / "cases" / "case"))
     with Case.open(folder) as case:
-        decisions.decide(case, 1, "rejected", "other ear", "Anna")
+        decisions.decide(case, 1, "rejected", "other ear", by="Anna")
     return folder
 
 

@@ -139,7 +139,7 @@ def test_a_table_has_a_row_for_each_group_and_says_which_is_worst() -> None:
     race["C"] = np.arange(150) >= 140
     taken = np.zeros((150, 150), np.bool_)
     taken[[0, 1, 2, 3, 100], [10, 11, 12, 13, 101]] = True
-    text = view_table({"ours": taken}, FULL_SIZE, {"race": race}, 20, "`python`").text()
+    text = view_table({"ours": taken}, FULL_SIZE, {"race": race}, 20, command="`python`").text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| group", "| ---", "| all", "| A", "| B", "| C"]
     assert [row[1] for row in rows[2:]] == ["150", "90", "50", "10"]
@@ -192,7 +192,7 @@ def test_a_face_is_found_and_a_picture_without_one_is_not() -> None:
     assert 0 < box[1] < 0.48 and 0.815 < box[3] < 1.1, "from above the eyes to below the mouth"
     pictures = (torch.cat([face, torch.full_like(face, 0.5)]) * 255).byte()
     background = np.full((300, 300, 3), 90, np.uint8)
-    assert find_faces(detector, pictures, 48, [background], box).tolist() == [True, False]
+    assert find_faces(detector, pictures, 48, [background], box=box).tolist() == [True, False]
 
 
 # ------------------------------------------------------------------------- rates that are asked for
@@ -207,7 +207,7 @@ def test_rates_hold_for_people_whose_scores_have_nothing_in_common() -> None:
     ]
     photographs = dict(zip(names, features, strict=True))
     gallery = {name: photographs[name] for name in names[::2]}
-    came = cross_validate(probes, gallery, probes, photographs, (Kind.BEST,), 0)
+    came = cross_validate(probes, gallery, probes, photographs, kinds=(Kind.BEST,), seed=0)
     assert came.named.shape == came.missed.shape == (1200, len(RATES))
     observed = dict(zip(RATES, came.named.mean(0), strict=True))
     assert observed[0.1] == pytest.approx(0.1, abs=0.03)
@@ -222,7 +222,7 @@ def test_a_person_searched_for_with_the_enrolled_photograph_is_found() -> None:
     photographs = dict(zip(names, features, strict=True))
     probes = [LabelledProbe(name, {Kind.BEST: photographs[name]}, 16) for name in names]
     gallery = {name: photographs[name] for name in names[::2]}
-    came = cross_validate(probes, gallery, probes, photographs, (Kind.BEST,), 0)
+    came = cross_validate(probes, gallery, probes, photographs, kinds=(Kind.BEST,), seed=0)
     assert not came.missed.any()
     assert not came.named[:, 0].any(), "the own photograph is no false answer"
 

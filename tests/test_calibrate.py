@@ -70,7 +70,7 @@ NOISE = {Kind.BEST: 2.8, Kind.POOLED: 2.0, Kind.SR: 2.4}
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    return from_probes(*make_crowd(600, NOISE), FACTS, "600 directions", 0)
+    return from_probes(*make_crowd(600, NOISE), FACTS, "600 directions", seed=0)
 
 
 # --- who serves for what
@@ -106,7 +106,7 @@ def test_people_of_a_part_are_compared_within_that_part() -> None:
 def test_too_few_people_raise_a_usage_error() -> None:
     probes, gallery = make_crowd(22, NOISE)
     with pytest.raises(UsageError, match="here are 11 enrolled and 11 others"):
-        from_probes(probes, gallery, FACTS, "", 0)
+        from_probes(probes, gallery, FACTS, "", seed=0)
     with pytest.raises(UsageError, match="and 0 others"):
         divide([p for p in probes if p.person in gallery], gallery, 0)
 
@@ -124,7 +124,7 @@ def test_every_kind_and_both_fusions_have_a_scale(calibration: Calibration) -> N
     ]
     assert calibration.gallery_size == 150
     assert (calibration.people, calibration.enrolled, calibration.searches) == (600, 300, 600)
-    alone = from_probes(*make_crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", 0)
+    alone = from_probes(*make_crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", seed=0)
     assert list(alone.bands[0].scales) == ["best", "pooled", "best+pooled"]
 
 
@@ -149,7 +149,9 @@ def test_a_redundant_kind_never_has_a_negative_weight() -> None:
         for p in probes
     ]
     for seed in range(4):
-        scorer = from_probes(worse, gallery, FACTS, "", seed).bands[0].scale("best+pooled").scorer
+        scorer = (
+            from_probes(worse, gallery, FACTS, "", seed=seed).bands[0].scale("best+pooled").scorer
+        )
         assert min(scorer.weights) >= 0
 
 
@@ -222,7 +224,7 @@ def test_the_nearest_scores_are_the_highest_of_the_data(calibration: Calibration
 
 
 def test_the_same_data_and_seed_give_the_same_numbers(calibration: Calibration) -> None:
-    repeated = from_probes(*make_crowd(600, NOISE), FACTS, "600 directions", 0)
+    repeated = from_probes(*make_crowd(600, NOISE), FACTS, "600 directions", seed=0)
     assert repeated.bands[0].scales == calibration.bands[0].scales
 
 
@@ -467,12 +469,12 @@ def test_after_a_kill_stored_features_are_used(faces: Path, tmp_path: Path) -> N
     plain = make_encoder(BuiltinEmbedder(), None, 1)
     opened, _ = read_faces([faces])
     probes, gallery = calibrate.probe_images(
-        opened, plain, plain, Protocol(), parts, lambda *_: None
+        opened, plain, plain, Protocol(), parts=parts, listen=lambda *_: None
     )
     after = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     assert len(after) == 3 and before.items() <= after.items()
     all_probes, subjects = calibrate.probe_images(
-        opened, plain, plain, Protocol(), tmp_path / "other", lambda *_: None
+        opened, plain, plain, Protocol(), parts=tmp_path / "other", listen=lambda *_: None
     )
     assert subjects.keys() == gallery.keys()
     for a, b in zip(probes, all_probes, strict=True):
@@ -487,11 +489,15 @@ def test_stored_features_of_changed_photographs_or_models_are_not_used(
     opened, _ = read_faces([faces])
     plain = make_encoder(BuiltinEmbedder(), None, 1)
     protocol = Protocol(people=24)
-    first, _ = calibrate.probe_images(opened, plain, plain, protocol, tmp_path, lambda *_: None)
+    first, _ = calibrate.probe_images(
+        opened, plain, plain, protocol, parts=tmp_path, listen=lambda *_: None
+    )
     assert len(list(tmp_path.iterdir())) == 2
     person = choose_people(opened, protocol)[0]
     opened.pictures[person.photos[1]] = 255 - opened.pictures[person.photos[1]]
-    second, _ = calibrate.probe_images(opened, plain, plain, protocol, tmp_path, lambda *_: None)
+    second, _ = calibrate.probe_images(
+        opened, plain, plain, protocol, parts=tmp_path, listen=lambda *_: None
+    )
     changed = [
         a.person
         for a, b in zip(first, second, strict=True)
@@ -504,7 +510,7 @@ def test_stored_features_of_changed_photographs_or_models_are_not_used(
         make_encoder(BuiltinEmbedder(), Bicubic(), 1),
         plain,
         protocol,
-        tmp_path,
-        lambda *_: None,
+        parts=tmp_path,
+        listen=lambda *_: None,
     )
     assert len(list(tmp_path.iterdir())) == 5

@@ -230,7 +230,7 @@ def test_other_search_options_need_no_other_work_again(copy: Path, corridor: Pat
         copy,
         other,
         MUGSHOTS,
-        lambda p: stages.append(p) if isinstance(p, Stage) else None,
+        listen=lambda p: stages.append(p) if isinstance(p, Stage) else None,
     )
     assert worked and not [s for s in stages if s.what == "super-resolving"]
     for t in document(copy)["tracks"]:

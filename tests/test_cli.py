@@ -229,9 +229,9 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_other_sources_of_a_case_are_named(
     case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    screen.summary(case, False, 0, False, None, [Path("night.mp4")])
+    screen.summary(case, False, 0, False, report=None, footage=[Path("night.mp4")])
     assert "the case holds 1 other source: entrance.mp4\n" in capsys.readouterr().out
-    screen.summary(case, False, 0, False, None, [Path("entrance.mp4")])
+    screen.summary(case, False, 0, False, report=None, footage=[Path("entrance.mp4")])
     assert "other source" not in capsys.readouterr().out
 
 

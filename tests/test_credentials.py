@@ -39,7 +39,7 @@ KEYS = {
 
 
 def certificate(
-    subject: str, key: Any, issuer: str, issuers: Any, ends_in: int = 9, usable: bool = True
+    subject: str, key: Any, issuer: str, issuers: Any, *, ends_in: int = 9, usable: bool = True
 ) -> Any:
     """Return a certificate of `subject` by `issuer`; where both are equal, of an authority."""
     is_authority, at = subject == issuer, datetime.now(UTC)
@@ -83,7 +83,7 @@ def write_chain(
     """Write a chain of two certificates and the key of the first."""
     is_authority, key = KEYS[kind](), KEYS[kind]()
     chain = [
-        certificate("examiner", key, "house", is_authority, ends_in, usable),
+        certificate("examiner", key, "house", is_authority, ends_in=ends_in, usable=usable),
         certificate("house", is_authority, "house", is_authority),
     ]
     files = folder / "chain.pem", folder / "key.pem"

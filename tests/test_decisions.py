@@ -46,7 +46,9 @@ def case(folder: Path) -> Iterator[Case]:
 
 
 def test_a_decision_is_stored_with_its_reason_and_its_reviewer(case: Case) -> None:
-    decision = decide(case, 1, "accepted", "same scar\nover the left eye", "Anna  Huber ", "anna")
+    decision = decide(
+        case, 1, "accepted", "same scar\nover the left eye", by="Anna  Huber ", subject="anna"
+    )
     assert decisions_on(case, 1) == [decision]
     assert (decision.verdict, decision.subject, decision.by) == ("accepted", "anna", "Anna Huber")
     assert decision.reason == "same scar\nover the left eye" and decision.at and decision.stands
@@ -56,7 +58,7 @@ def test_a_decision_is_stored_with_its_reason_and_its_reviewer(case: Case) -> No
 
 
 def test_an_undone_decision_stays_and_names_who_undid_it(case: Case) -> None:
-    decision = decide(case, 1, "rejected", "other ear", "Anna")
+    decision = decide(case, 1, "rejected", "other ear", by="Anna")
     undo(case, decision.id, "Ben")
     (stored,) = decisions_on(case, 1)
     assert (stored.undone_by, stored.reason) == ("Ben", "other ear") and standing_decisions(
@@ -69,19 +71,19 @@ def test_an_undone_decision_stays_and_names_who_undid_it(case: Case) -> None:
 
 def test_two_reviewers_stand_beside_each_other_and_agree_or_not(case: Case) -> None:
     assert agreement(standing_decisions(case, 1)) is Agreement.UNDECIDED
-    decide(case, 1, "accepted", "a", "Anna", "anna")
+    decide(case, 1, "accepted", "a", by="Anna", subject="anna")
     assert agreement(standing_decisions(case, 1)) is Agreement.ONE
-    decide(case, 1, "rejected", "b", "Ben", "anna")
+    decide(case, 1, "rejected", "b", by="Ben", subject="anna")
     assert agreement(standing_decisions(case, 1)) is Agreement.CONFLICT
-    decide(case, 1, "accepted", "b, looked again", "Ben", "anna")
+    decide(case, 1, "accepted", "b, looked again", by="Ben", subject="anna")
     assert agreement(standing_decisions(case, 1)) is Agreement.AGREED
-    decide(case, 1, "accepted", "b, a third time", "Ben", "bert")
+    decide(case, 1, "accepted", "b, a third time", by="Ben", subject="bert")
     assert agreement(standing_decisions(case, 1)) is Agreement.CONFLICT
 
 
 def test_a_reviewer_is_recognised_however_the_name_is_written(case: Case) -> None:
-    first = decide(case, 1, "accepted", "a", "Anna Huber", "anna")
-    second = decide(case, 1, "insufficient", "too blurred after all", " anna  huber")
+    first = decide(case, 1, "accepted", "a", by="Anna Huber", subject="anna")
+    second = decide(case, 1, "insufficient", "too blurred after all", by=" anna  huber")
     former, latter = decisions_on(case, 1)
     assert (former.id, former.undone_by) == (first.id, "anna huber") and latter == second
     assert agreement(standing_decisions(case, 1)) is Agreement.ONE and problems_of(case) == []
@@ -104,7 +106,7 @@ def test_an_incomplete_decision_is_refused_and_not_stored(
     case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None, says: str
 ) -> None:
     with pytest.raises(FasrError, match=says) as caught:
-        decide(case, track, verdict, reason, by, subject)
+        decide(case, track, verdict, reason, by=by, subject=subject)
     assert "\n" not in str(caught.value)
     assert case.db.execute("SELECT count(*) FROM decision").fetchone()[0] == 0
 
@@ -147,14 +149,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_without_a_log_line_is_named_and_blocks_decisions(case: Case, change: str) -> None:
-    decide(case, 1, "accepted", "a", "Anna", "anna")
-    undo(case, decide(case, 1, "rejected", "b", "Ben").id, "Ben")
+    decide(case, 1, "accepted", "a", by="Anna", subject="anna")
+    undo(case, decide(case, 1, "rejected", "b", by="Ben").id, "Ben")
     assert problems_of(case) == []
     assert case.db.execute(change).rowcount >= 1
     assert problems_of(case) == [CHANGES[change]]
     lines = case.db.execute("SELECT count(*) FROM log").fetchone()[0]
     for entry in (
-        lambda: decide(case, 3, "rejected", "c", "Carl"),
+        lambda: decide(case, 3, "rejected", "c", by="Carl"),
         lambda: undo(case, 1, "Anna"),
         lambda: links.decide(case, 1, "refused", "Carl"),
         lambda: links.join(case, [1, 3], "Carl"),
@@ -169,42 +171,42 @@ def test_a_change_without_a_log_line_is_named_and_blocks_decisions(case: Case, c
 def test_a_change_before_a_later_log_line_is_still_named(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decide(case, 1, "rejected", "other ear", "Anna", "anna")
+    decide(case, 1, "rejected", "other ear", by="Anna", subject="anna")
     case.db.execute("UPDATE decision SET verdict = 'accepted' WHERE id = 1")
     with monkeypatch.context() as patch:
         patch.setattr(
             "fasr_video.case.decisions.require_unchanged", lambda case: None
         )  # as a program without this check
-        decide(case, 2, "rejected", "b", "Ben")
+        decide(case, 2, "rejected", "b", by="Ben")
     assert problems_of(case) == ["decision 1 differs from the log (verdict)"]
 
 
 def test_no_line_is_added_to_a_truncated_or_changed_log(case: Case) -> None:
     """Otherwise the new log head would hide that a decision and its line were deleted."""
-    decide(case, 1, "rejected", "other ear", "Anna", "anna")
+    decide(case, 1, "rejected", "other ear", by="Anna", subject="anna")
     with case.transaction():
         case.db.execute("DELETE FROM decision")
         case.db.execute("DELETE FROM log WHERE event = 'decided'")
     with pytest.raises(IntegrityError, match="the end of the log is missing"):
-        decide(case, 2, "rejected", "b", "Ben")
+        decide(case, 2, "rejected", "b", by="Ben")
     with pytest.raises(IntegrityError, match="the end of its log is missing"), case.transaction():
         case.log("resumed", {})
     assert problems_of(case) == ["the end of the log is missing"]
 
 
 def test_a_changed_log_line_blocks_decisions(case: Case) -> None:
-    decide(case, 1, "rejected", "other ear", "Anna", "anna")
+    decide(case, 1, "rejected", "other ear", by="Anna", subject="anna")
     case.db.execute("UPDATE decision SET reason = 'other nose'")
     case.db.execute(
         "UPDATE log SET details = replace(details, 'ear', 'nose') WHERE event = 'decided'"
     )
     with pytest.raises(IntegrityError, match=r"log line \d+ \(decided\) was changed"):
-        decide(case, 2, "rejected", "b", "Ben")
+        decide(case, 2, "rejected", "b", by="Ben")
 
 
 def test_roles_are_read_in_a_single_pass_over_the_log(case: Case) -> None:
     for n in range(8):
-        decide(case, 1 + n % 4, "rejected", "r", f"Person {n}", role="examiner" if n % 2 else "")
+        decide(case, 1 + n % 4, "rejected", "r", by=f"Person {n}", role="examiner" if n % 2 else "")
     with case.transaction():
         for _ in range(300):
             case.log("resumed", {})
@@ -241,7 +243,7 @@ def test_a_forged_first_decision_is_detected(case: Case) -> None:
 
 
 def test_decisions_stay_when_the_case_is_searched_again(case: Case) -> None:
-    decision = decide(case, 1, "accepted", "a", "Anna", "anna")
+    decision = decide(case, 1, "accepted", "a", by="Anna", subject="anna")
     with case.transaction():
         case.db.execute("DELETE FROM candidate WHERE subject = 'anna'")
         searched = json.loads(case.meta("searched"))
@@ -251,7 +253,7 @@ def test_decisions_stay_when_the_case_is_searched_again(case: Case) -> None:
         )
     assert standing_decisions(case, 1) == [decision] and decision.subject == "anna"
     with pytest.raises(UsageError, match="not among its candidates"):
-        decide(case, 1, "accepted", "b", "Ben", "anna")
+        decide(case, 1, "accepted", "b", by="Ben", subject="anna")
     assert as_document(case).tracks[0].decisions[0].subject == "anna"
 
 
@@ -263,9 +265,9 @@ def test_a_decision_while_another_process_writes_fails_in_one_line(
         with run.transaction():
             run.log("noted", {})
             with pytest.raises(EnvironmentFailure, match="another process is writing"):
-                decide(reviewer, 1, "rejected", "a", "Anna")
+                decide(reviewer, 1, "rejected", "a", by="Anna")
             assert standing_decisions(reviewer, 1) == []
-        decide(reviewer, 1, "rejected", "a", "Anna")
+        decide(reviewer, 1, "rejected", "a", by="Anna")
         assert len(standing_decisions(run, 1)) == 1 and problems_of(run) == []
 
 
@@ -345,7 +347,7 @@ def test_an_accepted_link_that_was_deleted_or_changed_is_detected(case: Case) ->
 @pytest.mark.parametrize("name", ["Bob\x00", "Bob\u202e", "Bob\x1b[2J"])
 def test_an_unreadable_reviewer_name_is_refused(case: Case, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be displayed"):
-        decide(case, 1, "insufficient", "blurred", name)
+        decide(case, 1, "insufficient", "blurred", by=name)
     assert decisions_on(case, 1) == []
 
 

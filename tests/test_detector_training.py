@@ -102,7 +102,7 @@ def test_labels_follow_the_window(scale: float, seed: int) -> None:
     picture = astronaut().copy()
     picture[105:115, 203:213] = (255, 0, 255)
     scene = Scene(picture, face_of(ASTRONAUT))
-    image, faces = cut(scene, 150.0, 40.0, scale, (200, 220), np.random.default_rng(seed))
+    image, faces = cut(scene, 150.0, 40.0, scale, size=(200, 220), rng=np.random.default_rng(seed))
     pink = (np.asarray(image, int) - (255, 0, 255)).__abs__().sum(2) < 120
     rows, columns = np.nonzero(pink)
     eyes = faces.landmarks[0, :2]
@@ -166,7 +166,9 @@ def test_training_saves_resumes_and_writes_weights_that_load(data: Path, tmp_pat
     for steps in (2, 4):
         plan = Plan(steps=steps, lr=2e-3, constant=True, bf16=False)
         recipe = Recipe(batch=2, side=128, shards=1)
-        assert run(data, out, recipe, plan, torch.device("cpu"), reports.append) == steps
+        assert (
+            run(data, out, recipe, plan, device=torch.device("cpu"), report=reports.append) == steps
+        )
     assert torch.load(out / "state.pt", weights_only=True)["step"] == 4
     assert [progress.step for progress in reports] == [2, 4] and reports[0].terms["focal"] > 0
     detector = BuiltinDetector(out / "detector.safetensors", 0.3, "cpu")

@@ -67,7 +67,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 
 @pytest.fixture(scope="module")
 def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Material:
-    gathered = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
+    gathered = gather(
+        faces,
+        None,
+        None,
+        teacher,
+        out=tmp_path_factory.mktemp("run"),
+        report_progress=lambda *_: None,
+    )
     empty = torch.randint(0, 256, (3, 3, 144, 144), generator=torch.Generator().manual_seed(1)).to(
         torch.uint8
     )
@@ -251,7 +258,9 @@ def test_a_run_lowers_its_loss_resumes_and_writes_weights_that_load(
             bf16=False,
             muon=True,
         )
-        return train_embedder(material, teacher, tmp_path, plan, 3, progress.append, blocks=blocks)
+        return train_embedder(
+            material, teacher, tmp_path, plan, batch=3, report=progress.append, blocks=blocks
+        )
 
     assert run(0) == 0
     assert run(1e9) == 12
@@ -271,13 +280,17 @@ def test_the_teachers_vectors_are_computed_once(
     faces: Faces, teacher: Teacher, tmp_path: Path
 ) -> None:
     calls: list[int] = []
-    first = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
-    second = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
+    first = gather(
+        faces, None, None, teacher, out=tmp_path, report_progress=lambda done, _: calls.append(done)
+    )
+    second = gather(
+        faces, None, None, teacher, out=tmp_path, report_progress=lambda done, _: calls.append(done)
+    )
     assert calls == [12] and torch.equal(first.vectors, second.vectors)
     assert first.person.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     few = Faces(faces.pictures[:4], faces.paths[:4])
     with pytest.raises(UsageError, match="made of other faces"):
-        gather(few, None, None, teacher, tmp_path, lambda *_: None)
+        gather(few, None, None, teacher, out=tmp_path, report_progress=lambda *_: None)
 
 
 def test_people_with_one_photograph_are_people_of_their_own(
@@ -285,6 +298,6 @@ def test_people_with_one_photograph_are_people_of_their_own(
 ) -> None:
     few = Faces(faces.pictures[:4], faces.paths[:4])
     single = Faces(faces.pictures[4:6], ("x/4.png", "x/5.png"))
-    material = gather(few, single, None, teacher, tmp_path, lambda *_: None)
+    material = gather(few, single, None, teacher, out=tmp_path, report_progress=lambda *_: None)
     assert material.person.tolist() == [0, 0, 1, 1, 2, 3] and material.ends == (4, 6)
     assert torch.allclose(material.centres[2:], material.vectors[4:], atol=1e-6)

@@ -81,7 +81,7 @@ def arcface_graph(
     data = helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, side, side])
     # As published: one row is declared, whatever the batch.
     feature = helper.make_tensor_value_info("feature", TensorProto.FLOAT, [1, GRAPH_LENGTH])
-    return graph_file(path, nodes, data, [feature], constants)
+    return graph_file(path, nodes, data, [feature], constants=constants)
 
 
 def other_graph(path: Path, side: int, outputs: int) -> Path:
@@ -90,7 +90,7 @@ def other_graph(path: Path, side: int, outputs: int) -> Path:
     names = [f"said_{i}" for i in range(outputs)]
     nodes = [helper.make_node("Identity", ["data"], [name]) for name in names]
     graph_outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-    return graph_file(path, nodes, data, graph_outputs, {})
+    return graph_file(path, nodes, data, graph_outputs, constants={})
 
 
 def graph_file(
@@ -98,6 +98,7 @@ def graph_file(
     nodes: list[onnx.NodeProto],
     data: onnx.ValueInfoProto,
     outputs: list[onnx.ValueInfoProto],
+    *,
     constants: dict[str, NDArray[np.generic] | np.generic],
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

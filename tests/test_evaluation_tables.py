@@ -253,7 +253,7 @@ def test_an_open_set_is_reported_by_group_and_against_a_baseline() -> None:
         name: SystemInfo("16", True, [16 if name == "weak" else 8] * len(trial.items))
         for name in found
     }
-    table = split_table(found, trial, shows, "camp", "judge")
+    table = split_table(found, trial, shows, "camp", scorer="judge")
     heads = [c.title for c in table.columns]
     assert heads == ["probes", "AUC", "Rank-1", "FNIR at FPIR 0.1", "FPIR where all's is 0.1"]
     cells = {row.name: row.cells for row in table.rows}
@@ -268,7 +268,7 @@ def test_an_open_set_is_reported_by_group_and_against_a_baseline() -> None:
     ]
     passed = np.mean([found["weak"].searches.wrong[i] >= threshold for i in strangers])  # type: ignore[union-attr]
     assert cells["north: weak"][4].value == pytest.approx(passed)
-    assert [r.name for r in split_table(found, trial, shows, "size", "judge").rows] == [
+    assert [r.name for r in split_table(found, trial, shows, "size", scorer="judge").rows] == [
         "16: weak",
         "8: strong",
         "8: copy",

@@ -102,7 +102,7 @@ def test_training_moves_means_towards_faces(job: trainer.mean_training.Job, tmp_
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=3e-3, warmup=5, bf16=False, log_every=20, ema=0.9)
     flow_job = trainer.Job(job, weights, widths=(16, 32))
-    assert trainer.run(flow_job, out, plan, CPU, check_progress) == 60
+    assert trainer.run(flow_job, out, plan, CPU, report=check_progress) == 60
     lines = (out / "log.csv").read_text().splitlines()[1:]
     losses = [float(line.split(",")[1]) for line in lines]
     assert losses[-1] < 0.9 * losses[0]

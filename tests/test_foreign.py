@@ -208,7 +208,7 @@ def test_an_endless_statement_is_reported_as_damage(
     with Case.open(case) as opened:  # each statement has its own measure
         for _ in range(50):
             opened.db.execute("SELECT count(*) FROM face, face").fetchone()
-        decide(opened, 1, "rejected", "ears", "Anna")
+        decide(opened, 1, "rejected", "ears", by="Anna")
 
 
 VALUES = {

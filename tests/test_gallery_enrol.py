@@ -149,8 +149,8 @@ def test_a_folder_becomes_subjects(
         folder,
         detector,
         embedder,
-        lambda *p: reported.append(p),
-        EnrolDefaults("web", "order 5"),
+        listen=lambda *p: reported.append(p),
+        defaults=EnrolDefaults("web", "order 5"),
     )
     assert (report.added, report.problems, report.warnings) == (3, (), ())
     assert reported == [(3, 3)]

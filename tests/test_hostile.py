@@ -173,7 +173,7 @@ def test_a_ledger_that_names_a_case_outside_of_its_folder_is_refused(
     folder: str, tmp_path: Path
 ) -> None:
     with Ledger.open(tmp_path / "cases") as ledger:
-        ledger.put_job("ab" * 32, "s", "door-12345678", 1, False)
+        ledger.put_job("ab" * 32, "s", "door-12345678", 1, retry_failed=False)
         ledger.db.execute("UPDATE job SET folder = ?", (folder,))
         with pytest.raises(IntegrityError, match="outside of these cases"):
             ledger.take_job()
@@ -222,7 +222,7 @@ def test_names_cannot_control_a_terminal(
     gallery = str(case / "gallery")
     with Case.open(case) as opened:
         track, link = 1, opened.db.execute("SELECT id FROM link").fetchone()["id"]
-        decide(opened, track, "rejected", NASTY, "Anna")
+        decide(opened, track, "rejected", NASTY, by="Anna")
         links.decide(opened, link, "refused", "Anna")
     calls = [
         ["show", str(case)],

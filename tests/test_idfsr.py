@@ -269,9 +269,9 @@ def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
 
     class RecordingNet(IdfsrNet):
         def forward(
-            self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
+            self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, *, identity: Tensor
         ) -> Tensor:
-            differences.append(super().forward(x, lr, time, style, identity))
+            differences.append(super().forward(x, lr, time, style, identity=identity))
             return differences[-1]
 
     torch.manual_seed(0)
@@ -429,10 +429,10 @@ def test_our_ddim_draws_the_same_picture_as_the_ddpms_own() -> None:
         )
 
     class Gaussian(IdfsrNet):
-        """Told the time alone, as the network is; x_t must come as a DDPM sees it."""
+        """Depends on the time alone, as the network does; x_t must come as a DDPM sees it."""
 
         def forward(
-            self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
+            self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, *, identity: Tensor
         ) -> Tensor:
             return random_noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
 
@@ -523,7 +523,7 @@ def test_fitting_lowers_the_loss_and_does_not_change_the_network(
 ) -> None:
     denoiser, enrolment_defaults = identity_denoiser(make_network(size)), []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    vector, first, last = fit(denoiser, make_person(), 8, 0, enrolment_defaults.append)
+    vector, first, last = fit(denoiser, make_person(), 8, 0, report=enrolment_defaults.append)
     assert last < first
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
     assert [p.step for p in enrolment_defaults] == list(range(1, 9)) and enrolment_defaults[
@@ -532,14 +532,14 @@ def test_fitting_lowers_the_loss_and_does_not_change_the_network(
     start = torch.nn.functional.normalize(make_person().features.sum(0), dim=0)
     assert vector.shape == (512,) and 0 < float((vector - start).norm()) < 2
     assert torch.equal(
-        fit(denoiser, make_person(), 8, 0, enrolment_defaults.append)[0], vector
+        fit(denoiser, make_person(), 8, 0, report=enrolment_defaults.append)[0], vector
     )  # the same seed, the same vector
 
 
 def test_a_fit_that_does_not_lower_the_loss_is_an_error() -> None:
     deaf = identity_denoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
     with pytest.raises(FasrError, match="did not fall"):
-        fit(deaf, make_person(), 1, 0, lambda progress: None)
+        fit(deaf, make_person(), 1, 0, report=lambda progress: None)
 
 
 def test_a_stranger_among_the_references_is_named() -> None:

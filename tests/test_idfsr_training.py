@@ -99,7 +99,7 @@ def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
         moves, mirrored = draw_moves(12, 16, g)
-        moved, landmarks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
+        moved, landmarks = training._view(data, torch.arange(12), SIDE, moves, mirrored=mirrored)
         x, y = landmarks.long().unbind(2)
         there = (moved[torch.arange(12)[:, None], 0, y, x] * 255).round()
         straight, turned = (
@@ -116,12 +116,12 @@ def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> No
         return lr.mean((1, 2, 3))[:, None].expand(-1, 512)
 
     _, condition = training.make_batch(
-        data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g
+        data, torch.arange(12), training.Recipe(alone=1.0), SIDE, embed=brightness, generator=g
     )
     torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
     torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
     _, condition = training.make_batch(
-        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_features, g
+        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, embed=no_features, generator=g
     )
     assert (
         float((condition.reference - condition.lr).abs().mean()) > 0.05
@@ -132,7 +132,9 @@ def test_without_references_the_lr_face_is_its_own_reference(people: Path) -> No
 def test_lr_faces_have_the_detail_of_the_given_sizes(people: Path) -> None:
     data, g = data_of(people), torch.Generator().manual_seed(0)
     recipe = training.Recipe(sides=(4,), alone=0.0)
-    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_features, g)
+    clean, condition = training.make_batch(
+        data, torch.arange(12), recipe, SIDE, embed=no_features, generator=g
+    )
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
@@ -154,10 +156,16 @@ def test_the_trainer_learns_and_writes_weights_that_load(
         people / "faces",
     )
     plan = Plan(steps=16, lr=1e-2, warmup=3, ema=0.9, log_every=16, muon=True)
-    assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
+    assert (
+        training.run(job, tmp_path, plan, torch.device("cpu"), report=lambda progress: None) == 16
+    )
     # The same faces and noise at each step, seen by a network that stays as it began.
     training.run(
-        job, tmp_path / "still", replace(plan, lr=1e-9), torch.device("cpu"), lambda progress: None
+        job,
+        tmp_path / "still",
+        replace(plan, lr=1e-9),
+        torch.device("cpu"),
+        report=lambda progress: None,
     )
     learnt, still = (
         next(csv.DictReader((f / "log.csv").open())) for f in (tmp_path, tmp_path / "still")
@@ -170,7 +178,9 @@ def test_the_trainer_learns_and_writes_weights_that_load(
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.size == (4 * SIDE, 5 * SIDE)  # LR, masked, reference, drawn, truth
     # The same command goes on where it was: here, at the end.
-    assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
+    assert (
+        training.run(job, tmp_path, plan, torch.device("cpu"), report=lambda progress: None) == 16
+    )
 
 
 def test_missing_landmarks_are_named(people: Path, tmp_path: Path) -> None:
@@ -209,7 +219,7 @@ def test_features_of_another_embedder_are_refused(
             tmp_path / "run",
             Plan(steps=1, lr=1e-4),
             torch.device("cpu"),
-            lambda progress: None,
+            report=lambda progress: None,
         )
 
 

@@ -13,7 +13,7 @@ from tests.test_search import person_direction, vector_near
 
 
 def tracklet(
-    number: int, name: str, source: int = 1, start: float = 0.0, end: float = 1.0
+    number: int, name: str, source: int = 1, start: float = 0.0, *, end: float = 1.0
 ) -> Tracklet:
     return Tracklet(number, source, start, end, vector_near(person_direction(name), 0.9, number))
 
@@ -47,12 +47,16 @@ def test_one_person_on_three_cameras_is_one_cluster_held_by_two_links() -> None:
 
 def test_two_faces_at_one_time_are_not_linked_through_a_third() -> None:
     """Twins in one picture, and one of them on another camera: one link, never both."""
-    tracks = [tracklet(0, "anna", 1, 0, 5), tracklet(1, "anna", 1, 4, 9), tracklet(2, "anna", 2)]
+    tracks = [
+        tracklet(0, "anna", 1, 0, end=5),
+        tracklet(1, "anna", 1, 4, end=9),
+        tracklet(2, "anna", 2),
+    ]
     assert len(propose_by_face(tracks, 0.5, never_apart)) == 1
 
 
 def test_same_camera_later_is_proposed() -> None:
-    tracks = [tracklet(0, "anna", 1, 0, 5), tracklet(1, "anna", 1, 3600, 3605)]
+    tracks = [tracklet(0, "anna", 1, 0, end=5), tracklet(1, "anna", 1, 3600, end=3605)]
     (only,) = propose_by_face(tracks, 0.5, never_apart)
     assert (only.a, only.b) == (0, 1)  # the earlier first
 
@@ -80,7 +84,7 @@ def test_links_are_a_forest_without_two_faces_of_one_time(
     drawn: list[tuple[int, int, float, float]],
 ) -> None:
     names = ("anna", "bert", "carla", "dora")
-    tracks = [tracklet(i, names[n], s, a, a + d) for i, (n, s, a, d) in enumerate(drawn)]
+    tracks = [tracklet(i, names[n], s, a, end=a + d) for i, (n, s, a, d) in enumerate(drawn)]
     links = propose_by_face(tracks, 0.3, never_apart)
     groups = clusters(links, len(tracks))
     assert len(links) == len(tracks) - len(groups)

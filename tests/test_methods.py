@@ -108,7 +108,11 @@ def mean_network() -> PosteriorMean:
 
 def mean(precision: str = "float32") -> Mean:
     return Mean(
-        METHODS["mean"], mean_network(), "mm", feature_models(), Options(CPU, precision=precision)
+        METHODS["mean"],
+        mean_network(),
+        "mm",
+        feature_models(),
+        options=Options(CPU, precision=precision),
     )
 
 
@@ -126,7 +130,11 @@ def flow() -> RectifiedFlow:
 def pmrf(sampler: str = "euler-3", precision: str = "float32") -> Pmrf:
     method, options = METHODS["pmrf"], Options(CPU, sampler=sampler, precision=precision)
     return Pmrf(
-        method, Mean(method, mean_network(), "mm", feature_models(), options), flow(), "ff", options
+        method,
+        Mean(method, mean_network(), "mm", feature_models(), options=options),
+        flow(),
+        "ff",
+        options=options,
     )
 
 

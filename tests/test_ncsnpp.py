@@ -238,7 +238,7 @@ def naive_norm(x: Array, w: dict[str, Array], name: str) -> Array:
 
 
 def naive_block(
-    x: Array, time: Array, face: Array | None, w: dict[str, Array], how: Resample
+    x: Array, time: Array, face: Array | None, w: dict[str, Array], *, how: Resample
 ) -> Array:
     def resampled(x: Array) -> Array:
         return np.stack([naive_filter(channel, how) for channel in x])
@@ -296,14 +296,14 @@ def test_block_and_attention_are_the_plain_formulas(
         rng.standard_normal((2, 10)),
         rng.standard_normal((2, 10)),
     )
-    block = seeded(Block(8, cout, 10, feature, 0.5, how)).double().eval()
+    block = seeded(Block(8, cout, 10, feature, dropout=0.5, how=how)).double().eval()
     attention = seeded(Attention(cout)).double().eval()
     given_face = torch.from_numpy(face) if feature else None
     with torch.no_grad():
         result = attention(block(torch.from_numpy(x), torch.from_numpy(time), given_face))
     faces = face if feature else [None, None]
     expected = [
-        naive_attention(naive_block(*item, weights_of(block), how), weights_of(attention))
+        naive_attention(naive_block(*item, weights_of(block), how=how), weights_of(attention))
         for item in zip(x, time, faces, strict=True)
     ]
     np.testing.assert_allclose(result.numpy(), np.stack(expected), rtol=1e-10, atol=1e-12)

@@ -158,7 +158,7 @@ def test_reviewers_see_it_and_may_decide_otherwise(case: Path, tmp_path: Path) -
     with Case.open(copy) as opened:
         names = [c.name for c in cards(opened) if Filter.read({"state": "not a face"}).fits(c)]
         assert names == [sign["name"]]
-        decide(opened, sign["id"], "rejected", "it is a face, in a mask", "Ann")
+        decide(opened, sign["id"], "rejected", "it is a face, in a mask", by="Ann")
         assert [d.by for d in standing_decisions(opened, sign["id"])] == ["Ann"]
 
 

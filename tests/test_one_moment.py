@@ -46,7 +46,7 @@ def case(folder: Path) -> Iterator[Case]:
 
 def decide(folder: Path) -> None:
     with Case.open(folder) as case:
-        decisions.decide(case, 1, "rejected", "other ear", "Anna Amt")
+        decisions.decide(case, 1, "rejected", "other ear", by="Anna Amt")
 
 
 def decide_and_note(folder: Path) -> None:
@@ -173,5 +173,5 @@ def test_nothing_is_written_within_a_snapshot_and_snapshots_end(folder: Path) ->
             case.snapshot(),
             pytest.raises(sqlite3.OperationalError, match="within a transaction"),
         ):
-            decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")
-        decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")
+            decisions.decide(case, 1, "rejected", "other nose", by="Ben Beck")
+        decisions.decide(case, 1, "rejected", "other nose", by="Ben Beck")

@@ -77,7 +77,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
 def test_training_beats_bicubic(job: trainer.Job, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=5e-3, warmup=5, bf16=False, muon=True, log_every=30, ema=0.9)
-    assert trainer.run(job, out, plan, CPU, check_progress) == 60
+    assert trainer.run(job, out, plan, CPU, report=check_progress) == 60
     learned = load_mean(out / "mean.safetensors")
     assert trainer.gain(learned, draw_ovals(8).pictures, 16) > 1
     assert '"gain at 16 px, dB"' in (out / "manifest.json").read_text()
@@ -121,9 +121,9 @@ def test_a_resumed_run_keeps_its_linear_maps(
     job: trainer.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(steps=2, lr=1e-3, warmup=1, bf16=False, log_every=1)
-    trainer.run(job, tmp_path, replace(plan, seconds=0), CPU, check_progress)
+    trainer.run(job, tmp_path, replace(plan, seconds=0), CPU, report=check_progress)
     monkeypatch.setattr(trainer, "fit_maps", lambda *_: pytest.fail("fitted a second time"))
-    assert trainer.run(job, tmp_path, plan, CPU, check_progress) == 2
+    assert trainer.run(job, tmp_path, plan, CPU, report=check_progress) == 2
     assert load_mean(tmp_path / "mean.safetensors").network.linear_maps()[0].weight.any()
 
 

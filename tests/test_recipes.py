@@ -37,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return where the job and the plan of the next command are noted, in place of training."""
     noted: dict[str, Any] = {}
 
-    def note(job: sr.Job, out: Path, plan: Plan, device: torch.device, report: Any) -> int:
+    def note(job: sr.Job, out: Path, plan: Plan, device: torch.device, *, report: Any) -> int:
         noted.update(job=job, plan=plan)
         return plan.steps
 
@@ -144,7 +144,7 @@ def test_srdgs_classifiers_train_for_fifty_passes_in_small_batches(
 ) -> None:
     noted: dict[str, Any] = {}
 
-    def note(opened: Any, rows: Any, out: Path, plan: Plan, batch: int, *_: object) -> int:
+    def note(opened: Any, rows: Any, out: Path, plan: Plan, *, batch: int, **_: object) -> int:
         noted.update(plan=plan, batch=batch, faces=len(opened))
         return plan.steps
 

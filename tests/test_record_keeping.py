@@ -42,7 +42,7 @@ def whole(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     ended = now()
     with Case.open(folder) as case:
         for by, role in (("Anna Amt", "examiner"), ("Ben Beck", "reviewer")):
-            decisions.decide(case, 1, "rejected", "other ear", by, role=role)
+            decisions.decide(case, 1, "rejected", "other ear", by=by, role=role)
         sign_off(case, "Cleo Chef", role="supervisor")
     return {"folder": folder, "begun": begun, "ended": ended}
 

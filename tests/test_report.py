@@ -55,8 +55,8 @@ CLAIMS = ("match", "identified", "recovered", "enhanced likeness")
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_synthetic_case(tmp_path_factory.mktemp("report") / "case")
-    decide(folder, 1, "accepted", LEAD, "R. Viewer")
-    decide(folder, 1, "rejected", LEAD, "S. Second", undone_by="S. Second")
+    decide(folder, 1, "accepted", LEAD, by="R. Viewer")
+    decide(folder, 1, "rejected", LEAD, by="S. Second", undone_by="S. Second")
     return folder
 
 
@@ -255,7 +255,7 @@ def test_an_accepted_name_below_the_threshold_is_marked_everywhere(
     assert not json.loads(write_report(copy).joinpath("report.json").read_text())["tracks"][0][
         "decisions"
     ][0]["below_threshold"]
-    decide(copy, 2, "accepted", LOOKED_THROUGH, "R. Viewer")
+    decide(copy, 2, "accepted", LOOKED_THROUGH, by="R. Viewer")
     out = write_report(copy)
     words = f"{LOOKED_THROUGH} (below the threshold)"
     lines = list(csv.DictReader((out / "tracks.csv").open(newline="")))
@@ -494,7 +494,7 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
 def test_the_report_is_written_again_only_when_the_case_changed(copy: Path) -> None:
     first = refresh(copy).stat().st_mtime_ns
     assert refresh(copy).stat().st_mtime_ns == first
-    decide(copy, 2, "insufficient", None, "R. Viewer")
+    decide(copy, 2, "insufficient", None, by="R. Viewer")
     assert refresh(copy).stat().st_mtime_ns > first
     assert "insufficient" in page(copy / "report", PAGES["unknown"]).text
 
@@ -504,7 +504,7 @@ def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
     content = index.read_bytes()
     index.write_bytes(content[: len(content) // 2])
     assert refresh(copy).read_bytes().endswith(b"</html>")
-    decide(copy, 2, "insufficient", None, "R. Viewer")
+    decide(copy, 2, "insufficient", None, by="R. Viewer")
     write_report(copy, None, ("json",))
     refresh(copy)
     assert "R. Viewer: insufficient" in " ".join(

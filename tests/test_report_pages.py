@@ -45,7 +45,7 @@ FAINT_TEXT = """() => {
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_synthetic_case(tmp_path_factory.mktemp("pages") / "case")
-    decide(folder, 1, "accepted", LEAD, "R. Viewer")
+    decide(folder, 1, "accepted", LEAD, by="R. Viewer")
     return write_report(folder)
 
 

@@ -20,25 +20,25 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.{part}"] = (channels,)
         shapes[f"{name}.num_batches_tracked"] = ()
 
-    def conv_norm(name: str, norm_name: str, cout: int, cin: int, kernel: int) -> None:
+    def conv_norm(name: str, norm_name: str, cout: int, cin: int, *, kernel: int) -> None:
         shapes[f"{name}.weight"] = (cout, cin, kernel, kernel)
         norm(norm_name, cout)
 
-    conv_norm("body.conv1", "body.bn1", 64, 3, 7)
+    conv_norm("body.conv1", "body.bn1", 64, 3, kernel=7)
     cin = 64
     for layer, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
         for block in range(blocks):
             at = f"body.layer{layer}.{block}"
-            conv_norm(f"{at}.conv1", f"{at}.bn1", width, cin, 1)
-            conv_norm(f"{at}.conv2", f"{at}.bn2", width, width, 3)
-            conv_norm(f"{at}.conv3", f"{at}.bn3", 4 * width, width, 1)
+            conv_norm(f"{at}.conv1", f"{at}.bn1", width, cin, kernel=1)
+            conv_norm(f"{at}.conv2", f"{at}.bn2", width, width, kernel=3)
+            conv_norm(f"{at}.conv3", f"{at}.bn3", 4 * width, width, kernel=1)
             if block == 0:
-                conv_norm(f"{at}.downsample.0", f"{at}.downsample.1", 4 * width, cin, 1)
+                conv_norm(f"{at}.downsample.0", f"{at}.downsample.1", 4 * width, cin, kernel=1)
             cin = 4 * width
     for i, channels in enumerate((512, 1024, 2048), 1):
-        conv_norm(f"fpn.output{i}.0", f"fpn.output{i}.1", 256, channels, 1)
+        conv_norm(f"fpn.output{i}.0", f"fpn.output{i}.1", 256, channels, kernel=1)
     for i in (1, 2):
-        conv_norm(f"fpn.merge{i}.0", f"fpn.merge{i}.1", 256, 256, 3)
+        conv_norm(f"fpn.merge{i}.0", f"fpn.merge{i}.1", 256, 256, kernel=3)
     views = (
         ("conv3X3", 128, 256),
         ("conv5X5_1", 64, 256),
@@ -46,7 +46,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
         ("conv7X7_2", 64, 64),
     )
     for i, (view, cout, cin) in product((1, 2, 3), (*views, ("conv7x7_3", 64, 64))):
-        conv_norm(f"ssh{i}.{view}.0", f"ssh{i}.{view}.1", cout, cin, 3)
+        conv_norm(f"ssh{i}.{view}.0", f"ssh{i}.{view}.1", cout, cin, kernel=3)
     for (head, values), i in product(
         (("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)), range(3)
     ):

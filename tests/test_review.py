@@ -270,9 +270,9 @@ def test_hostile_names_and_reasons_are_escaped_everywhere(
 )
 def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> None:
     with Case.open(folder) as case:
-        decide(case, 2, "insufficient", "too blurred", "Anna")
-        decide(case, 3, "accepted", "same ear", "Anna", "anna")
-        decide(case, 3, "rejected", "other ear", "Ben", "anna")
+        decide(case, 2, "insufficient", "too blurred", by="Anna")
+        decide(case, 3, "accepted", "same ear", by="Anna", subject="anna")
+        decide(case, 3, "rejected", "other ear", by="Ben", subject="anna")
     assert (
         track_names(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
     )
@@ -491,7 +491,7 @@ def test_a_contradictory_join_is_refused_and_keeps_the_selection(browser: Browse
 
 def test_undecided_tracks_block_the_sign_off_unless_overridden(folder: Path) -> None:
     with Case.open(folder) as case:
-        decide(case, 1, "accepted", "same ear", "Anna", "anna")
+        decide(case, 1, "accepted", "same ear", by="Anna", subject="anna")
         with pytest.raises(
             CaseError, match=re.escape("4 tracks are undecided (T2, S2-T1, S2-T2, S2-T3)")
         ):
@@ -508,8 +508,8 @@ def test_undecided_tracks_block_the_sign_off_unless_overridden(folder: Path) -> 
 def test_a_signed_off_report_holds_decisions_and_log_head(folder: Path) -> None:
     with Case.open(folder) as case:
         for track in range(1, 6):
-            decide(case, track, "insufficient", "too blurred", "Anna")
-        decide(case, 1, "accepted", "same ear", "Ben", "anna")
+            decide(case, track, "insufficient", "too blurred", by="Anna")
+        decide(case, 1, "accepted", "same ear", by="Ben", subject="anna")
         head = case.meta("log_head")
         written = sign_off(case, "Ben")
     (name,) = (n for n in written.files if n.endswith(".json"))

@@ -192,7 +192,7 @@ def test_everything_except_the_slider_works_without_scripts(visit: Callable[...,
 
 def test_hostile_names_run_nothing(visit: Callable[..., Visit], folders: dict[str, Path]) -> None:
     with Case.open(folders["evil"]) as case:
-        decide(case, 1, "accepted", EVIL, "Anna", EVIL)
+        decide(case, 1, "accepted", EVIL, by="Anna", subject=EVIL)
     evil = visit("evil")
     page = evil.go("/?camera=%3Cscript%3E")
     assert page.locator("img[src=x]").count() == 0

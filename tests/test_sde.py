@@ -93,7 +93,7 @@ def test_matching_loss_is_least_for_the_true_score(sde: SDE) -> None:
             alpha, std = sde.alpha(t).reshape(-1, 1, 1, 1), sde.std(t).reshape(-1, 1, 1, 1)
             return -factor * (x - alpha * 0.4) / std**2
 
-        return float(matching_loss(predicted, sde, clean, t, noise).mean())
+        return float(matching_loss(predicted, sde, clean, t, noise=noise).mean())
 
     assert loss(1.0) == pytest.approx(0.0, abs=1e-12)
     assert loss(0.9) > 1e-3 and loss(1.1) > 1e-3

@@ -124,7 +124,7 @@ def searcher_of(
 
 
 def probes(
-    name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, side: int = 16
+    name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, *, side: int = 16
 ) -> TrackQuery:
     cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
     return TrackQuery(
@@ -306,7 +306,7 @@ def test_a_face_of_an_uncalibrated_size_has_no_leads(
     side: int, gallery: Gallery, calibration: Calibration
 ) -> None:
     """However alike: the similarity is there, raw, and nothing is made of it."""
-    answer = searcher_of(gallery, calibration).answer(probes("carla", 0.99, 0.99, 0.99, side))
+    answer = searcher_of(gallery, calibration).answer(probes("carla", 0.99, 0.99, 0.99, side=side))
     assert answer.verdict is Verdict.UNKNOWN and answer.threshold is None
     assert answer.joined[0].subject == "carla" and answer.joined[0].cosines[Kind.BEST] > 0.8
     assert all(c.ratio is None and not c.passes for c in answer.joined)

@@ -47,7 +47,12 @@ NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
 
 
 def case_track(
-    number: int, feature: tuple[float, float], camera: str, embedder: str = "e", refused: Any = ()
+    number: int,
+    feature: tuple[float, float],
+    camera: str,
+    embedder: str = "e",
+    *,
+    refused: Any = (),
 ) -> CaseTrack:
     """Return the only track of a case."""
     normalized = np.array(feature, np.float32) / np.hypot(*feature)
@@ -205,7 +210,7 @@ def test_decisions_of_reviewers_are_in_the_summary(cases: Path, tmp_path: Path) 
     with Ledger.read(copy) as ledger:
         (job,) = [job for job in ledger.jobs() if job.state == "done"]
         with Case.open(copy / job.folder) as case:
-            decide(case, 1, "rejected", "another ear", "Ann", role="examiner")
+            decide(case, 1, "rejected", "another ear", by="Ann", role="examiner")
         (lead,) = write_summary(ledger).leads
     assert lead.decisions == [StandingDecision("rejected", None, "Ann", "examiner")]
     assert "rejected by Ann (examiner)" in (copy / "summary.html").read_text()
@@ -273,7 +278,7 @@ def test_wall_times_have_the_precision_of_the_footage(cases: Path, tmp_path: Pat
         (job,) = [job for job in ledger.jobs() if job.state == "done"]
         ledger.set_done(job.id, {**job.summary, "clock": clock}, 0.0)
         with Case.open(copy / job.folder) as case:
-            decide(case, 1, "rejected", "another ear", "Ann")
+            decide(case, 1, "rejected", "another ear", by="Ann")
         (lead,) = write_summary(ledger).leads
     start = datetime.fromisoformat("2026-03-01T14:03:00.250000+01:00")
     wall = str(lead.wall)

@@ -689,7 +689,7 @@ EAST, NORTH = unit_vector(1, 0), unit_vector(0, 1)
 
 
 def tracklet(
-    number: int, start: float, end: float, feature: NDArray[np.float32] = EAST, source: int = 1
+    number: int, start: float, end: float, feature: NDArray[np.float32] = EAST, *, source: int = 1
 ) -> Tracklet:
     return Tracklet(number, source, start, end, feature)
 
@@ -741,7 +741,11 @@ def tracklets(draw: st.DrawFn) -> list[Tracklet]:
         feature = unit_vector(*random.uniform(0, 1, 8))
         result.append(
             tracklet(
-                number, start, start + random.uniform(0, 8), feature, int(random.integers(1, 3))
+                number,
+                start,
+                start + random.uniform(0, 8),
+                feature,
+                source=int(random.integers(1, 3)),
             )
         )
     return result

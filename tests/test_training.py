@@ -153,17 +153,17 @@ def test_making_features_resumes_after_the_last_part(
         tmp_path / "whole.npz",
         tmp_path / "broken.npz",
     )
-    make_features(faces, embedder, 16, uninterrupted, lambda done: None)
+    make_features(faces, embedder, 16, uninterrupted, report=lambda done: None)
 
     def stop(done: int) -> None:
         if done > 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_features(faces, embedder, 16, broken, stop)
+        make_features(faces, embedder, 16, broken, report=stop)
     assert not broken.exists()
     progress: list[int] = []
-    make_features(faces, embedder, 16, broken, progress.append)
+    make_features(faces, embedder, 16, broken, report=progress.append)
     assert progress[0] == 10  # the first part was not made again
     with np.load(uninterrupted) as a, np.load(broken) as b:
         assert all(np.array_equal(a[k], b[k]) for k in a.files) and a["hr"].shape == (24, 512)
@@ -242,7 +242,15 @@ def line_loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tens
 def run_line(out: Path, plan: Plan) -> dict[str, Tensor]:
     out.mkdir(exist_ok=True)
     weights: dict[str, Tensor] = {}
-    train(Line(), line_loss, out, plan, CPU, lambda state, _: weights.update(state), check_progress)
+    train(
+        Line(),
+        line_loss,
+        out,
+        plan,
+        device=CPU,
+        save=lambda state, _: weights.update(state),
+        report=check_progress,
+    )
     return weights
 
 
@@ -270,7 +278,15 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path
     (tmp_path / "broken").mkdir()
     often = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {"save_seconds": 0.0})
     with pytest.raises(Killed):
-        train(Line(), line_loss, tmp_path / "broken", often, CPU, lambda state, _: None, kill)
+        train(
+            Line(),
+            line_loss,
+            tmp_path / "broken",
+            often,
+            device=CPU,
+            save=lambda state, _: None,
+            report=kill,
+        )
     resumed = run_line(tmp_path / "broken", PLAN)
     assert all(torch.equal(uninterrupted[k], resumed[k]) for k in uninterrupted)
 
@@ -337,7 +353,15 @@ def test_sigterm_finishes_the_step_and_writes_a_checkpoint(tmp_path: Path) -> No
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(Line(), line_loss, tmp_path, PLAN, CPU, lambda state, _: None, interrupt)
+        train(
+            Line(),
+            line_loss,
+            tmp_path,
+            PLAN,
+            device=CPU,
+            save=lambda state, _: None,
+            report=interrupt,
+        )
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 100
     whole = tmp_path / "whole"
     assert all(
@@ -362,16 +386,24 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
         plan = changed_plan(steps=20, log_every=1)
         for _ in range(len(stops)):
             with pytest.raises(KeyboardInterrupt):
-                train(Dropping(), line_loss, tmp_path / name, plan, CPU, lambda s, _: None, stop)
+                train(
+                    Dropping(),
+                    line_loss,
+                    tmp_path / name,
+                    plan,
+                    device=CPU,
+                    save=lambda s, _: None,
+                    report=stop,
+                )
             torch.rand(5)  # what the outside does with its random numbers is its own business
         train(
             Dropping(),
             line_loss,
             tmp_path / name,
             plan,
-            CPU,
-            lambda s, _, weights=weights: weights.update(s),
-            check_progress,
+            device=CPU,
+            save=lambda s, _, weights=weights: weights.update(s),
+            report=check_progress,
         )
         ends.append(weights["layer.weight"])
     assert torch.equal(*ends)
@@ -390,9 +422,9 @@ def test_nan_or_infinite_terms_stop_a_run_and_keep_its_checkpoint(tmp_path: Path
             poison,
             tmp_path,
             changed_plan(steps=10_000),
-            CPU,
-            lambda state, _: None,
-            check_progress,
+            device=CPU,
+            save=lambda state, _: None,
+            report=check_progress,
         )
     assert (tmp_path / "state.pt").read_bytes() == good
 
@@ -441,7 +473,7 @@ def test_the_sr_trainer_writes_weights_that_load_and_a_manifest(
     )
     job = sr.Job(read_faces([folder])[0], features, None, "compact", sr.Recipe(batch=8), folder)
     plan = Plan(steps=30, lr=2e-3, warmup=5, ema=0.9, log_every=10)
-    assert sr.run(job, tmp_path, plan, CPU, check_progress) == 30
+    assert sr.run(job, tmp_path, plan, CPU, report=check_progress) == 30
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -465,7 +497,7 @@ def test_the_identity_term_makes_the_output_more_like_the_person(
     )
     faces, _ = read_faces([folder])
     file = tmp_path / "features.npz"
-    make_features(faces, BuiltinEmbedder(), 16, file, lambda done: None)
+    make_features(faces, BuiltinEmbedder(), 16, file, report=lambda done: None)
     recipe = sr.Recipe(batch=8, identity=1.0)
     plan = Plan(steps=20, lr=3e-3, warmup=2, log_every=10)
     sr.run(
@@ -473,7 +505,7 @@ def test_the_identity_term_makes_the_output_more_like_the_person(
         tmp_path / "run",
         plan,
         CPU,
-        check_progress,
+        report=check_progress,
     )
     first, last = csv.DictReader((tmp_path / "run" / "log.csv").open())
     assert float(last["identity"]) < float(first["identity"])
@@ -496,7 +528,7 @@ def test_an_embedder_that_did_not_make_the_features_is_refused(
     )
     job = sr.Job(faces, file, None, "compact", sr.Recipe(identity=1.0), None)
     with pytest.raises(FasrError, match="it was made with the embedder ffffffffffff"):
-        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, check_progress)
+        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, report=check_progress)
 
 
 @pytest.mark.slow
@@ -523,7 +555,7 @@ def test_the_papers_network_trains_with_the_papers_noise(
         faces, file, None, "ncsnpp", sr.Recipe(batch=4, noise="ve", surveillance=0.5), None
     )
     plan = Plan(steps=3, lr=1e-4, warmup=1, log_every=1)
-    assert sr.run(job, tmp_path / "run", plan, CPU, check_progress) == 3
+    assert sr.run(job, tmp_path / "run", plan, CPU, report=check_progress) == 3
     assert not torch.equal(small.state_dict()["all_modules.3.weight"], before)
     denoiser = checkpoints.load(tmp_path / "run" / "sr.safetensors")
     assert denoiser.feature_length == 64 and denoiser.band == (12, 40)
@@ -543,7 +575,7 @@ def test_features_and_combiner_of_two_embedders_are_refused(
         None,
     )
     with pytest.raises(FasrError, match="it was made with the embedder ffffffffffff"):
-        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, check_progress)
+        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, report=check_progress)
 
 
 @pytest.mark.parametrize("noise", ["edm", "ve", "vp", "subvp"])
@@ -574,11 +606,15 @@ def test_sr_training_starts_from_given_weights(
 ) -> None:
     faces = read_faces([folder])[0]
     job = sr.Job(faces, features, None, "compact", sr.Recipe(batch=2), None)
-    sr.run(job, tmp_path / "first", Plan(steps=1, lr=1e-4), CPU, check_progress)
+    sr.run(job, tmp_path / "first", Plan(steps=1, lr=1e-4), CPU, report=check_progress)
     weights = tmp_path / "first" / "sr.safetensors"
     # At a rate of nothing the second run ends where it began.
     sr.run(
-        replace(job, begin=weights), tmp_path / "second", Plan(steps=1, lr=0.0), CPU, check_progress
+        replace(job, begin=weights),
+        tmp_path / "second",
+        Plan(steps=1, lr=0.0),
+        CPU,
+        report=check_progress,
     )
     first, second = load_file(weights), load_file(tmp_path / "second" / "sr.safetensors")
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -601,7 +637,7 @@ def test_with_an_sde_the_loss_is_the_papers_score_matching(noise: str) -> None:
     scale, shift = (1, 0) if noise == "ve" else (2, -1)  # VP and subVP see pictures in [−1, 1]
     model = denoiser if noise == "ve" else centred(denoiser)
     papers = matching_loss(
-        lambda x, t: score(model, process, x, t), process, scale * clean + shift, t, noisy
+        lambda x, t: score(model, process, x, t), process, scale * clean + shift, t, noise=noisy
     )
     sigma = process.std(t) / process.alpha(t) / scale
     ours = (guess - clean).square().flatten(1).mean(1) / sigma**2

@@ -147,6 +147,7 @@ def answer(
     enrolled: bool,
     listed: Listed,
     named: bool,
+    *,
     gallery: int = 30,
     most_candidates: int = 10,
 ) -> _TrackResult:
@@ -274,7 +275,7 @@ def test_an_unsure_face_is_neither_a_miss_nor_a_false_alarm() -> None:
     )
     scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
     unsure = np.array([False, True])
-    matched = detection.match(boxes, scores, faces, ~unsure, 0.5)
+    matched = detection.match(boxes, scores, faces, ~unsure, overlap=0.5)
     assert matched.tolist() == [
         detection.UNCOUNTED,
         0,

@@ -219,7 +219,7 @@ class Batch:
             self._listen(Note("warning", str(file.path), info.problem))
         folder = self._folder(file, sha256)
         retry_failed = self._plan.retry_failed
-        job = self._ledger.put_job(sha256, self._key, folder, file.size, retry_failed)
+        job = self._ledger.put_job(sha256, self._key, folder, file.size, retry_failed=retry_failed)
         first = self._ledger.files(job)[0]
         if first.path != file.path:
             self._listen(Note("skipped", str(file.path), f"the same footage as {first.path}"))

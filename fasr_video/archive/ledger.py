@@ -313,7 +313,7 @@ class Ledger:
     # Jobs.
 
     def put_job(
-        self, sha256: str, settings: str, folder: str, size: int, retry_failed: bool
+        self, sha256: str, settings: str, folder: str, size: int, *, retry_failed: bool
     ) -> Job:
         """Plan the job of a content under these settings, and return it.
 

@@ -110,6 +110,7 @@ class Processes:
         on_progress: OnTaskProgress,
         count: int,
         memory: int | None = None,
+        *,
         gpus: Sequence[str] = (),
     ) -> None:
         """`memory` is the most that a worker may hold, in MB. The workers take `gpus` in turn."""

@@ -121,7 +121,7 @@ def search_again(
         index = Index.open(gallery)
         for case in cases:
             try:
-                yield search_case(case, gallery, index, choose_settings, reports)
+                yield search_case(case, gallery, index, choose_settings, reports=reports)
             except FasrError as error:
                 yield SearchResult(case, str(error))
 
@@ -141,7 +141,7 @@ def is_up_to_date(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
 
 
 def search_case(
-    folder: Path, gallery: Gallery, index: Index, choose_settings: ChooseSettings, reports: bool
+    folder: Path, gallery: Gallery, index: Index, choose_settings: ChooseSettings, *, reports: bool
 ) -> SearchResult:
     with only_writer(folder), Case.open(folder) as case:
         if not all_done(case):
@@ -157,7 +157,9 @@ def search_case(
         else:
             last_settings = SearchSettings.model_validate(last.question)
         before = _passing_candidates(case)
-        was_searched = search_all(case, gallery, encoder, choose_settings(last_settings), index)
+        was_searched = search_all(
+            case, gallery, encoder, choose_settings(last_settings), index=index
+        )
         after = _passing_candidates(case)
     changes = _compare(before, after)
     problem = None

@@ -123,12 +123,28 @@ def _run(task: Task, on_progress: OnProgress) -> int:
     models = _models(task.settings)
     listen = _progress_listener(on_progress)
     if task.chunks is None:
-        run([task.path], task.case, settings, task.gallery, listen, task.recording, models)
+        run(
+            [task.path],
+            task.case,
+            settings,
+            task.gallery,
+            listen=listen,
+            recording=task.recording,
+            models=models,
+        )
         return 0
     detector = CachedDetector(models.detector, task.chunks)
     models = Models(detector, models.encoder)
     try:
-        run([task.path], task.case, settings, task.gallery, listen, task.recording, models)
+        run(
+            [task.path],
+            task.case,
+            settings,
+            task.gallery,
+            listen=listen,
+            recording=task.recording,
+            models=models,
+        )
     finally:
         detector.close()
     shutil.rmtree(task.chunks, ignore_errors=True)

@@ -156,6 +156,7 @@ def from_probes(
     gallery: Mapping[str, Feature],
     provenance: Mapping[str, object],
     data: str,
+    *,
     seed: int,
     bands: Sequence[tuple[int, int]] = (),
     worst_group: float = 1.0,
@@ -196,7 +197,9 @@ def _make_scales(
     kinds = kinds_of(probes)
     scales = [(kind,) for kind in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
     return {
-        scale_name(s): _make_scale(s, fit, choose, both, held, everyone, seed, worst_group)
+        scale_name(s): _make_scale(
+            s, fit, choose, both, held=held, everyone=everyone, seed=seed, worst_group=worst_group
+        )
         for s in scales
     }
 
@@ -206,6 +209,7 @@ def _make_scale(
     fit: Comparisons,
     choose: Comparisons,
     both: Comparisons,
+    *,
     held: Comparisons,
     everyone: Comparisons,
     seed: int,
@@ -232,7 +236,7 @@ def _make_scale(
         tail=tail,
         nearest_stranger=float(searches.wrong[~searches.mated].max()),
         nearest_pair=float(searches.wrong[searches.mated].max()),
-        report=_report(held, scorer(held.cosines), score_map, tail, seed),
+        report=_report(held, scorer(held.cosines), score_map, tail, seed=seed),
     )
 
 
@@ -260,7 +264,7 @@ def fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
 
 
 def _report(
-    held: Comparisons, scores: Scores, score_map: ScoreMap, tail: Tail, seed: int
+    held: Comparisons, scores: Scores, score_map: ScoreMap, tail: Tail, *, seed: int
 ) -> Report:
     """Measure a scale on people that nothing was fitted on."""
     searches = held.searches(scores)
@@ -280,8 +284,15 @@ def _report(
     low, high = open_set.bootstrap(searches, measure, BOOTSTRAP_REPEATS, seed)
     points = []
     for i, (rate, threshold) in enumerate(zip(FPIRS, thresholds, strict=True)):
-        numbers = (measured[:, i].tolist(), low[:, i].tolist(), high[:, i].tolist())
-        points.append(_point(rate, threshold, *numbers, open_set.resolves(searches, rate)))
+        point = _point(
+            rate,
+            threshold,
+            measured[:, i].tolist(),
+            low[:, i].tolist(),
+            high=high[:, i].tolist(),
+            resolved=open_set.resolves(searches, rate),
+        )
+        points.append(point)
     return Report(
         gallery=held.gallery,
         mated=int(searches.mated.sum()),
@@ -300,6 +311,7 @@ def _point(
     threshold: Threshold,
     measured: Sequence[float],
     low: Sequence[float],
+    *,
     high: Sequence[float],
     resolved: bool,
 ) -> Point:
@@ -419,6 +431,7 @@ def probe_images(
     encoder: TrackEncoder,
     plain: TrackEncoder,
     protocol: Protocol,
+    *,
     parts: Path,
     listen: Callable[[int, int], None],
 ) -> tuple[list[LabelledProbe], dict[str, Feature]]:
@@ -510,6 +523,7 @@ def from_images(
     encoder: TrackEncoder,
     plain: TrackEncoder,
     protocol: Protocol,
+    *,
     out: Path,
     listen: Callable[[int, int], None],
 ) -> tuple[Calibration, list[str]]:
@@ -520,7 +534,7 @@ def from_images(
     """
     faces, left_out = read_faces(sources)
     parts = out.with_name(f".{out.name}-parts")
-    probes, gallery = probe_images(faces, encoder, plain, protocol, parts, listen)
+    probes, gallery = probe_images(faces, encoder, plain, protocol, parts=parts, listen=listen)
     people = len({probe.person for probe in probes})
     data = f"{people} people of {', '.join(source.name for source in sources)} "
     data += f"(sha256 of the {len(faces)} pictures {_digest_all(faces)}): "
@@ -535,9 +549,9 @@ def from_images(
         gallery,
         encoder.provenance(),
         data,
-        protocol.seed,
-        protocol.bands,
-        protocol.worst_group,
+        seed=protocol.seed,
+        bands=protocol.bands,
+        worst_group=protocol.worst_group,
     )
     calibration.save(out)
     shutil.rmtree(parts)

@@ -42,7 +42,7 @@ def from_tracks(labels: Path, gallery: Gallery, seed: int) -> Calibration:
         f"{len(probes)} tracks labelled in {labels.name} (sha256 {sha256_file(labels)}),"
         f" gallery {gallery.id}"
     )
-    return from_probes(probes, _enrolled(gallery), models, data, seed)
+    return from_probes(probes, _enrolled(gallery), models, data, seed=seed)
 
 
 def read_labels(file: Path) -> list[Label]:

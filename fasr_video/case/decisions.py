@@ -71,6 +71,7 @@ def decide(
     track: int,
     verdict: str,
     reason: str,
+    *,
     by: str,
     subject: str | None = None,
     role: str = "",

@@ -68,7 +68,7 @@ def save_proposals(case: Case, proposals: Sequence[tuple[int, int, float, str]])
     case.db.executemany(insert, proposals)
 
 
-def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
+def decide(case: Case, link: int, state: str, who: str, *, role: str = "") -> None:
     """Set a link to `accepted`, `refused` or, to reopen it, `proposed`; log the change."""
     who = reviewer_name(who)
     role = as_role(role)
@@ -79,7 +79,7 @@ def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
             raise CaseError(
                 f"link {link}", "no such proposal in this case", "`fasr-video show CASE` lists them"
             )
-        _decide(case, Link(*row), state, who, role)
+        _decide(case, Link(*row), state, who, role=role)
 
 
 def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[int]:
@@ -97,7 +97,7 @@ def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[in
             if any({first, other} <= set(group) for group in clusters(case, ["accepted"])):
                 continue
             link = _link_between(case, first, other) or _add_link(case, first, other)
-            _decide(case, link, "accepted", who, role)
+            _decide(case, link, "accepted", who, role=role)
             accepted.append(link.id)
     if not accepted:
         raise CaseError(
@@ -123,7 +123,7 @@ def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[i
         within = [link for link in links if any(link.tracks <= group for group in groups)]
         crossing = [link for link in within if (link.a in separated) != (link.b in separated)]
         for link in crossing:
-            _decide(case, link, "refused", who, role)
+            _decide(case, link, "refused", who, role=role)
     if not crossing:
         reason = "no accepted link joins them to any other track"
         raise CaseError(
@@ -132,7 +132,7 @@ def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[i
     return [link.id for link in crossing]
 
 
-def _decide(case: Case, link: Link, state: str, who: str, role: str) -> None:
+def _decide(case: Case, link: Link, state: str, who: str, *, role: str) -> None:
     """Store and log a decision on a link, within a transaction."""
     if state == "accepted":
         _check_possible(case, link)

@@ -276,6 +276,7 @@ def search_command(
     gallery: Path,
     overrides: tuple[str, ...],
     no_report: bool,
+    *,
     as_json: bool,
 ) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and show changes.
@@ -334,6 +335,7 @@ class _BatchRun:
         scheduler: Scheduler,
         batch: Batch,
         options: BatchOptions,
+        *,
         show: Listener,
     ) -> None:
         self.batch = batch
@@ -443,7 +445,7 @@ def _open_batch(
         try:
             gallery = prepare_gallery(plan.gallery, plan.cases, plan.settings)
             batch = Batch(ledger, scheduler, replace(plan, gallery=gallery), show)
-            yield _BatchRun(ledger, scheduler, batch, options, show)
+            yield _BatchRun(ledger, scheduler, batch, options, show=show)
         finally:
             scheduler.close()
             ledger.reset_running()
@@ -492,7 +494,7 @@ def _scheduler(options: BatchOptions) -> Callable[[OnTaskProgress, Listener], Sc
     if kind == "processes" and not equals:
         count = options.workers or len(os.sched_getaffinity(0))
         memory = options.memory or _share_of_memory(count)
-        return lambda on_progress, show: Processes(run_task, on_progress, count, memory, gpus)
+        return lambda on_progress, show: Processes(run_task, on_progress, count, memory, gpus=gpus)
     remedy = "give local, processes, or dask=tcp://HOST:8786"
     raise UsageError(f"--scheduler {options.scheduler}", "no such scheduler", remedy)
 

@@ -126,6 +126,7 @@ def calibrate_command(
     labels: Path | None,
     people_known: Path | None,
     out: Path,
+    *,
     embedder: EmbedderChoice,
     no_sr: bool,
     method: str,
@@ -161,7 +162,7 @@ def calibrate_command(
         options = Options(find_device(device), sampler=sampler, precision=precision)
         encoder = _encoder(model, method, options, samples)
     with explain_errors(out):
-        show(_from_images(faces, encoder, plain, protocol, out), out)
+        show(_from_images(faces, encoder, plain, protocol, out=out), out)
 
 
 def _check_files(
@@ -223,6 +224,7 @@ def _from_images(
     encoder: TrackEncoder,
     plain: TrackEncoder,
     protocol: Protocol,
+    *,
     out: Path,
 ) -> Calibration:
     with click.progressbar(length=1, label="people", show_pos=True) as bar:
@@ -231,7 +233,7 @@ def _from_images(
             bar.length = people
             bar.update(done - bar.pos)
 
-        calibration, left_out = from_images(faces, encoder, plain, protocol, out, listen)
+        calibration, left_out = from_images(faces, encoder, plain, protocol, out=out, listen=listen)
     for line in left_out[:5]:
         print_lines(f"left out: {line}", err=True)
     return calibration

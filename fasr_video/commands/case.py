@@ -84,11 +84,11 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
 )
 @KEY_FILE
 def report_command(
-    case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool
+    case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, *, redact: bool
 ) -> None:
     """Write the report of CASE: pages, JSON, tables, PDF, or a folder of pictures to import
     elsewhere."""
-    folder = write_report(case, out, formats or DEFAULT_FORMATS, not no_photos, redact)
+    folder = write_report(case, out, formats or DEFAULT_FORMATS, not no_photos, redact=redact)
     print_lines(f"{folder}: report written")
 
 

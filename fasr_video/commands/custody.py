@@ -53,6 +53,7 @@ def pictures_command(
     tracks: tuple[str, ...],
     out: Path,
     redact: bool,
+    *,
     c2pa_cert: Path | None,
     c2pa_key: Path | None,
 ) -> None:
@@ -61,7 +62,7 @@ def pictures_command(
     """
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
-        written = export_pictures(opened, tracks, out, redact, signatory)
+        written = export_pictures(opened, tracks, out, redact, signatory=signatory)
     print_lines(
         f"{out}: {count(len(written), 'picture')}, each with its metadata in a file beside it"
     )
@@ -116,6 +117,7 @@ def purge_command(
     anyway: bool,
     whole_folders: bool,
     why: str | None,
+    *,
     by: str | None,
     role: str,
     folders: tuple[Path, ...],
@@ -128,7 +130,7 @@ def purge_command(
     CASES are cases, or folders that hold cases. Exit code 4: copies of their pictures or vectors
     remain elsewhere. Exit code 3: a case could not be opened or removed.
     """
-    _check_options(dry_run, yes, anyway, whole_folders, why)
+    _check_options(dry_run, yes, anyway, whole_folders, why=why)
     role = as_role(role)
     at = datetime.now(UTC)
     all_cases = retained_cases(cases)
@@ -151,7 +153,7 @@ def purge_command(
     search = search_copies(chosen, folders or around)
     why = why or "its time is over"
     try:
-        results = list(purge_all(chosen, search, by or login_name(), why, role))
+        results = list(purge_all(chosen, search, by or login_name(), why, role=role))
     finally:
         # No summary may show a removed case, nor one that a killed purge removed.
         not_written = rewrite_summaries(purged_folders(cases))
@@ -172,7 +174,7 @@ def purge_command(
 
 
 def _check_options(
-    dry_run: bool, yes: bool, anyway: bool, whole_folders: bool, why: str | None
+    dry_run: bool, yes: bool, anyway: bool, whole_folders: bool, *, why: str | None
 ) -> None:
     if dry_run and yes:
         raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")

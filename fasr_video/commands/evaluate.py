@@ -265,6 +265,7 @@ def celeba_command(
     people: int | None,
     searches: int | None,
     leave_out: float,
+    *,
     fewest: int,
     **options: Any,
 ) -> int:
@@ -303,6 +304,7 @@ def quis_campi_command(
     enrolled: tuple[Path, ...],
     people: int | None,
     searches: int | None,
+    *,
     leave_out: float,
     each: int,
     **options: Any,
@@ -319,7 +321,7 @@ def quis_campi_command(
         )
     gallery, first = _read(enrolled, options)
     probes, second = _read(photos, options, small=True)
-    trial = quis_campi(gallery, probes, options["seed"], people, each)
+    trial = quis_campi(gallery, probes, options["seed"], people, each=each)
     trial = first_searches(leave_some_out(trial, leave_out), searches)
     return _compare(trial, [*first, *second], options)
 

@@ -78,6 +78,7 @@ def add_command(
     photos: Path,
     embedder: EmbedderChoice,
     source: str,
+    *,
     authority: str,
     no_pictures: bool,
     equal: bool,
@@ -106,7 +107,12 @@ def add_command(
         opened.require_embedder(model)
         with _progress("enrolling", as_json) as listen:
             report = (sync if equal else enrol)(
-                opened, photos, open_for_photographs(device), model, listen, defaults
+                opened,
+                photos,
+                open_for_photographs(device),
+                model,
+                listen=listen,
+                defaults=defaults,
             )
     if as_json:
         click.echo(readable_json(asdict(report)))
@@ -148,6 +154,7 @@ def remove_command(
     subjects: tuple[str, ...],
     images: tuple[str, ...],
     why: str,
+    *,
     folders: tuple[Path, ...],
     by: str,
     role: str,
@@ -173,7 +180,7 @@ def remove_command(
             _show_dry_run(gallery, chosen, problems, as_json)
             return ExitCode.DONE
         pieces = identifying_bytes(opened, chosen) if folders else []
-        removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))
+        removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, role=as_role(role))
     elsewhere = find_copies(folders, gallery, pieces, removal.subjects) if folders else None
     if as_json:
         copies = None if elsewhere is None else asdict(elsewhere)
@@ -288,7 +295,7 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
 @DRY_RUN
 @DEVICE
 def migrate_command(
-    gallery: Path, embedder: EmbedderChoice, drop_missing: bool, dry_run: bool, device: str
+    gallery: Path, embedder: EmbedderChoice, drop_missing: bool, dry_run: bool, *, device: str
 ) -> int:
     """Migrate GALLERY to another embedder: embed every stored picture again, then replace all
     vectors.

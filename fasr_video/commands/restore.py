@@ -97,6 +97,7 @@ def sr_command(
     aux: Path | None,
     align: bool,
     out: Path,
+    *,
     as_json: bool,
     **options: Any,
 ) -> int:

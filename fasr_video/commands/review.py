@@ -38,14 +38,14 @@ BY = click.option(
 @click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
 @BY
 @ROLE
-def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
+def link_command(case: Path, link: int, decision: str, by: str | None, *, role: str) -> None:
     """Accept, refuse or reopen a proposed LINK between two tracks of CASE.
 
     The log keeps every decision.
     """
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
-        decide_link(opened, link, states[decision], by or login_name(), role)
+        decide_link(opened, link, states[decision], by or login_name(), role=role)
     print_lines(f"link {link}: {states[decision]}")
 
 
@@ -65,6 +65,7 @@ def decide_command(
     track: str,
     verdict: str,
     subject: str | None,
+    *,
     reason: str,
     by: str | None,
     role: str,
@@ -78,7 +79,9 @@ def decide_command(
     """
     with Case.open(case) as opened:
         number = track_number(opened, track)
-        decision = decide(opened, number, verdict, reason, by or login_name(), subject, role)
+        decision = decide(
+            opened, number, verdict, reason, by=by or login_name(), subject=subject, role=role
+        )
     print_lines(f"decision {decision.id}: {track} {verdict}")
 
 
@@ -131,5 +134,5 @@ def serve_command(
         port,
         lambda address: print_lines(f"open {address}", "Ctrl-C ends it"),
         hours,
-        sign_key,
+        sign_key=sign_key,
     )

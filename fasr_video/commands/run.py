@@ -99,6 +99,7 @@ def run_command(
     gallery: Path | None,
     out: Path | None,
     preset: str | None,
+    *,
     overrides: tuple[str, ...],
     every: int | None,
     fps: float | None,
@@ -130,13 +131,23 @@ def run_command(
     began = time.monotonic()
     with _progress(as_json) as listen:
         if stage is None or out is None:
-            made_with = (settings, gallery, listen, recorded)
-            folder, worked = run(footage, out, *made_with, by=by, role=role)
+            folder, worked = run(
+                footage,
+                out,
+                settings,
+                gallery,
+                listen=listen,
+                recording=recorded,
+                by=by,
+                role=role,
+            )
         else:
             folder = out
-            worked = redo(out, stage, settings, gallery, listen, by, role)
+            worked = redo(out, stage, settings, gallery, listen=listen, by=by, role=role)
     report, problem = (None, None) if no_report else _written_report(folder)
-    code = screen.summary(folder, worked, time.monotonic() - began, as_json, report, footage)
+    code = screen.summary(
+        folder, worked, time.monotonic() - began, as_json, report=report, footage=footage
+    )
     if problem is not None:
         raise problem
     return code

@@ -51,6 +51,7 @@ def summary(
     worked: bool,
     seconds: float,
     as_json: bool,
+    *,
     report: Path | None = None,
     footage: Sequence[Path] = (),
 ) -> int:

@@ -198,6 +198,7 @@ def features_command(
     identities: str,
     out: Path,
     embedder: str,
+    *,
     weights: Path | None,
     lr_side: int,
     device: str,
@@ -206,7 +207,7 @@ def features_command(
     opened = _faces(faces, identities)
     model = open_embedder(embedder, weights, device)
     with click.progressbar(length=len(opened), label="embedding") as bar, explain_errors(out):
-        make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
+        make_features(opened, model, lr_side, out, report=lambda done: bar.update(done - bar.pos))
     click.echo(f"{out}: {_faces_and_people(opened)}")
 
 
@@ -235,7 +236,14 @@ def features_command(
 )
 @DEVICE
 def combiner_command(
-    features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
+    features: Path,
+    out: Path,
+    epochs: int,
+    margin: float | None,
+    *,
+    eta: float,
+    seed: int,
+    device: str,
 ) -> None:
     """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
     opened = CombinerFeatures.load(features)
@@ -279,6 +287,7 @@ def embedder_command(
     identities: str,
     teacher: Path,
     single: tuple[Path, ...],
+    *,
     scenes: Path | None,
     blocks: bool,
     start: Path | None,
@@ -296,9 +305,18 @@ def embedder_command(
                 bar.length = count
                 bar.update(done - bar.pos)
 
-            data = gather(opened, others, scenes, model, options["out"], show_progress)
+            data = gather(
+                opened, others, scenes, model, out=options["out"], report_progress=show_progress
+            )
         step = train_embedder(
-            data, model, options["out"], plan, options["batch"], _report, start, blocks
+            data,
+            model,
+            options["out"],
+            plan,
+            batch=options["batch"],
+            report=_report,
+            begin=start,
+            blocks=blocks,
         )
     _finish(options["out"], step, plan.steps)
 
@@ -434,6 +452,7 @@ def sr_command(
     identities: str,
     recipe: str | None,
     features: Path | None,
+    *,
     combiner: Path | None,
     network: str,
     sides: tuple[int, ...],
@@ -471,7 +490,7 @@ def sr_command(
         dropout=dropout,
     )
     with explain_errors(options["out"]):
-        step = sr.run(job, options["out"], plan, device, _report)
+        step = sr.run(job, options["out"], plan, device, report=_report)
     _finish(options["out"], step, plan.steps)
 
 
@@ -521,6 +540,7 @@ def mean_command(
     identities: str,
     features: Path,
     combiner: Path | None,
+    *,
     width: int,
     blocks: int,
     cameras: float,
@@ -535,7 +555,7 @@ def mean_command(
     recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
     job = mean.Job(opened, features, combiner, recipe, width, blocks, others, start)
     with explain_errors(options["out"]):
-        step = mean.run(job, options["out"], plan, device, _report)
+        step = mean.run(job, options["out"], plan, device, report=_report)
     _finish(options["out"], step, plan.steps)
 
 
@@ -558,6 +578,7 @@ def flow_command(
     identities: str,
     features: Path,
     combiner: Path | None,
+    *,
     weights: Path,
     start: Path | None,
     **options: Any,
@@ -568,7 +589,7 @@ def flow_command(
     material = mean.Job(_faces(faces, identities), features, combiner, recipe)
     job = flow.Job(material, weights, begin=start)
     with explain_errors(options["out"]):
-        step = flow.run(job, options["out"], plan, device, _report)
+        step = flow.run(job, options["out"], plan, device, report=_report)
     _finish(options["out"], step, plan.steps)
 
 
@@ -598,6 +619,7 @@ def around_mean_command(
     identities: str,
     features: Path,
     combiner: Path | None,
+    *,
     weights: Path,
     no_lr: float,
     start: Path | None,
@@ -609,7 +631,7 @@ def around_mean_command(
     material = mean.Job(_faces(faces, identities), features, combiner, recipe)
     job = around_mean.Job(material, weights, no_lr, start)
     with explain_errors(options["out"]):
-        step = around_mean.run(job, options["out"], plan, device, _report)
+        step = around_mean.run(job, options["out"], plan, device, report=_report)
     _finish(options["out"], step, plan.steps)
 
 
@@ -647,6 +669,7 @@ def attributes_command(
     labels: Path,
     start: str | None,
     surveillance: float,
+    *,
     epochs: int | None,
     **options: Any,
 ) -> None:
@@ -664,11 +687,11 @@ def attributes_command(
             rows,
             options["out"],
             plan,
-            options["batch"],
-            device,
-            _report,
-            start,
-            surveillance,
+            batch=options["batch"],
+            device=device,
+            report=_report,
+            begin=start,
+            surveillance=surveillance,
         )
     _finish(options["out"], step, plan.steps)
 
@@ -701,6 +724,7 @@ def idfsr_command(
     identities: str,
     features: Path,
     landmarks: Path,
+    *,
     embedder: Path | None,
     size: str,
     surveillance: float,
@@ -715,7 +739,7 @@ def idfsr_command(
     recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance, identity=identity)
     job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, samples, start)
     with explain_errors(options["out"]):
-        step = idfsr.run(job, options["out"], plan, device, _report)
+        step = idfsr.run(job, options["out"], plan, device, report=_report)
     _finish(options["out"], step, plan.steps)
 
 

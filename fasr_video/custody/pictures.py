@@ -40,18 +40,23 @@ class ExportedPicture:
 
 
 def export_pictures(
-    case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None = None
+    case: Case,
+    names: Collection[str],
+    out: Path,
+    redact: bool,
+    *,
+    signatory: Signatory | None = None,
 ) -> list[Path]:
     """Write the pictures of these tracks, or of all, and a JSON with the metadata of each.
 
     Return the paths of the pictures. With a signatory, each picture holds a C2PA manifest.
     """
     with case.snapshot():
-        return _export(case, names, out, redact, signatory)
+        return _export(case, names, out, redact, signatory=signatory)
 
 
 def _export(
-    case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None
+    case: Case, names: Collection[str], out: Path, redact: bool, *, signatory: Signatory | None
 ) -> list[Path]:
     by_name = {track.name: track for track in tracks(case)}
     unknown = sorted(set(names) - by_name.keys())
@@ -76,7 +81,7 @@ def pictures_of_track(case: Case, track: TrackEntry, redact: bool) -> Iterator[E
     """Yield the track's faces in the recording's own pixels, then its reconstructions."""
     for face in track.kept_faces:
         if face.native is not None:
-            yield _camera_picture(case, track, face, face.native, redact)
+            yield _camera_picture(case, track, face, face.native, redact=redact)
     if track.restoration is not None:
         yield from _reconstructions(case, track, track.restoration)
 
@@ -112,7 +117,7 @@ def _signed(pictures: Iterator[ExportedPicture], signatory: Signatory) -> Iterat
 
 
 def _camera_picture(
-    case: Case, track: TrackEntry, face: FaceEntry, native: str, redact: bool
+    case: Case, track: TrackEntry, face: FaceEntry, native: str, *, redact: bool
 ) -> ExportedPicture:
     metadata = picture_origin(case, track, native) | frame_time(track, face)
     metadata |= {"box": face.box, "face": face.reason}

@@ -195,7 +195,7 @@ def _files_outside(cases: Sequence[RetainedCase], folders: Sequence[Path]) -> se
 
 
 def purge_all(
-    cases: Sequence[RetainedCase], search: CopySearch, by: str, why: str, role: str = ""
+    cases: Sequence[RetainedCase], search: CopySearch, by: str, why: str, *, role: str = ""
 ) -> Iterator[PurgeResult]:
     """Purge the cases one by one. A case that cannot be removed does not stop the others."""
     for case in cases:
@@ -203,7 +203,7 @@ def purge_all(
         tombstone = None
         try:
             if not problem:
-                tombstone = purge(case, search, by, why, role)
+                tombstone = purge(case, search, by, why, role=role)
         except FasrError as error:
             problem = str(error)
         yield PurgeResult(case.folder, tombstone, problem)
@@ -248,12 +248,14 @@ def read_tombstone(folder: Path) -> Tombstone:
     return stone
 
 
-def purge(case: RetainedCase, search: CopySearch, by: str, why: str, role: str = "") -> Tombstone:
+def purge(
+    case: RetainedCase, search: CopySearch, by: str, why: str, *, role: str = ""
+) -> Tombstone:
     """Remove all files of the case and return the tombstone that is left in its folder."""
     folder = case.folder
     with explain_errors(folder), hold_lock(folder):
         if not case.purge_begun:
-            _begin(folder, _new_tombstone(folder, search.copies, by, why, as_role(role)))
+            _begin(folder, _new_tombstone(folder, search.copies, by, why, role=as_role(role)))
         tombstone = read_tombstone(folder)
         _remove_files(folder, tombstone)
         tombstone = replace(tombstone, state="removed", removed_at=now())
@@ -332,7 +334,7 @@ def _begin(folder: Path, tombstone: Tombstone) -> None:
         raise foreign_file(path, "a tombstone of another case, or of another state of this one")
 
 
-def _new_tombstone(folder: Path, copies: Copies, by: str, why: str, role: str) -> Tombstone:
+def _new_tombstone(folder: Path, copies: Copies, by: str, why: str, *, role: str) -> Tombstone:
     with Case.open(folder, read_only=True) as case:
         problem = first_problem(case)
         if problem is not None:

@@ -39,7 +39,7 @@ def _builtin(request: _Request) -> Detector:
 
     weights = request.weights or bundled("detector.safetensors")
     return BuiltinDetector(
-        weights, request.min_score, request.device, request.engine, request.batch
+        weights, request.min_score, request.device, request.engine, batch=request.batch
     )
 
 

@@ -47,6 +47,7 @@ class BuiltinDetector:
         min_score: float,
         device: str,
         engine: str = "torch",
+        *,
         batch: int | None = None,
     ) -> None:
         net = DetectorNet()

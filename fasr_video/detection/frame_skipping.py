@@ -166,7 +166,7 @@ def windows_around(areas: NDArray[np.float64], frame: Image) -> list[Window]:
     height, width = frame.shape[:2]
     windows: list[Window] = []
     for x1, y1, x2, y2 in areas:
-        window = _snapped(x1, y1, x2, y2, width, height)
+        window = _snapped(x1, y1, x2, y2, width=width, height=height)
         if window[0] >= window[2] or window[1] >= window[3]:
             continue  # outside of the frame
         other = _overlapping(window, windows)
@@ -178,7 +178,7 @@ def windows_around(areas: NDArray[np.float64], frame: Image) -> list[Window]:
     return windows
 
 
-def _snapped(x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> Window:
+def _snapped(x1: float, y1: float, x2: float, y2: float, *, width: int, height: int) -> Window:
     """Return the smallest window with sides at multiples of STEP, cut off at the frame."""
     left, top = (max(0, int(v // STEP) * STEP) for v in (x1, y1))
     right, bottom = (int(-(-v // STEP)) * STEP for v in (x2, y2))

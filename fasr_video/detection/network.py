@@ -38,7 +38,9 @@ class LevelOutput(NamedTuple):
     """N×10: x, y of eyes, nose and mouth corners minus the cell's centre, / (BASE · stride)."""
 
 
-def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+def _conv(
+    cin: int, cout: int, stride: int = 1, kernel: int = 3, *, groups: int = 1
+) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(cout),

@@ -41,6 +41,7 @@ def scores(
     faces: Faces,
     labels: Tensor,
     conditions: Sequence[View] = VIEWS,
+    *,
     batch: int = 64,
 ) -> list[Score]:
     """Return a score for each view and each attribute of the classifier.

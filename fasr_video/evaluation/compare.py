@@ -91,10 +91,10 @@ def compare(trial: Trial, plan: Plan, tools: Tools, report_progress: ReportProgr
                 system,
                 name,
                 observed[system.degradation],
-                plan,
-                tools,
-                truths,
-                report_progress,
+                plan=plan,
+                tools=tools,
+                truths=truths,
+                report_progress=report_progress,
             )
         )
     warnings = [*tools.warnings, *_circular(plan, tools), *_guided_and_judged(plan, tools)]
@@ -109,12 +109,12 @@ def compare(trial: Trial, plan: Plan, tools: Tools, report_progress: ReportProgr
             tables.append(
                 report.picture_table(scores, trial, infos, _unmeasured(trial, plan.judges))
             )
-        tables += _tables(scores, trial, plan.by, baselines, infos, _named(embedder))
-        warnings += _plot(scores, trial, entries, embedder, folder)
+        tables += _tables(scores, trial, plan.by, baselines, infos=infos, scorer=_named(embedder))
+        warnings += _plot(scores, trial, entries, embedder, folder=folder)
     _grid(trial, observed, entries, folder)
     warnings = list(dict.fromkeys(warnings))
     written = [t for t in tables if t.rows and t.columns]
-    path = _write(trial, plan, tools, written, warnings)
+    path = _write(trial, plan, tools, written, warnings=warnings)
     return Outcome(tuple(written), tuple(warnings), path)
 
 
@@ -134,6 +134,7 @@ def _draw(
     system: System,
     name: str,
     observed: Sequence[ObservedItem],
+    *,
     plan: Plan,
     tools: Tools,
     truths: Scores | None,
@@ -146,8 +147,8 @@ def _draw(
         name,
         observed,
         tools,
-        plan.batch,
-        lambda done: report_progress(name, done, len(observed)),
+        batch=plan.batch,
+        report_done=lambda done: report_progress(name, done, len(observed)),
     )
     if system.method == report.TRUTH:  # the other systems are compared with it
         return _Entry(name, system, observed, pictures, PictureScores())
@@ -156,14 +157,14 @@ def _draw(
         system,
         observed,
         pictures,
-        measure_pictures(trial, observed, pictures, plan.judges, truths),
+        measure_pictures(trial, observed, pictures, plan.judges, truths=truths),
     )
 
 
 def _score(trial: Trial, entry: _Entry, scorer: Scorer, warnings: list[str]) -> Scored:
     own_pooler, pooler_warnings = _own_pooler(entry.system, scorer.embedder)
     warnings += [w for w in pooler_warnings if w not in warnings]
-    parts = probe_parts(entry.system, entry.observed, entry.pictures, scorer, own_pooler)
+    parts = probe_parts(entry.system, entry.observed, entry.pictures, scorer, pool=own_pooler)
     return score(trial, parts, entry.picture_scores, scorer)
 
 
@@ -197,11 +198,12 @@ def _tables(
     trial: Trial,
     by: Sequence[str],
     baselines: Mapping[str, str],
+    *,
     infos: Mapping[str, report.SystemInfo],
     scorer: str,
 ) -> list[Table]:
     tables = [report.recognition_table(scores, trial, infos, scorer)]
-    tables += [report.split_table(scores, trial, infos, column, scorer) for column in by]
+    tables += [report.split_table(scores, trial, infos, column, scorer=scorer) for column in by]
     return [*tables, report.gain_table(scores, trial, baselines, scorer)]
 
 
@@ -324,6 +326,7 @@ def _plot(
     trial: Trial,
     entries: Sequence[_Entry],
     embedder: Embedder,
+    *,
     folder: Path,
 ) -> list[str]:
     """Write plots for each degradation, and return notes on what they leave out."""
@@ -380,7 +383,7 @@ def _grid(
 
 
 def _write(
-    trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warnings: Sequence[str]
+    trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], *, warnings: Sequence[str]
 ) -> Path:
     folder = tools.store.folder
     write_tables(tables, folder / "tables")

@@ -51,6 +51,7 @@ def match(
     scores: NDArray[np.float32],
     faces: Boxes,
     wanted: NDArray[np.bool_],
+    *,
     overlap: float,
 ) -> NDArray[np.intp]:
     """Return for each detection of one picture the number of its face, FALSE_ALARM or UNCOUNTED.
@@ -77,6 +78,7 @@ def assign(
     scores: NDArray[np.float32],
     faces: Boxes,
     overlap: float = 0.5,
+    *,
     smallest: float = 0.0,
     unsure: NDArray[np.bool_] | None = None,
 ) -> list[ScoredDetection]:
@@ -89,7 +91,7 @@ def assign(
     wanted = tall >= smallest
     if unsure is not None:
         wanted &= ~unsure
-    assigned = match(boxes, scores, faces, wanted, overlap)
+    assigned = match(boxes, scores, faces, wanted, overlap=overlap)
     counted: list[ScoredDetection] = []
     for i in np.argsort(-scores, kind="stable"):
         face = int(assigned[i])

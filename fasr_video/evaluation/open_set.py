@@ -169,6 +169,7 @@ def bootstrap(
     statistic: Callable[[Searches], ArrayLike],
     repeats: int = 1000,
     seed: int = 0,
+    *,
     level: float = 0.95,
 ) -> tuple[Scores, Scores]:
     """Return the bootstrap bounds of a statistic by resampling people.

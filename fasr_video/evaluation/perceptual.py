@@ -128,7 +128,7 @@ def _read_linear(path: Path, widths: list[int]) -> list[Tensor]:
 
 class _Conv(nn.Module):
     def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int, pad: bool
+        self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int, *, pad: bool
     ) -> None:
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2) if pad else 0
@@ -157,7 +157,9 @@ class _Block(nn.Module):
             before = inputs
             for k, (name, outputs, kernel) in enumerate(branch):
                 last = halves and k == len(branch) - 1
-                self.add_module(name, _Conv(before, outputs, kernel, 2 if last else 1, not last))
+                self.add_module(
+                    name, _Conv(before, outputs, kernel, 2 if last else 1, pad=not last)
+                )
                 before = before if name.endswith("a") else outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,11 +241,11 @@ class InceptionNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = _Conv(3, 32, _Three, 2, False)
-        self.Conv2d_2a_3x3 = _Conv(32, 32, _Three, 1, False)
-        self.Conv2d_2b_3x3 = _Conv(32, 64, _Three, 1, True)
-        self.Conv2d_3b_1x1 = _Conv(64, 80, _One, 1, False)
-        self.Conv2d_4a_3x3 = _Conv(80, 192, _Three, 1, False)
+        self.Conv2d_1a_3x3 = _Conv(3, 32, _Three, 2, pad=False)
+        self.Conv2d_2a_3x3 = _Conv(32, 32, _Three, 1, pad=False)
+        self.Conv2d_2b_3x3 = _Conv(32, 64, _Three, 1, pad=True)
+        self.Conv2d_3b_1x1 = _Conv(64, 80, _One, 1, pad=False)
+        self.Conv2d_4a_3x3 = _Conv(80, 192, _Three, 1, pad=False)
         self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _a(192, 32), _a(256, 64), _a(288, 64)
         self.Mixed_6a = _b(288)
         self.Mixed_6b, self.Mixed_6c, self.Mixed_6d = _c(768, 128), _c(768, 160), _c(768, 160)

@@ -45,7 +45,7 @@ def cmc(scores: Mapping[str, Scored], png: Path, last: int = LAST_RANK) -> None:
         name: (ranks, open_set.cmc(searches, last)) for name, searches in searches_by_name.items()
     }
     limits = {"ylim": (0, 1.02), "xlim": (1, max(2, last)), "xticks": (1, *range(5, last + 1, 5))}
-    _curves(png, curves, ("rank", "share of people found"), limits, "steps-post")
+    _curves(png, curves, ("rank", "share of people found"), limits, drawstyle="steps-post")
 
 
 def roc(scores: Mapping[str, Scored], png: Path) -> None:
@@ -84,6 +84,7 @@ def _curves(
     curves: Curves,
     heads: tuple[str, str],
     limits: Mapping[str, object],
+    *,
     drawstyle: str = "default",
 ) -> None:
     """Write the curves as a figure, and their numbers as CSV beside it."""

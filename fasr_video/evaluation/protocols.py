@@ -152,6 +152,7 @@ def quis_campi(
     probes: Sequence[Photo],
     seed: int = 0,
     people: int | None = None,
+    *,
     each: int = 5,
 ) -> Trial:
     """Return a trial of controlled photographs and of faces as the camera saw them.

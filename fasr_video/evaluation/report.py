@@ -126,6 +126,7 @@ def split_table(
     trial: Trial,
     infos: Mapping[str, SystemInfo],
     column: str,
+    *,
     scorer: str,
 ) -> Table:
     """Return a row for each system and each group of a label of the probes.

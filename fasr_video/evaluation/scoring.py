@@ -78,6 +78,7 @@ def probe_parts(
     observed: Sequence[ObservedItem],
     pictures: Sequence[Image] | None,
     scorer: Scorer,
+    *,
     pool: Pooler | None,
 ) -> list[Tensor]:
     """Return the features to compare with the gallery; the cosines of several are averaged."""
@@ -168,6 +169,7 @@ def measure_pictures(
     observed: Sequence[ObservedItem],
     pictures: Sequence[Image],
     judges: Judges,
+    *,
     truths: Scores | None,
 ) -> PictureScores:
     """Return the scores of pictures that do not depend on the recogniser."""

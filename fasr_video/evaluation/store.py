@@ -110,7 +110,7 @@ class Store:
             ) from error
 
     def store_picture(
-        self, key: str, system: str, item: str, picture: Image, warnings: Sequence[str] = ()
+        self, key: str, system: str, item: str, picture: Image, *, warnings: Sequence[str] = ()
     ) -> None:
         file = io.BytesIO()
         Pictures.fromarray(picture).save(file, "PNG")

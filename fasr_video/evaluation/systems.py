@@ -366,6 +366,7 @@ class ByRestorer:
         restorer: Restorer,
         samples: int,
         tools: Tools,
+        *,
         guidance: Guidance | None,
     ) -> None:
         self._system = system
@@ -493,7 +494,11 @@ class ByIdfsr:
         )
         try:
             vector, before, after = identity.fit(
-                self._models.denoiser, references, FIT_STEPS, observed.item.seed, lambda _: None
+                self._models.denoiser,
+                references,
+                FIT_STEPS,
+                observed.item.seed,
+                report=lambda _: None,
             )
         except FasrError as error:
             return None, f"drawn without fitting ({error.reason})"
@@ -578,7 +583,9 @@ def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
     )
     without_combiner = replace(method, needs=method.needs - {Need.COMBINER})  # `Pooler` merges
     samples = system.samples or method.defaults.samples
-    return ByRestorer(system, open_restorer(without_combiner, options), samples, tools, guidance)
+    return ByRestorer(
+        system, open_restorer(without_combiner, options), samples, tools, guidance=guidance
+    )
 
 
 def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]) -> None:
@@ -610,6 +617,7 @@ def draw_all(
     label: str,
     observed: Sequence[ObservedItem],
     tools: Tools,
+    *,
     batch: int,
     report_done: Callable[[int], None],
 ) -> list[Image]:
@@ -631,7 +639,7 @@ def draw_all(
         part = missing[start : start + batch]
         new = drawer.draw([item for _, item in part])
         for (key, item), (picture, warnings) in zip(part, new, strict=True):
-            tools.store.store_picture(key, label, item.item.name, picture, warnings)
+            tools.store.store_picture(key, label, item.item.name, picture, warnings=warnings)
             drawn[key] = (picture, warnings)
         done += len(part)
         report_done(done)

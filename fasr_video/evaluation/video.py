@@ -192,11 +192,11 @@ def _clips(case: Case, truths: Mapping[str, Truth]) -> tuple[list[Clip], list[Le
         elif not source.done:
             left_out.append(LeftOut(f"{case.folder}: {name}", "its run is not done"))
         else:
-            clips.append(_clip(case, source.id, name, truths[name], settings))
+            clips.append(_clip(case, source.id, name, truths[name], settings=settings))
     return clips, left_out
 
 
-def _clip(case: Case, source: int, name: str, truth: Truth, settings: Settings) -> Clip:
+def _clip(case: Case, source: int, name: str, truth: Truth, *, settings: Settings) -> Clip:
     number = {person: k for k, person in enumerate(truth.people)}
     faces_by_frame: dict[int, list[Face]] = {}
     for face in all_faces(case, source):

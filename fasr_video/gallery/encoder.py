@@ -74,6 +74,7 @@ class TrackEncoder:
         combiner: merging.FeatureCombiner | None = None,
         restorer: Restorer | None = None,
         samples: int = 2,
+        *,
         reader: Classifiers | None = None,
     ) -> None:
         """With `reader`, attributes are read from each track's faces and guide its
@@ -158,7 +159,7 @@ def make_encoder(
     by mean."""
     combiner = merging.load_combiner(bundled("combiner.safetensors"))
     fitting = combiner if combiner.source.sha256 == embedder.sha256 else None
-    return TrackEncoder(embedder, fitting, restorer, samples, reader)
+    return TrackEncoder(embedder, fitting, restorer, samples, reader=reader)
 
 
 def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:

@@ -78,11 +78,14 @@ def enrol(
     photos: Path,
     detector: Detector,
     embedder: Embedder,
+    *,
     listen: Listener | None = None,
     defaults: EnrolDefaults = EnrolDefaults(),
 ) -> SyncReport:
     """Add the photographs of a folder or CSV manifest; remove none and change no subject."""
-    return _enrol(gallery, photos, detector, embedder, listen, defaults, remove=False)
+    return _enrol(
+        gallery, photos, detector, embedder, listen=listen, defaults=defaults, remove=False
+    )
 
 
 def sync(
@@ -90,11 +93,14 @@ def sync(
     photos: Path,
     detector: Detector,
     embedder: Embedder,
+    *,
     listen: Listener | None = None,
     defaults: EnrolDefaults = EnrolDefaults(),
 ) -> SyncReport:
     """Make the gallery equal to a folder or CSV manifest; only new photographs are embedded."""
-    return _enrol(gallery, photos, detector, embedder, listen, defaults, remove=True)
+    return _enrol(
+        gallery, photos, detector, embedder, listen=listen, defaults=defaults, remove=True
+    )
 
 
 def _enrol(
@@ -102,6 +108,7 @@ def _enrol(
     photos: Path,
     detector: Detector,
     embedder: Embedder,
+    *,
     listen: Listener | None,
     defaults: EnrolDefaults,
     remove: bool,
@@ -121,7 +128,9 @@ def _enrol(
     unreachable = listing.unreachable | {PurePath(problem.path) for problem in unreadable}
     plan = _make_plan(gallery, by_hash, unreachable, move=remove)
     _update_enrolled(gallery, plan)
-    added, failed = _enrol_new(gallery, plan.new, detector, embedder, defaults, listen)
+    added, failed = _enrol_new(
+        gallery, plan.new, detector, embedder, defaults=defaults, listen=listen
+    )
     problems = [*listing.problems, *unreadable, *plan.problems, *failed]
     removed, removal = _remove_absent(gallery, plan, photos) if remove else ([], None)
     _store_problems(gallery, problems, unreachable, remove)
@@ -154,6 +163,7 @@ def _enrol_new(
     new: Sequence[tuple[Entry, str]],
     detector: Detector,
     embedder: Embedder,
+    *,
     defaults: EnrolDefaults,
     listen: Listener | None,
 ) -> tuple[int, list[Problem]]:
@@ -165,7 +175,9 @@ def _enrol_new(
     problems: list[Problem] = []
     for start in range(0, len(new), BATCH_SIZE):
         batch = new[start : start + BATCH_SIZE]
-        count, failed = _enrol_batch(gallery, batch, detector, embedder, defaults, known_reasons)
+        count, failed = _enrol_batch(
+            gallery, batch, detector, embedder, defaults=defaults, known_reasons=known_reasons
+        )
         added += count
         problems += failed
         if listen is not None:
@@ -284,6 +296,7 @@ def _enrol_batch(
     batch: Sequence[tuple[Entry, str]],
     detector: Detector,
     embedder: Embedder,
+    *,
     defaults: EnrolDefaults,
     known_reasons: dict[tuple[str | None, str | None], str],
 ) -> tuple[int, list[Problem]]:

@@ -29,6 +29,7 @@ class Gallery(GalleryStore):
         why: str,
         subjects: Sequence[str] = (),
         by: str = "",
+        *,
         role: str = "",
     ) -> Removal:
         """Remove photographs by SHA-256, then search all files of the gallery for their data.

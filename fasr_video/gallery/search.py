@@ -159,6 +159,7 @@ class Searcher:
         index: Index,
         options: SearchOptions,
         calibration: Calibration | None,
+        *,
         calibrated: Collection[Kind] = tuple(Kind),
     ) -> None:
         """`calibrated` are the kinds of probe that the calibration applies to."""
@@ -227,7 +228,9 @@ class Searcher:
         threshold, extrapolated = None, False
         if reader.band is not None and joined:
             threshold, extrapolated = self._threshold(reader.band, scale_name(joined))
-        candidates = [self._candidate(reader, s, cosines[s], lists, threshold) for s in compared]
+        candidates = [
+            self._candidate(reader, s, cosines[s], lists, threshold=threshold) for s in compared
+        ]
         # Leads that only a reconstruction supports come after those that original pixels support.
         candidates.sort(key=lambda c: (not c.passes, c.only_sr, -c.score, c.subject))
         passing = [c for c in candidates if c.passes]
@@ -298,6 +301,7 @@ class Searcher:
         subject: str,
         cosines: dict[Kind, float],
         lists: dict[Kind, list[Hit]],
+        *,
         threshold: float | None,
     ) -> Candidate:
         if reader.band is None or threshold is None:

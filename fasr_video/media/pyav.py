@@ -100,7 +100,7 @@ class PyAvReader(Reader):
             if sampling.start and info.time_source == "pts":
                 start = info.first_pts + int(sampling.start / info.time_base)
                 index, packets = _skip_to(
-                    packets, start, stream, self._first_shown, self._never_shown
+                    packets, start, stream, self._first_shown, never_shown=self._never_shown
                 )
             before: Fraction | None = None
             last_pts: int | None = None
@@ -339,6 +339,7 @@ def _skip_to(
     start: int,
     stream: VideoStream,
     first_shown: int,
+    *,
     never_shown: int,
 ) -> tuple[int, Iterator[Packet[VideoStream]]]:
     """Skip, without decoding, the groups of pictures that end before the time `start`.

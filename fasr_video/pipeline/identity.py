@@ -77,7 +77,7 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
         raise UsageError(job.refs, reason, "take that one out, or give --force")
     if doubt is not None:
         warnings.append(f"fitted by force, to photographs that may not be of one person: {doubt}")
-    vector, before, after = fit(models.denoiser, references, job.steps, job.seed, report)
+    vector, before, after = fit(models.denoiser, references, job.steps, job.seed, report=report)
     about = About(
         weights=models.denoiser_sha256,
         embedder=models.embedder.sha256,

@@ -133,6 +133,7 @@ def encode_all(
     encoder: TrackEncoder,
     seed: int,
     listen: Callable[[int, int], None],
+    *,
     references: Mapping[int, References] = NO_REFERENCES,
     together: int | None = None,
 ) -> bool:

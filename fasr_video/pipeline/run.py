@@ -171,6 +171,7 @@ def run(
     out: Path | None,
     settings: Settings,
     gallery: Path | None = None,
+    *,
     listen: Listener | None = None,
     recording: Recording | None = None,
     models: Models | None = None,
@@ -192,7 +193,9 @@ def run(
     sampling_of(settings)  # raises for settings that contradict each other
     folder = out or _default_folder(readers[0].info)
     models = models or open_models(settings)
-    _check_gallery(folder, gallery, models.encoder, settings.search, settings.restore.subjects)
+    _check_gallery(
+        folder, gallery, models.encoder, settings.search, subjects=settings.restore.subjects
+    )
     worked = False
     with only_writer(folder), open_case(folder, settings) as case, case.logged_run(operator):
         job = _Job(case, models, settings, listen)
@@ -228,6 +231,7 @@ def _check_gallery(
     gallery: Path | None,
     encoder: TrackEncoder,
     search: SearchSettings,
+    *,
     subjects: Mapping[str, str],
 ) -> None:
     """Raise now for what would stop the search, or the use of subjects' photographs, later.
@@ -235,7 +239,7 @@ def _check_gallery(
     A given calibration is checked even where nothing is searched.
     """
     if gallery is not None:
-        check_search(folder, gallery, encoder, search, set(subjects.values()))
+        check_search(folder, gallery, encoder, search, subjects=set(subjects.values()))
     elif subjects:
         reason = "there is no gallery with the subjects' photographs"
         raise UsageError(SUBJECTS, reason, "give --gallery")
@@ -248,6 +252,7 @@ def redo(
     stage: StageName,
     settings: Settings,
     gallery: Path | None = None,
+    *,
     listen: Listener | None = None,
     by: str = "",
     role: str = "",
@@ -270,7 +275,7 @@ def redo(
         _check_settings(case, settings, stage)
         models = open_models(settings)
         subjects = settings.restore.subjects if stage == "restore" else {}
-        _check_gallery(out, gallery, models.encoder, settings.search, subjects)
+        _check_gallery(out, gallery, models.encoder, settings.search, subjects=subjects)
         check_tracks(case, track_names(case), subjects)
         if stage == "search":
             _check_features(case, models.encoder, settings.restore.seed)
@@ -332,7 +337,14 @@ def _after_footage(job: _Job, gallery_path: Path | None, stage: StageName | None
         if stage != "search":
             report = _stage_listener(job.listen, "super-resolving")
             together = tracks_together(settings.restore)
-            worked = encode_all(case, encoder, settings.restore.seed, report, references, together)
+            worked = encode_all(
+                case,
+                encoder,
+                settings.restore.seed,
+                report,
+                references=references,
+                together=together,
+            )
         if gallery is not None:
             worked |= search_all(case, gallery, encoder, settings.search)
     if gallery_path is None:
@@ -348,7 +360,9 @@ def _open_gallery(job: _Job, path: Path | None) -> AbstractContextManager[Galler
     report = _stage_listener(job.listen, "enrolling")
     models = job.models
     embedder = models.encoder.embedder
-    return open_gallery(job.case, path, models.detector, embedder, job.settings.search, report)
+    return open_gallery(
+        job.case, path, models.detector, embedder, settings=job.settings.search, listen=report
+    )
 
 
 def _stage_listener(listen: Listener | None, what: str) -> Callable[[int, int], None]:
@@ -461,7 +475,7 @@ class _SourceRun:
         embedder = job.models.encoder.embedder if uses_bundled_models(settings) else None
         info = footage.reader.info
         self._tracklets = segments.resume_tracklets(
-            case, source, info, self._tracker, settings.select, embedder
+            case, source, info, self._tracker, select=settings.select, embedder=embedder
         )
         self._after = resume_point(case, source, info)
         if self._after is not None:

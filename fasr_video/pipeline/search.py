@@ -35,6 +35,7 @@ def check_search(
     given: Path,
     encoder: TrackEncoder,
     settings: SearchSettings,
+    *,
     subjects: Collection[str] = (),
 ) -> None:
     """Raise for whatever would stop the search later, before the footage is processed.
@@ -86,6 +87,7 @@ def open_gallery(
     given: Path,
     detector: Detector,
     embedder: Embedder,
+    *,
     settings: SearchSettings,
     listen: Callable[[int, int], None],
 ) -> Gallery:
@@ -100,7 +102,7 @@ def open_gallery(
         gallery.require_embedder(embedder)
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
-    sync(gallery, given, detector, embedder, listen, enrolment_defaults(settings))
+    sync(gallery, given, detector, embedder, listen=listen, defaults=enrolment_defaults(settings))
     return gallery
 
 
@@ -150,6 +152,7 @@ def search_all(
     gallery: Gallery,
     encoder: TrackEncoder,
     settings: SearchSettings,
+    *,
     index: Index | None = None,
 ) -> bool:
     """Search every track that has features; store the results.
@@ -161,11 +164,15 @@ def search_all(
     calibration = usable.calibration
     photographs = photographs_of(gallery)
     photographs_sha256 = replay.photographs_digest(photographs)
-    search = _search_facts(case, gallery, encoder, settings, usable, photographs_sha256)
+    search = _search_facts(
+        case, gallery, encoder, settings, usable=usable, photographs=photographs_sha256
+    )
     if last_search(case) == search and not outdated(case):
         return False
     index = index or Index.open(gallery)
-    searcher = Searcher(gallery, index, _query_settings(settings), calibration, usable.kinds)
+    searcher = Searcher(
+        gallery, index, _query_settings(settings), calibration, calibrated=usable.kinds
+    )
     tracks = search.tracks
     stored = encodings(case)
     features = results.all_features(case)
@@ -254,6 +261,7 @@ def _search_facts(
     gallery: Gallery,
     encoder: TrackEncoder,
     settings: SearchSettings,
+    *,
     usable: UsableCalibration,
     photographs: str,
 ) -> LastSearch:

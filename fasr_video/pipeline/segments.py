@@ -77,6 +77,7 @@ def resume_tracklets(
     number: int,
     info: MediaInfo,
     tracker: Tracker,
+    *,
     select: SelectSettings,
     embedder: Embedder | None,
 ) -> Tracklets:

@@ -286,7 +286,7 @@ def read_still(
     if is_synthetic(read_file(path)):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
-        face, warnings = align_face(path, image, detector, smallest, choice)
+        face, warnings = align_face(path, image, detector, smallest, choice=choice)
     else:
         face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
@@ -302,7 +302,7 @@ def read_still(
 
 
 def align_face(
-    path: Path, image: Image, detector: Detector, smallest: int, choice: Choice = ALONE
+    path: Path, image: Image, detector: Detector, smallest: int, *, choice: Choice = ALONE
 ) -> tuple[Image, tuple[str, ...]]:
     """Return the chosen face of a picture in the canonical frame, and warnings.
 

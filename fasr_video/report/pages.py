@@ -68,6 +68,7 @@ def print_document(
     case: Case,
     thumbnails: Mapping[str, Picture | None],
     photographs: Photographs,
+    *,
     redact: bool = False,
 ) -> str:
     """Return case and tracks in one document, for print."""

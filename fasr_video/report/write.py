@@ -55,6 +55,7 @@ def write_report(
     out: Path | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
     with_photographs: bool = True,
+    *,
     redact: bool = False,
 ) -> Path:
     """Write the report of the case at `folder` to `out` (None: in the case) and return its folder.
@@ -85,7 +86,7 @@ def write_report(
         report = as_report(case, redact)
         with photographs(case, report.searched, with_photographs, redact) as people:
             target = _Target(out)
-            for name, data in _files(case, report, people, formats, redact):
+            for name, data in _files(case, report, people, formats, redact=redact):
                 target.put(name, data)
         target.finish(formats)
     return out
@@ -127,7 +128,7 @@ Content = bytes | Callable[[Path], object]
 
 
 def _files(
-    case: Case, report: Report, people: Photographs, formats: Sequence[str], redact: bool
+    case: Case, report: Report, people: Photographs, formats: Sequence[str], *, redact: bool
 ) -> Iterator[tuple[str, Content]]:
     """Yield name and content of each file of the report."""
     thumbnails: dict[str, Picture | None] = {}
@@ -144,7 +145,7 @@ def _files(
     if "html" in formats:
         yield INDEX, pages.case_page(report, thumbnails).encode()
     if "pdf" in formats:
-        html = pages.print_document(report, case, thumbnails, people, redact)
+        html = pages.print_document(report, case, thumbnails, people, redact=redact)
         yield PRINT, lambda path: write_pdf(html, path)
     if "folder" in formats:
         yield "README.txt", README.encode()

@@ -14,6 +14,7 @@ def serve(
     port: int,
     announce: Callable[[str], None],
     hours: float | None = None,
+    *,
     sign_key: Path | None = None,
 ) -> None:
     """Serve these cases until Ctrl-C. `announce` is called with the address to open.
@@ -29,4 +30,6 @@ def serve(
         from fasr_video.custody.keys import read_private
 
         read_private(sign_key)  # an unusable key is reported before anybody signs off
-    server.serve_cases(folders, port, announce, app.HOURS if hours is None else hours, sign_key)
+    server.serve_cases(
+        folders, port, announce, app.HOURS if hours is None else hours, sign_key=sign_key
+    )

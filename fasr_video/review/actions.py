@@ -45,7 +45,9 @@ def decide(case_id: str, name: str) -> Answer:
         number = track_number(case, name)
         by, role = _who()
         reason = form.get("reason", "")
-        decision = decisions.decide(case, number, verdict, reason, by, subject, role)
+        decision = decisions.decide(
+            case, number, verdict, reason, by=by, subject=subject, role=role
+        )
         about = f" {decision.subject}" if decision.subject else ""
         return f"Recorded: {decision.verdict}{about}, by {decision.by}."
 
@@ -87,7 +89,8 @@ def split(case_id: str) -> Answer:
 @actions.post("/case/<case_id>/link/<int:link>/<any(accept, refuse, reopen):what>")
 def decide_link(case_id: str, link: int, what: str) -> Answer:
     def change(case: Case) -> str:
-        links.decide(case, link, STATES[what], *_who())
+        who, role = _who()
+        links.decide(case, link, STATES[what], who, role=role)
         return f"Link {link}: {STATES[what]}."
 
     return _change_subjects(case_id, change)
@@ -98,7 +101,7 @@ def sign_off(case_id: str) -> Answer:
     def change(case: Case) -> str:
         by, role = _who()
         written = signoff.sign_off(
-            case, by, "although" in request.form, role, current_app.config["SIGN_KEY"]
+            case, by, "although" in request.form, role, key=current_app.config["SIGN_KEY"]
         )
         return f"Written: {', '.join(written.files)}, in {case.folder / SIGNED_OFF}."
 

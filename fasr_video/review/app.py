@@ -27,6 +27,7 @@ def make_app(
     token: str,
     port: int,
     hours: float = HOURS,
+    *,
     sign_key: Path | None = None,
 ) -> Flask:
     """Return the app for these cases (folders by case id).

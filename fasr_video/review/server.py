@@ -36,13 +36,14 @@ def serve_cases(
     port: int,
     announce: Callable[[str], None],
     hours: float,
+    *,
     sign_key: Path | None = None,
 ) -> None:
     cases = by_id(cases_in(folders))
     with listen(port) as listening:
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(32)
-        server = make_server(make_app(cases, token, port, hours, sign_key), listening)
+        server = make_server(make_app(cases, token, port, hours, sign_key=sign_key), listening)
         announce(f"http://{HOST}:{port}/?token={token}")
         try:
             server.run()

@@ -60,7 +60,12 @@ def undecided(case_cards: list[Card]) -> list[str]:
 
 
 def sign_off(
-    case: Case, by: str, although_undecided: bool = False, role: str = "", key: Path | None = None
+    case: Case,
+    by: str,
+    although_undecided: bool = False,
+    role: str = "",
+    *,
+    key: Path | None = None,
 ) -> SignedOff:
     """Write the report of all decisions into the case, and its hashes into the log.
 

@@ -172,7 +172,7 @@ class ResidualDenoiser(Denoiser):
             return out
 
         return around(
-            base, sde.per_item(self._spread(known), x), x, sde.per_item(sigma, x), network
+            base, sde.per_item(self._spread(known), x), x, sde.per_item(sigma, x), network=network
         )
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
@@ -187,7 +187,7 @@ class ResidualDenoiser(Denoiser):
 
 
 def around(
-    base: Tensor, spread: Tensor, x: Tensor, sigma: Tensor, network: Callable[[Tensor], Tensor]
+    base: Tensor, spread: Tensor, x: Tensor, sigma: Tensor, *, network: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Return D of a network with EDM's preconditioning (Karras et al. 2022, eq. 7).
 

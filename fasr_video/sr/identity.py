@@ -124,6 +124,7 @@ def fit(
     references: References,
     steps: int,
     seed: int,
+    *,
     report: Callable[[Progress], None],
 ) -> tuple[Tensor, float, float]:
     """Return the fitted vector, and the loss on the references before and after.
@@ -140,7 +141,7 @@ def fit(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(0, len(references.names), (BATCH,), generator=generator)
         sigma = denoiser.levels(torch.rand(BATCH, generator=generator))
-        loss = _errors(denoiser, references, vector, rows, sigma, generator).mean()
+        loss = _errors(denoiser, references, vector, rows, sigma=sigma, generator=generator).mean()
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -162,7 +163,14 @@ def loss_on(denoiser: IdentityDenoiser, references: References, vector: Tensor, 
     generator = torch.Generator().manual_seed(seed)
     sigma = denoiser.levels((torch.arange(LEVELS) + 0.5) / LEVELS)
     losses = [
-        _errors(denoiser, references, vector, torch.full((LEVELS,), row), sigma, generator).mean()
+        _errors(
+            denoiser,
+            references,
+            vector,
+            torch.full((LEVELS,), row),
+            sigma=sigma,
+            generator=generator,
+        ).mean()
         for row in range(len(references.names))
     ]
     return float(torch.stack(losses).mean())
@@ -173,6 +181,7 @@ def _errors(
     references: References,
     vector: Tensor,
     rows: Tensor,
+    *,
     sigma: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
@@ -194,7 +203,7 @@ def _errors(
         landmarks,
         references.pictures[others],
         references.landmarks[others],
-        vector.expand(len(rows), -1),
+        feature=vector.expand(len(rows), -1),
     )
     condition = FaceCondition(
         *(v.to(vector.device) for v in (on_cpu.lr, on_cpu.feature, on_cpu.mask, on_cpu.reference))

@@ -191,7 +191,12 @@ class FaceCondition(Condition):
 
 
 def assemble(
-    lr: Tensor, landmarks: Tensor, reference: Tensor, reference_landmarks: Tensor, feature: Tensor
+    lr: Tensor,
+    landmarks: Tensor,
+    reference: Tensor,
+    reference_landmarks: Tensor,
+    *,
+    feature: Tensor,
 ) -> FaceCondition:
     """Return the network's condition for LR faces with these landmarks.
 
@@ -280,7 +285,7 @@ class PublishedIdfsr(IdentityDenoiser):
         scaled = (2 * x - 1) / (1 + 4 * level**2).sqrt()
         context = (2 * condition.lr - 1) * (1 - condition.mask)
         with self._inside(x):
-            noise = self.network(scaled, context, time_of(sigma), style, condition.feature)
+            noise = self.network(scaled, context, time_of(sigma), style, identity=condition.feature)
         return torch.addcmul(x, level, noise.to(x.dtype), value=-1)
 
 
@@ -310,11 +315,11 @@ class CompactIdfsr(IdentityDenoiser):
         def network(residual: Tensor) -> Tensor:
             with self._inside(x):
                 out: Tensor = self.network(
-                    residual, 4 * (base - 0.5), noise, style, condition.feature
+                    residual, 4 * (base - 0.5), noise, style, identity=condition.feature
                 )
             return out
 
-        return around(base, x.new_tensor(SPREAD), x, sde.per_item(sigma, x), network)
+        return around(base, x.new_tensor(SPREAD), x, sde.per_item(sigma, x), network=network)
 
 
 def _faded(mask: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ so a picture depends on its own seed and never on the rest of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +22,23 @@ from torch import Tensor
 from fasr_video.sr.sde import SDE, Denoiser, per_item, score
 
 Generators = Sequence[torch.Generator]
-Corrector = Callable[[Denoiser, SDE, Tensor, Tensor, Generators, float], Tensor]
+
+
+class Corrector(Protocol):
+    """A step that brings x closer to the distribution at time t."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        sde: SDE,
+        x: Tensor,
+        t: Tensor,
+        *,
+        generators: Generators,
+        snr: float,
+    ) -> Tensor:
+        """Return x after the step."""
+        ...
 
 
 # -------------------------------------------------------------------------------------------- noise
@@ -85,6 +102,7 @@ def euler_maruyama(
     sde: SDE,
     x: Tensor,
     times: Tensor,
+    *,
     generators: Generators,
     corrector: Corrector | None = None,
     snr: float = 0.16,
@@ -99,7 +117,7 @@ def euler_maruyama(
         t = _all(now, x)
         if corrector is not None:
             for _ in range(corrections):
-                x = corrector(denoiser, sde, x, t, generators, snr)
+                x = corrector(denoiser, sde, x, t, generators=generators, snr=snr)
         g = per_item(sde.diffusion(t), x)
         x = x - (sde.drift(x, t) - g**2 * score(denoiser, sde, x, t)) * dt
         if i + 1 < len(times):
@@ -112,6 +130,7 @@ def reverse_diffusion(
     sde: SDE,
     x: Tensor,
     times: Tensor,
+    *,
     generators: Generators,
     corrector: Corrector | None = None,
     snr: float = 0.16,
@@ -130,7 +149,7 @@ def reverse_diffusion(
         t = _all(now, x)
         if corrector is not None:
             for _ in range(corrections):
-                x = corrector(denoiser, sde, x, t, generators, snr)
+                x = corrector(denoiser, sde, x, t, generators=generators, snr=snr)
         last = i + 1 == len(times)
         alpha, std = sde.alpha(t), sde.std(t)
         before = _all(times[i + 1], x) if not last else t
@@ -167,15 +186,15 @@ def centred(denoiser: Denoiser) -> Denoiser:
 
 
 def langevin(
-    denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float
+    denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, *, generators: Generators, snr: float
 ) -> Tensor:
     """Take a step of Langevin dynamics; each item's own norms set its size. (SDE algorithm 4)"""
     s, z = score(denoiser, sde, x, t), noise_like(x, generators)
-    return _langevin_step(sde, x, t, s, z, snr, _norms(z) / _norms(s))
+    return _langevin_step(sde, x, t, s, z=z, snr=snr, ratio=_norms(z) / _norms(s))
 
 
 def langevin_published(
-    denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float
+    denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, *, generators: Generators, snr: float
 ) -> Tensor:
     """Take the same step with norms averaged over the batch, as the published code does.
 
@@ -183,11 +202,11 @@ def langevin_published(
     """
     s, z = score(denoiser, sde, x, t), noise_like(x, generators)
     ratio = _norms(z).mean() / _norms(s).mean()
-    return _langevin_step(sde, x, t, s, z, snr, ratio.expand(len(x)))
+    return _langevin_step(sde, x, t, s, z=z, snr=snr, ratio=ratio.expand(len(x)))
 
 
 def _langevin_step(
-    sde: SDE, x: Tensor, t: Tensor, s: Tensor, z: Tensor, snr: float, ratio: Tensor
+    sde: SDE, x: Tensor, t: Tensor, s: Tensor, *, z: Tensor, snr: float, ratio: Tensor
 ) -> Tensor:
     size: Tensor = 2 * sde.alpha(t).to(ratio) ** 2 * (snr * ratio) ** 2
     step = per_item(size, x)
@@ -235,7 +254,7 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def dpmpp_2m_sde(
-    denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Generators, eta: float = 1.0
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Generators, *, eta: float = 1.0
 ) -> Tensor:
     """Sample by the SDE form of DPM-Solver++(2M); with eta = 0, by its ODE form.
 

@@ -212,6 +212,7 @@ class Tracker(ABC):
         rows: list[int],
         columns: list[int],
         features: Features | None,
+        *,
         floor: float,
         bonus: Matrix | None = None,
     ) -> Pairs:

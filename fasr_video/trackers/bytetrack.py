@@ -21,7 +21,7 @@ class ByteTrack(Tracker):
         ]
         rows = list(range(len(self._tracks)))
         overlap = self._overlaps(rows, detections.boxes[high])
-        pairs = self._match(overlap, rows, high, features, self.settings.min_overlap)
+        pairs = self._match(overlap, rows, high, features, floor=self.settings.min_overlap)
         return pairs + self._pair_low_scores(detections, pairs)
 
     def _pair_low_scores(self, detections: Detections, pairs: Pairs) -> Pairs:
@@ -33,4 +33,4 @@ class ByteTrack(Tracker):
         low = [c for c in range(len(detections)) if detections.scores[c] < self.settings.high_score]
         rows = [r for r, t in enumerate(self._tracks) if r not in paired and not t.missed]
         overlap = self._overlaps(rows, detections.boxes[low])
-        return self._match(overlap, rows, low, None, LOW_OVERLAP)
+        return self._match(overlap, rows, low, None, floor=LOW_OVERLAP)

@@ -33,7 +33,9 @@ class OcSort(ByteTrack):
             * self._directions(rows, detections.boxes[high])
             * detections.scores[high][None]
         )
-        pairs = self._match(overlap, rows, high, features, self.settings.min_overlap, bonus)
+        pairs = self._match(
+            overlap, rows, high, features, floor=self.settings.min_overlap, bonus=bonus
+        )
         pairs += self._pair_low_scores(detections, pairs)
         return pairs + self._recover(detections, features, high, pairs)
 
@@ -46,7 +48,7 @@ class OcSort(ByteTrack):
         rows = [r for r in range(len(self._tracks)) if r not in paired_rows]
         columns = [c for c in high if c not in paired_columns]
         overlap = self._overlaps(rows, detections.boxes[columns], predicted=False)
-        return self._match(overlap, rows, columns, features, self.settings.min_overlap)
+        return self._match(overlap, rows, columns, features, floor=self.settings.min_overlap)
 
     def _directions(self, rows: list[int], boxes: NDArray[np.float32]) -> Matrix:
         """Return 1 for a box straight ahead of a track's motion, -1 for one straight behind it.

@@ -19,4 +19,4 @@ class Sort(Tracker):
         # false detections then rarely take a track.
         bonus = overlap * detections.scores[None]
         floor = max(self.settings.min_overlap, MIN_OVERLAP)
-        return self._match(overlap, rows, columns, features, floor, bonus)
+        return self._match(overlap, rows, columns, features, floor=floor, bonus=bonus)

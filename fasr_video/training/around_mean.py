@@ -94,6 +94,7 @@ def run(
     out: Path,
     plan: Plan,
     device: torch.device,
+    *,
     report: Callable[[Progress], None],
 ) -> int:
     """Train in folder `out` (sr.safetensors, manifest, log and curves), and return the step."""
@@ -116,7 +117,7 @@ def run(
     }
     faces = job.mean.faces
     people = len(set(faces.identities))
-    about = describe(len(faces), people, files, job.mean.recipe, plan)
+    about = describe(len(faces), people, files, job.mean.recipe, plan=plan)
     about |= {"embedder": source.sha256, "no LR face": job.no_lr}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
@@ -129,4 +130,6 @@ def run(
     settings = {name: about[name] for name in ("features", "faces", "people", "mean", "begun with")}
     settings |= {"recipe": job.mean.recipe, "widths": job.widths, "no_lr": job.no_lr}
     loss = make_loss(data, job.mean.recipe, mean, job.no_lr)
-    return train(denoiser, loss, out, plan, device, save, report, settings)
+    return train(
+        denoiser, loss, out, plan, device=device, save=save, report=report, settings=settings
+    )

@@ -59,6 +59,7 @@ def make_loss(
     labels: Tensor,
     batch: int,
     side: int,
+    *,
     names: Sequence[str] = NAMES,
     surveillance: float = 0.0,
 ) -> Loss:
@@ -110,6 +111,7 @@ def train_attributes(
     labels: Tensor,
     out: Path,
     plan: Plan,
+    *,
     batch: int,
     device: torch.device,
     report: Callable[[Progress], None],
@@ -145,11 +147,19 @@ def train_attributes(
         write_manifest(file, step, provenance)
         draw_run(out, ("loss", "accuracy", *names))
 
-    on_device = (faces.pictures.to(device), labels.to(device))
-    loss = make_loss(*on_device, batch, network.side, names, surveillance)
+    loss = make_loss(
+        faces.pictures.to(device),
+        labels.to(device),
+        batch,
+        network.side,
+        names=names,
+        surveillance=surveillance,
+    )
     settings = {name: provenance[name] for name in ("batch", "faces", "begun with", "surveillance")}
     settings["labels"] = labels.sum(0).tolist()
-    return train(network, loss, out, plan, device, save, report, settings)
+    return train(
+        network, loss, out, plan, device=device, save=save, report=report, settings=settings
+    )
 
 
 def _labels_of(names: Sequence[str], labels: Tensor) -> Tensor:

@@ -179,6 +179,7 @@ def run(
     out: Path,
     recipe: Recipe,
     plan: Plan,
+    *,
     device: torch.device,
     report: Callable[[Progress], None],
     begin: Path | None = None,
@@ -194,7 +195,16 @@ def run(
     def save(state: Mapping[str, Tensor], step: int) -> None:
         save_detector(state, out / "detector.safetensors")
 
-    return train(net, make_loss(data, recipe), out, plan, device, save, report, {"recipe": recipe})
+    return train(
+        net,
+        make_loss(data, recipe),
+        out,
+        plan,
+        device=device,
+        save=save,
+        report=report,
+        settings={"recipe": recipe},
+    )
 
 
 def print_progress(progress: Progress) -> None:
@@ -232,7 +242,15 @@ def main() -> None:
         seconds=60 * args.minutes,
     )
     recipe = Recipe(args.batch, args.side, args.shards)
-    run(args.data, args.out, recipe, plan, own_device(args.device), print_progress, args.begin)
+    run(
+        args.data,
+        args.out,
+        recipe,
+        plan,
+        device=own_device(args.device),
+        report=print_progress,
+        begin=args.begin,
+    )
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def scene_part(material: Material, width: int, height: int, rng: np.random.Gener
     if rng.random() < 0.9:  # with as little as possible from outside the scene
         room = np.array(scene.picture.shape[1::-1]) - window
         corner = corner.clip(np.minimum(room, 0), np.maximum(room, 0))
-    return cut(scene, float(corner[0]), float(corner[1]), scale, (width, height), rng)
+    return cut(scene, float(corner[0]), float(corner[1]), scale, size=(width, height), rng=rng)
 
 
 def empty_part(material: Material, width: int, height: int, rng: np.random.Generator) -> Sample:
@@ -197,7 +197,7 @@ def empty_part(material: Material, width: int, height: int, rng: np.random.Gener
     scale = min(MOST_ENLARGED, least * float(np.exp(rng.uniform(-0.3, 1.2))))
     left = rng.uniform(min(0.0, columns - width / scale), max(0.0, columns - width / scale))
     top = rng.uniform(min(0.0, rows - height / scale), max(0.0, rows - height / scale))
-    return cut(scene, left, top, scale, (width, height), rng)
+    return cut(scene, left, top, scale, size=(width, height), rng=rng)
 
 
 def cut(
@@ -205,6 +205,7 @@ def cut(
     left: float,
     top: float,
     scale: float,
+    *,
     size: tuple[int, int],
     rng: np.random.Generator,
 ) -> Sample:

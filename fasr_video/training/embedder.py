@@ -142,6 +142,7 @@ def gather(
     single: Faces | None,
     scenes: Path | None,
     teacher: Teacher,
+    *,
     out: Path,
     report_progress: Callable[[int, int], None],
 ) -> Material:
@@ -265,7 +266,7 @@ class Batch:
 
 
 def make_batch(
-    data: Material, teacher: Teacher, size: int, generator: torch.Generator, blocks: bool
+    data: Material, teacher: Teacher, size: int, generator: torch.Generator, *, blocks: bool
 ) -> Batch:
     """Return a batch of `size` clean faces and their mirror images.
 
@@ -391,7 +392,7 @@ def make_loss(
 
     def loss(model: nn.Module, generator: torch.Generator) -> Terms:
         with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False):
-            batch = make_batch(data, teacher, size, generator, blocks)
+            batch = make_batch(data, teacher, size, generator, blocks=blocks)
         x = batch.pictures.contiguous(memory_format=torch.channels_last)
         vectors, own = model(x, batch.maps if blocks else None)
         error = (vectors.float() - batch.targets).square().sum(1)
@@ -400,7 +401,7 @@ def make_loss(
         hints = []
         for end, target in zip(STAGE_ENDS, batch.maps, strict=True):
             hints.append(unexplained(own[end][: batch.clean].float(), target))
-        return _full_loss(data, batch, vectors.float(), error, torch.stack(hints).sum())
+        return _full_loss(data, batch, vectors.float(), error, hints=torch.stack(hints).sum())
 
     return loss
 
@@ -421,7 +422,7 @@ def _by_block(
 
 
 def _full_loss(
-    data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: Tensor
+    data: Material, batch: Batch, vectors: Tensor, error: Tensor, *, hints: Tensor
 ) -> Terms:
     faces = batch.clean + batch.poor
     known = batch.person >= 0
@@ -467,6 +468,7 @@ def train_embedder(
     teacher: Teacher,
     out: Path,
     plan: Plan,
+    *,
     batch: int,
     report: Callable[[Progress], None],
     begin: Path | None = None,
@@ -498,4 +500,6 @@ def train_embedder(
         "blocks": blocks,
     }
     loss = make_loss(data, teacher, batch, blocks)
-    return train(trainee, loss, out, plan, teacher.device, save, report, settings)
+    return train(
+        trainee, loss, out, plan, device=teacher.device, save=save, report=report, settings=settings
+    )

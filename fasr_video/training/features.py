@@ -26,7 +26,7 @@ Arrays = dict[str, NDArray[np.generic]]
 
 
 def make_features(
-    faces: Faces, embedder: Embedder, lr_side: int, out: Path, report: Callable[[int], None]
+    faces: Faces, embedder: Embedder, lr_side: int, out: Path, *, report: Callable[[int], None]
 ) -> None:
     """Write `out` (.npz): path, identity, hr and lr (N×length, float16), and their embedder."""
     inputs = f"{embedder.sha256} {lr_side} {len(faces)} {' '.join(faces.paths)}"
@@ -36,7 +36,9 @@ def make_features(
     for start in range(0, len(faces), PART):
         file = parts / f"{start}.npz"
         if not file.exists():
-            write_arrays(file, _embed(faces, slice(start, start + PART), embedder, lr_side, report))
+            write_arrays(
+                file, _embed(faces, slice(start, start + PART), embedder, lr_side, report=report)
+            )
         with np.load(file) as part:
             arrays.append({name: part[name] for name in ("hr", "lr")})
         report(min(start + PART, len(faces)))
@@ -50,7 +52,7 @@ def make_features(
 
 
 def _embed(
-    faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: Callable[[int], None]
+    faces: Faces, rows: slice, embedder: Embedder, lr_side: int, *, report: Callable[[int], None]
 ) -> Arrays:
     high, low = [], []
     pictures = faces.pictures[rows]

@@ -106,7 +106,7 @@ def begin_with(network: FlowNet, file: Path) -> None:
 
 
 def run(
-    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
+    job: Job, out: Path, plan: Plan, device: torch.device, *, report: Callable[[Progress], None]
 ) -> int:
     """Train in folder `out`, and return the step reached.
 
@@ -130,7 +130,7 @@ def run(
     }
     faces = job.mean.faces
     people = len(set(faces.identities))
-    provenance = describe(len(faces), people, files, job.mean.recipe, plan)
+    provenance = describe(len(faces), people, files, job.mean.recipe, plan=plan)
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(flow)
@@ -144,4 +144,4 @@ def run(
     }
     settings |= {"recipe": job.mean.recipe, "widths": job.widths, "blocks": job.blocks}
     loss = make_loss(data, job.mean.recipe, mean)
-    return train(flow, loss, out, plan, device, save, report, settings)
+    return train(flow, loss, out, plan, device=device, save=save, report=report, settings=settings)

@@ -160,7 +160,7 @@ def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
         rows = torch.randint(
             0, len(data.pictures), (recipe.batch,), generator=generator, device=device
         )
-        clean, condition = make_batch(data, rows, recipe, side, embed, generator)
+        clean, condition = make_batch(data, rows, recipe, side, embed=embed, generator=generator)
         sigma = denoiser.levels(torch.rand(recipe.batch, generator=generator, device=device))
         noise = torch.randn(clean.shape, generator=generator, device=device)
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
@@ -184,6 +184,7 @@ def make_batch(
     rows: Tensor,
     recipe: Recipe,
     side: int,
+    *,
     embed: Embed,
     generator: torch.Generator,
 ) -> tuple[Tensor, FaceCondition]:
@@ -192,11 +193,11 @@ def make_batch(
     rim = data.pictures.shape[-1] - side
     moves, mirrored = draw_moves(len(rows), rim, generator)
     other_moves, _ = draw_moves(len(rows), rim, generator)
-    clean, landmarks = _view(data, rows, side, moves, mirrored)
+    clean, landmarks = _view(data, rows, side, moves, mirrored=mirrored)
     # The reference is mirrored with its face, so that a mole stays on its cheek.
-    reference, reference_landmarks = _view(data, partners, side, other_moves, mirrored)
+    reference, reference_landmarks = _view(data, partners, side, other_moves, mirrored=mirrored)
     ranges = Surveillance(side=(min(recipe.sides), max(recipe.sides)))
-    lr = poor(clean, recipe.sides, recipe.surveillance, ranges, generator)
+    lr = poor(clean, recipe.sides, recipe.surveillance, ranges, generator=generator)
     noisy_landmarks = landmarks + recipe.landmark_noise * torch.randn(
         landmarks.shape, generator=generator, device=landmarks.device
     )
@@ -209,11 +210,11 @@ def make_batch(
             alone[:, None, None], noisy_landmarks, reference_landmarks
         )
         feature[alone] = embed(lr[alone]).to(feature)
-    return clean, assemble(lr, noisy_landmarks, reference, reference_landmarks, feature)
+    return clean, assemble(lr, noisy_landmarks, reference, reference_landmarks, feature=feature)
 
 
 def _view(
-    data: Material, rows: Tensor, side: int, moves: Tensor, mirrored: Tensor
+    data: Material, rows: Tensor, side: int, moves: Tensor, *, mirrored: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the faces, moved and mirrored, and their landmarks."""
     # Moves are (rows, columns), landmarks (x, y).
@@ -245,7 +246,7 @@ class Job:
 
 
 def run(
-    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
+    job: Job, out: Path, plan: Plan, device: torch.device, *, report: Callable[[Progress], None]
 ) -> int:
     """Train in folder `out`, and return the step reached.
 
@@ -268,7 +269,7 @@ def run(
         sheets = Sheets(job.sample_faces, job.landmarks, embed, out)
     files = {"features": job.features, "landmarks": job.landmarks, "begun with": job.begin}
     people = len(set(data.first.tolist()))
-    provenance = describe(len(data.pictures), people, files, job.recipe, plan)
+    provenance = describe(len(data.pictures), people, files, job.recipe, plan=plan)
     provenance |= {"embedder": embedder.sha256, "size": job.size}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
@@ -287,7 +288,9 @@ def run(
     }
     settings |= {"recipe": job.recipe}
     loss = make_loss(data, job.recipe, denoiser.side, embed)
-    return train(denoiser, loss, out, plan, device, save, report, settings)
+    return train(
+        denoiser, loss, out, plan, device=device, save=save, report=report, settings=settings
+    )
 
 
 def begin_with(network: IdfsrNet, file: Path) -> None:
@@ -326,7 +329,7 @@ class Sheets:
     """Draws a few people at each checkpoint, beside the network's inputs and the truth."""
 
     def __init__(
-        self, source: Path, landmarks: Path, embed: Embed, out: Path, count: int = 8
+        self, source: Path, landmarks: Path, embed: Embed, out: Path, *, count: int = 8
     ) -> None:
         everybody, _ = read_faces([source])
         groups = [group for group in everybody.people.values() if len(group) > 1][:count]
@@ -337,7 +340,9 @@ class Sheets:
         data = material(faces, read_landmarks(landmarks, faces), features)
         rows = torch.tensor(sorted(set(data.first.tolist())))
         recipe = Recipe(alone=0.0, landmark_noise=0.0)
-        self._clean, self._condition = make_batch(data, rows, recipe, SIDE, embed, generator)
+        self._clean, self._condition = make_batch(
+            data, rows, recipe, SIDE, embed=embed, generator=generator
+        )
         self._out = out
 
     def draw(self, denoiser: IdentityDenoiser) -> None:

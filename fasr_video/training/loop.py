@@ -117,6 +117,7 @@ def train(
     loss: Loss,
     out: Path,
     plan: Plan,
+    *,
     device: torch.device,
     save: Save,
     report: Callable[[Progress], None],
@@ -139,7 +140,7 @@ def train(
         while run.step < plan.steps and not _agreed(
             stop.is_set() or time.monotonic() - started > plan.seconds, device
         ):
-            _one_step(run, model, loss, plan, device, rank)
+            _one_step(run, model, loss, plan, device=device, rank=rank)
             now = time.monotonic()
             if run.step % plan.log_every == 0 or run.step == plan.steps:
                 progress = _progress(run, plan, now - reported)
@@ -169,7 +170,7 @@ def _settings(plan: Plan, of_trainer: Mapping[str, object]) -> dict[str, str]:
 
 
 def _one_step(
-    run: Run, model: nn.Module, loss: Loss, plan: Plan, device: torch.device, rank: int
+    run: Run, model: nn.Module, loss: Loss, plan: Plan, *, device: torch.device, rank: int
 ) -> None:
     number = (plan.seed * 1_000_003 + run.step) * 1_009 + rank
     torch.manual_seed(number)  # dropout's

@@ -20,7 +20,7 @@ Provenance = Mapping[str, object]
 
 
 def describe(
-    faces: int, people: int, files: Mapping[str, Path | None], recipe: Any, plan: Plan
+    faces: int, people: int, files: Mapping[str, Path | None], recipe: Any, *, plan: Plan
 ) -> dict[str, object]:
     """Return what a run depends on; `files` are replaced by their SHA-256."""
     hashes = {name: "" if file is None else sha256_file(file) for name, file in files.items()}

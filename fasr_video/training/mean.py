@@ -200,7 +200,7 @@ class Job:
 
 
 def run(
-    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
+    job: Job, out: Path, plan: Plan, device: torch.device, *, report: Callable[[Progress], None]
 ) -> int:
     """Train in folder `out`, and return the step reached.
 
@@ -219,7 +219,7 @@ def run(
     mean.band = (min(job.recipe.sides), max(job.recipe.sides))
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
     people = len(set(job.faces.identities))
-    provenance = describe(len(job.faces), people, files, job.recipe, plan) | {
+    provenance = describe(len(job.faces), people, files, job.recipe, plan=plan) | {
         "embedder": source.sha256
     }
 
@@ -237,7 +237,7 @@ def run(
     settings = {name: provenance[name] for name in ("features", "faces", "people", "begun with")}
     settings |= {"recipe": job.recipe, "width": job.width, "blocks": job.blocks}
     loss = make_loss(data, job.recipe, mean.side)
-    return train(mean, loss, out, plan, device, save, report, settings)
+    return train(mean, loss, out, plan, device=device, save=save, report=report, settings=settings)
 
 
 def _gains(mean: PosteriorMean, faces: Faces) -> dict[str, object]:

@@ -159,7 +159,7 @@ def sde_of(noise: str, denoiser: Denoiser) -> sde.SDE:
 
 def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Return the LR twins, with zeros for a share of the faces."""
-    low = poor(clean, recipe.sides, recipe.surveillance, Surveillance(), generator)
+    low = poor(clean, recipe.sides, recipe.surveillance, Surveillance(), generator=generator)
     keep = torch.rand(len(clean), generator=generator, device=generator.device) >= recipe.no_lr
     return low * sde.per_item(keep.to(clean), clean)
 
@@ -169,6 +169,7 @@ def poor(
     sides: Sequence[int],
     share: float,
     surveillance: Surveillance,
+    *,
     generator: torch.Generator,
 ) -> Tensor:
     """Return the enlarged LR twins; in a share of batches, damaged as by cameras."""
@@ -217,7 +218,7 @@ class Job:
 
 
 def run(
-    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
+    job: Job, out: Path, plan: Plan, device: torch.device, *, report: Callable[[Progress], None]
 ) -> int:
     """Train in folder `out`, and return the step reached.
 
@@ -240,7 +241,9 @@ def run(
     sheets = None if job.sample_faces is None else Sheets(job.sample_faces, out)
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
     people = len(set(job.faces.identities))
-    provenance = describe(len(job.faces), people, files, job.recipe, plan) | {"embedder": embedder}
+    provenance = describe(len(job.faces), people, files, job.recipe, plan=plan) | {
+        "embedder": embedder
+    }
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(denoiser)
@@ -255,7 +258,9 @@ def run(
     settings = {name: provenance[name] for name in ("features", "faces", "people", "begun with")}
     settings |= {"recipe": job.recipe, "network": job.network, "dropout": job.dropout}
     loss = make_loss(data, job.recipe, denoiser.side)
-    return train(denoiser, loss, out, plan, device, save, report, settings)
+    return train(
+        denoiser, loss, out, plan, device=device, save=save, report=report, settings=settings
+    )
 
 
 def band(recipe: Recipe) -> tuple[int, int]:

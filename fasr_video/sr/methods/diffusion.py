@@ -47,7 +47,7 @@ def load_models(method: Method, files: ModelFiles, device: torch.device) -> Mode
     """Return the models that a method needs."""
     file = files.network or bundled("sr.safetensors")
     denoiser = checkpoints.load(file, device)
-    features = load_feature_models(method, files, device, file, denoiser.embedder)
+    features = load_feature_models(method, files, device, file, trained_with=denoiser.embedder)
     mean = None
     if denoiser.mean:
         mean = mean_for(method, Options(device, files), file, denoiser.mean)

@@ -30,7 +30,7 @@ class FeatureModels:
 
 
 def load_feature_models(
-    method: Method, files: ModelFiles, device: torch.device, network: Path, trained_with: str
+    method: Method, files: ModelFiles, device: torch.device, network: Path, *, trained_with: str
 ) -> FeatureModels:
     """Return the feature models that the method needs.
 

@@ -191,7 +191,9 @@ class Idfsr:
             )
         warnings += _source_warnings(face, source, used)
         return _Conditioning(
-            condition=assemble(lr, landmarks, reference, reference_landmarks, feature[None]),
+            condition=assemble(
+                lr, landmarks, reference, reference_landmarks, feature=feature[None]
+            ),
             source=source,
             by_references=used,
             warnings=tuple(warnings),

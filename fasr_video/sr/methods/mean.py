@@ -36,6 +36,7 @@ class Mean:
         network: PosteriorMean,
         sha256: str,
         models: FeatureModels,
+        *,
         options: Options,
     ) -> None:
         self.name = method.name
@@ -127,8 +128,10 @@ def open_mean(method: Method, options: Options) -> Mean:
     """Return the posterior mean for a method that draws it or starts from it."""
     file = options.files.network or bundled(FILE)
     network = load_mean(file)
-    models = load_feature_models(method, options.files, options.device, file, network.embedder)
-    return Mean(method, network, sha256_file(file), models, options)
+    models = load_feature_models(
+        method, options.files, options.device, file, trained_with=network.embedder
+    )
+    return Mean(method, network, sha256_file(file), models, options=options)
 
 
 MEAN = Method(

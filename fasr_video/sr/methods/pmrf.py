@@ -30,7 +30,7 @@ class Pmrf:
     name = "pmrf"
 
     def __init__(
-        self, method: Method, mean: Mean, flow: RectifiedFlow, sha256: str, options: Options
+        self, method: Method, mean: Mean, flow: RectifiedFlow, sha256: str, *, options: Options
     ) -> None:
         self._mean = mean
         self._flow = flow.to(options.device)
@@ -100,7 +100,7 @@ def _open(method: Method, options: Options) -> Pmrf:
     file = options.files.network or bundled(FILE)
     flow = load_flow(file)
     mean = mean_for(method, options, file, flow.mean)
-    return Pmrf(method, mean, flow, sha256_file(file), options)
+    return Pmrf(method, mean, flow, sha256_file(file), options=options)
 
 
 PMRF = Method(

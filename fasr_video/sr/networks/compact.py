@@ -72,7 +72,7 @@ class Level(nn.Module):
     """Residual blocks at one size, followed by attention or not."""
 
     def __init__(
-        self, width: int, blocks: int, attention: bool, condition: int, dropout: float
+        self, width: int, blocks: int, attention: bool, condition: int, *, dropout: float
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Residual(width, condition, dropout) for _ in range(blocks))
@@ -114,6 +114,7 @@ class CompactNet(nn.Module):
         blocks: int = 1,
         feature_length: int = 512,
         condition: int = 256,
+        *,
         dropout: float = 0.0,
         side: int = 128,
     ) -> None:
@@ -133,10 +134,10 @@ class CompactNet(nn.Module):
         self.enter = nn.Conv2d(2 * pixels, widths[0], 3, 1, 1)
         last = len(widths) - 1
         self.down = nn.ModuleList(
-            Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths)
+            Level(w, blocks, i == last, condition, dropout=dropout) for i, w in enumerate(widths)
         )
         self.up = nn.ModuleList(
-            Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths)
+            Level(w, blocks, i == last, condition, dropout=dropout) for i, w in enumerate(widths)
         )
         cells = [side // BLOCK // 2**i for i in range(len(widths))]
         self.places_down = nn.ModuleList(map(CellBias, widths, cells))

@@ -204,7 +204,7 @@ class IdfsrNet(nn.Module):
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, size.widths[0]), nn.SiLU(), last)
 
     def forward(
-        self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
+        self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, *, identity: Tensor
     ) -> Tensor:
         """Return the noise or the missing detail.
 

@@ -65,6 +65,7 @@ class MeanNet(nn.Module):
         blocks: int = 8,
         feature_length: int = 512,
         condition: int = 256,
+        *,
         side: int = 128,
     ) -> None:
         super().__init__()

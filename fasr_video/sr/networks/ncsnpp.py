@@ -101,6 +101,7 @@ class Block(nn.Module):
         cout: int,
         condition: int,
         feature: bool,
+        *,
         dropout: float,
         how: Resample = Resample.KEEP,
     ) -> None:
@@ -177,6 +178,7 @@ class NCSNpp(nn.Module):
         width: int = 128,
         multipliers: tuple[int, ...] = (1, 1, 2, 2, 2, 2, 2),
         attention_at: int = 16,
+        *,
         feature: bool = True,
         dropout: float = 0.1,
     ) -> None:
