@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,14 @@ from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.commands import screen
 from fasr_video.configs import settings as configs
-from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError, SettingsError
+from fasr_video.errors import (
+    CaseError,
+    EnvironmentFailure,
+    FasrError,
+    InputError,
+    MissingExtra,
+    SettingsError,
+)
 from fasr_video.gallery.photos import NOT_READABLE
 from fasr_video.pipeline import run as run_module
 from fasr_video.pipeline.run import Progress, Stage, run
@@ -324,6 +332,15 @@ def test_a_refused_run_leaves_no_case_behind(entrance: Path, tmp_path: Path) -> 
     with pytest.raises(InputError):
         run([entrance], out, configs.load("cpu"), tmp_path / "no_gallery")
     assert not out.exists()
+
+
+def test_without_faiss_a_search_is_refused_before_footage_is_read(
+    entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[cpu\]'"):
+        run([entrance], tmp_path / "case", configs.load("cpu", QUICK), PORTRAITS / "mugshots")
+    assert not (tmp_path / "case").exists()
 
 
 def test_the_same_footage_twice_is_refused_by_name(entrance: Path, tmp_path: Path) -> None:

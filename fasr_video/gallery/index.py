@@ -68,7 +68,7 @@ class Index:
     def open(cls, gallery: GalleryStore, approximate_above: int = APPROXIMATE_ABOVE) -> Index:
         """Return the index from its file where that matches, else rebuild it and write the file if
         possible."""
-        faiss = _faiss()
+        faiss = import_faiss()
         with gallery.snapshot():
             facts = index_facts(gallery)
             reason = reason_to_rebuild(gallery, facts, approximate_above)
@@ -193,7 +193,7 @@ def read_stamp(gallery: GalleryStore) -> Any:
 
 def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the ids and exact vectors in the index file."""
-    faiss = _faiss()
+    faiss = import_faiss()
     with _in_utf8(folder / INDEX_FILE, os.O_RDONLY) as name:
         mapped = faiss.read_index(name)
     return faiss.vector_to_array(mapped.id_map), _exact_vectors(faiss, mapped).copy()
@@ -373,7 +373,8 @@ def _on_gpu(faiss: Any, engine: Any, kind: str) -> Any:
     return moved
 
 
-def _faiss() -> Any:
+def import_faiss() -> Any:
+    """Return the module of FAISS; raise where it is not installed."""
     try:
         import faiss
     except ImportError as error:

@@ -20,7 +20,7 @@ from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.encoder import Kind, TrackEncoder
 from fasr_video.gallery.enrol import EnrolDefaults, sync
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.index import Index
+from fasr_video.gallery.index import Index, import_faiss
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.search import Mode, Searcher, SearchOptions, TrackQuery, Verdict
@@ -43,6 +43,7 @@ def check_search(
     `given` is a gallery or photographs; `subjects` are those whose photographs tracks are drawn
     from.
     """
+    import_faiss()
     usable = usable_calibration(settings, encoder.provenance())
     _query_settings(settings).check(usable.calibration)
     is_gallery = (given / DATABASE).is_file()
