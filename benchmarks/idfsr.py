@@ -145,9 +145,7 @@ def paste_reference(models: IdfsrModels, person: Person, side: int) -> Tensor:
 
 def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, command: str) -> Table:
     title = f"IDFSR before and after fitting: {len(people)} people"
-    table = Table(
-        "idfsr", title, command, ("from", "references", "identity told, or picture", *COLUMNS)
-    )
+    table = Table("idfsr", title, command, ("from", "references", "identity, or picture", *COLUMNS))
     start = time.monotonic()
     fitted = {
         count: [fit_person(models, person, count, steps) for person in people] for count in COUNTS

@@ -267,7 +267,7 @@ def describe(outcome: Outcome, ours: bool) -> str:
         parts.append(f"counted: {', '.join(counted)}")
     if outcome.silent_files:
         parts.append(
-            "nothing said of it"
+            "not reported"
             if outcome.files == 1
             else f"{outcome.silent_files} files with silent losses"
         )

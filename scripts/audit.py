@@ -94,7 +94,7 @@ def index_address() -> str:
     try:
         from pip._internal.models.index import PyPI
     except ImportError as error:
-        raise IndexUnavailableError("pip tells of no index") from error
+        raise IndexUnavailableError("pip names no index") from error
     return str(PyPI.simple_url)
 
 
@@ -120,7 +120,7 @@ def query_all(interface: str, pins: Iterable[tuple[str, str]]) -> tuple[list[Wea
         pin[0] for pin, answer in zip((first, *others), answers, strict=True) if answer is None
     ]
     if len(unknown) == len(answers):
-        raise IndexUnavailableError("the index that pip uses tells nothing of weaknesses")
+        raise IndexUnavailableError("the index that pip uses lists no weaknesses")
     return [weakness for answer in answers if answer is not None for weakness in answer], unknown
 
 

@@ -148,7 +148,7 @@ def pictures_job(folder: Path, models: Models) -> None:
 
 def purge_job(folder: Path, models: Models) -> None:
     for due in purging.retained_cases([folder / "case"]):
-        purging.purge(due, purging.search_copies([due], []), "A", "told to")
+        purging.purge(due, purging.search_copies([due], []), "A", "by order")
 
 
 def migration_job(folder: Path, models: Models) -> None:

@@ -95,7 +95,7 @@ def test_packages_that_the_index_does_not_know_are_named(index: str, tmp_path: P
     ("pin", "address", "why"),
     [
         ("sound==1.0", "http://127.0.0.1:9/simple", "refused"),
-        ("ours==1.0", "", "tells nothing of weaknesses"),
+        ("ours==1.0", "", "lists no weaknesses"),
         ("torn==1.0", "", "Expecting"),
         ("sound==1.0", "file:///mirror/simple", "no web address"),
     ],

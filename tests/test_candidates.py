@@ -633,7 +633,7 @@ def test_new_reconstructions_are_searched_again(copy: Path) -> None:
 
     assert len(count_searches()) == 1
     assert redo(copy, "restore", settings_of(copy, "restore.seed=5"))
-    assert len(count_searches()) == 2, "the question is the same, what it was asked with is not"
+    assert len(count_searches()) == 2, "the same query, with other probes"
     assert not redo(copy, "restore", settings_of(copy))
 
 

@@ -1,4 +1,4 @@
-"""Released score networks: what loads, what is exported, and what every bad file is told.
+"""Released score networks: what loads, what is exported, and the error for each bad file.
 
 The networks are small ones of the published layout, with weights made from the parameters' names.
 """
@@ -431,7 +431,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         rf"lacks 2 of 432 tensors: sigmas, {CONV}; give weights as FASR",
     ),
-    "torch, lacking what tells the size": (
+    "torch, without the entry that gives the size": (
         lambda d: fasr_file(d, lambda c: drop_weight(c["model"], "module.all_modules.0.W")),
         "lacks all_modules.0.W; give",
     ),
@@ -446,7 +446,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         f"lacks 4 of 3.. tensors: {BLOCK}/Conv_0/kernel, {BLOCK}/Conv_0/bias, "
         f"{BLOCK}/Dense_0/kernel, …; ",
     ),
-    "flax, lacking what tells the size": (
+    "flax, without the entry that gives the size": (
         lambda d: flax_file(
             d, lambda t: drop_weight(t["params_ema"], "GaussianFourierProjection_0")
         ),

@@ -1,4 +1,4 @@
-"""The embedder's trainer and its teacher: what is read, what is drawn, what is asked, and runs that
+"""The embedder's trainer and its teacher: what is read, drawn and learned, and runs that
 resume.
 """
 

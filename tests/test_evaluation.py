@@ -1,4 +1,4 @@
-"""Comparisons from the command line, on drawn people: what is drawn, scored, kept and told."""
+"""Comparisons from the command line, on drawn people: what is drawn, scored, kept and reported."""
 
 from __future__ import annotations
 
@@ -667,7 +667,7 @@ def test_a_grid_has_a_head_for_each_picture(tmp_path: Path) -> None:
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    """It takes seconds to load, and has to be told first how its threads shall wait."""
+    """It takes seconds to load; how its threads wait has to be set before that."""
     code = "import sys, fasr_video.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 

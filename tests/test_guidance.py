@@ -1,5 +1,5 @@
-"""Guidance by attributes: the exact answer where there is one, what is said and read of a face, and
-how it is told.
+"""Guidance by attributes: the exact answer where there is one, which attributes are stated and read, and
+how both are reported.
 """
 
 from __future__ import annotations
@@ -576,9 +576,9 @@ def test_a_guided_still_names_its_attributes_everywhere(sr: Run, tmp_path: Path)
     )
     (facts,) = facts_in(tmp_path / "out")
     given = {"name": "glasses", "value": False, "confidence": 0.7, "source": "examiner"}
-    options, attributes = facts["asked"], facts["attributes"]
+    options, attributes = facts["request"], facts["attributes"]
     assert isinstance(options, dict) and isinstance(attributes, list)
-    assert options["attributes"] == {"said": [given], "read": True}
+    assert options["attributes"] == {"stated": [given], "read": True}
     assert options["restorer"]["guidance"] == 20 and options["restorer"]["classifier"][
         "beard"
     ] == sha256_file(file)
@@ -613,7 +613,7 @@ def test_a_still_is_drawn_again_only_if_the_options_change(sr: Run, tmp_path: Pa
         ": there already "
         in sr("--attr", "beard=no", "--attr", "glasses=yes", "--classifier", file)[1]
     )
-    assert "attributes" not in facts_in(tmp_path / "out")[0]["asked"]  # type: ignore[operator]
+    assert "attributes" not in facts_in(tmp_path / "out")[0]["request"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

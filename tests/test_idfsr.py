@@ -1,4 +1,4 @@
-"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what a fit
+"""IDFSR as a specification: what is hidden, what is warped, what conditions the network, and what a fit
 changes.
 """
 

@@ -1,4 +1,4 @@
-"""IDFSR as a method: what it hears of references and identities, what its answer says, and its
+"""IDFSR as a method: references and identities that condition it, what its results hold, and its
 command line.
 """
 
@@ -46,7 +46,7 @@ class Finder:
 class Embedder:
     """A face's feature is where its brightness lies."""
 
-    name, sha256, length, device, licence = "told", "bb", 512, torch.device("cpu"), ""
+    name, sha256, length, device, licence = "fixed", "bb", 512, torch.device("cpu"), ""
 
     def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = torch.nn.functional.adaptive_avg_pool2d(
@@ -178,14 +178,14 @@ def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
 
 
 def test_provenance_names_all_that_the_picture_depends_on() -> None:
-    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).provenance()
-    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {
+    facts = restorer(Identity(torch.zeros(512), ABOUT)).provenance()
+    assert {facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {
         "aa",
         "bb",
         "dd",
         "ii",
     }
-    assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
+    assert facts["sampler"] == "ddim-3" and facts["precision"] == "float32"
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -255,7 +255,7 @@ def test_a_person_is_fitted_and_drawn_and_the_provenance_names_the_identity(
     )
     assert code == 0 and "never compare it with those" in err
     facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
-    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(
+    assert facts["feature"] == "fitted" and facts["request"]["restorer"]["identity"] == sha256_file(
         person_id
     )
     code, _, err = run_sr("fit", *fitting)
@@ -315,7 +315,7 @@ def test_the_bundled_network_draws_a_person_from_photographs(
     code, _, err = run_sr(*drawing)
     assert code == 0 and "conditioned on its references" in err
     facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
-    assert facts["asked"]["restorer"]["network"] == sha256_file(bundled("idfsr.safetensors"))
+    assert facts["request"]["restorer"]["network"] == sha256_file(bundled("idfsr.safetensors"))
     network = load_idfsr(bundled("idfsr.safetensors"))
     assert network.network.size == COMPACT and network.embedder == sha256_file(
         bundled("embedder.safetensors")

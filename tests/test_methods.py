@@ -67,7 +67,7 @@ class FixedEmbedder:
     different faces.
     """
 
-    name, sha256, length, device = "told", "bb", LENGTH, CPU
+    name, sha256, length, device = "fixed", "bb", LENGTH, CPU
 
     def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
         features = torch.nn.functional.adaptive_avg_pool2d(
@@ -522,8 +522,8 @@ def test_a_still_becomes_pictures_a_sheet_and_provenance(
     facts = json.loads(facts_file.read_text())
     assert (
         "SYNTHETIC" in facts["what"]
-        and facts["asked"]["seed"] == 5
-        and len(facts["asked"]["auxiliaries"]) == 3
+        and facts["request"]["seed"] == 5
+        and len(facts["request"]["auxiliaries"]) == 3
     )
     assert (
         facts["feature"] == "combiner" and facts["network_calls"] == 4 and facts["disagreement"] > 0
@@ -732,7 +732,7 @@ def test_a_method_without_a_feature_warns_of_unused_auxiliaries(
         in capsys.readouterr().err
     )
     (facts,) = (tmp_path / "out").glob("*.json")
-    assert json.loads(facts.read_text())["asked"]["samples"] == 1
+    assert json.loads(facts.read_text())["request"]["samples"] == 1
 
 
 def test_the_mean_of_a_still_is_one_picture_with_provenance(
@@ -752,7 +752,7 @@ def test_the_mean_of_a_still_is_one_picture_with_provenance(
     assert run_command(capsys, *drawing)[0] == 0
     (file,) = (tmp_path / "out").glob("*.json")
     facts = json.loads(file.read_text())
-    assert facts["asked"]["restorer"]["method"] == "mean" and facts["network_calls"] == 2
+    assert facts["request"]["restorer"]["method"] == "mean" and facts["network_calls"] == 2
     for wrong, message in (
         ((*drawing, "--samples", 2), "--samples 2: method mean draws no samples"),
         ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),
@@ -805,7 +805,7 @@ def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFi
             run_command(capsys, "sr", tmp_path / "two.png", "--align", *plain, "--face", face)[0]
             == 0
         )
-    facts = [json.loads(file.read_text())["asked"] for file in (tmp_path / "out").glob("*.json")]
+    facts = [json.loads(file.read_text())["request"] for file in (tmp_path / "out").glob("*.json")]
     assert sorted(f["face"] for f in facts) == [1, 2]
 
 

@@ -121,7 +121,7 @@ def in_summary(archive: Path) -> set[str]:
     return visible
 
 
-@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "told to")])
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "by order")])
 def test_nothing_is_removed_without_yes(
     options: tuple[str, ...], expire: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,7 +214,7 @@ def test_a_picture_drawn_from_photographs_is_not_searched_with(
     assert set(answer["lists"]) == {"best", "pooled"} and answer["joined"]
     assert all(set(c["cosines"]) == {"best", "pooled"} for c in answer["joined"])
     assert answer["remark"].endswith(f"conditioned on subject {HOPPER}: it was not searched with")
-    for kind in ("best", "pooled"):  # the camera's own pictures say what they said
+    for kind in ("best", "pooled"):  # the camera's own pictures give the same scores
         assert answer["lists"][kind] == the_track(drawn_from_own_faces)["answer"]["lists"][kind]
     assert case_document(drawn_from_photographs)["searched"]["conditioned_on"] == {"1": HOPPER}
 
@@ -308,7 +308,7 @@ def test_a_removed_photograph_is_no_longer_a_reference(
 
 def test_a_gallery_without_pictures_has_no_references(tmp_path: Path) -> None:
     feature, picture = np.eye(512, dtype=np.float32)[0], np.full((128, 128, 3), 99, np.uint8)
-    with Gallery.create(tmp_path / "gallery", "told", "f" * 64, 512) as gallery:
+    with Gallery.create(tmp_path / "gallery", "fixed", "f" * 64, 512) as gallery:
         kept, bare = AlignedFace(picture, None), None
         gallery.add("kept", EnrolledPhoto("1" * 64, "1.png", feature, 1.0, 30.0, 0.9, kept))
         gallery.add("bare", EnrolledPhoto("2" * 64, "2.png", feature, 1.0, 30.0, 0.9, bare))

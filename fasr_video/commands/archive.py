@@ -314,7 +314,7 @@ def _show_search(result: SearchResult, as_json: bool) -> None:
             "event": "searched",
             "case": str(result.case),
             "problem": result.problem,
-            "asked": result.was_searched,
+            "searched": result.was_searched,
             "tracks": result.tracks,
             "changes": [asdict(change) for change in result.changes],
         }

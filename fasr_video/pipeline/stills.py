@@ -165,7 +165,7 @@ class _Session:
             facts["face"] = job.face
         if self._guidance is not None:
             stated = [asdict(attribute) for attribute in self._attributes]
-            facts["attributes"] = {"said": stated, "read": self._reads_attributes}
+            facts["attributes"] = {"stated": stated, "read": self._reads_attributes}
         return facts
 
     def restore(self, path: Path) -> Done:
@@ -343,7 +343,7 @@ class Output:
         """Return the warnings of an earlier result, if there is one with all files unchanged."""
         try:
             facts = json.loads(read_file(self.path("json")))
-            if facts["asked"] != self._depends_on:
+            if facts["request"] != self._depends_on:
                 return None
             for name, digest in facts["files"].items():
                 if sha256_file(self._folder / name) != digest:
@@ -357,7 +357,7 @@ class Output:
         facts: dict[str, object] = {
             "what": BANNER,
             "source": str(self._still.path),
-            "asked": self._depends_on,
+            "request": self._depends_on,
             "network_calls": restoration.calls,
             "feature": restoration.feature,
             "attributes": [asdict(attribute) for attribute in restoration.attributes],

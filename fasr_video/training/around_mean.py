@@ -39,7 +39,7 @@ TERMS = ("loss", "fine", "coarse")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video train sr --mean` is asked for."""
+    """The inputs of `fasr-video train around-mean`."""
 
     mean: mean_training.Job
     """Faces, features and degradations, as for the posterior mean."""
