@@ -451,7 +451,7 @@ def tell(done, people):
     if done >= 32:
         os.kill(os.getpid(), signal.SIGKILL)
 
-from_images([Path(sys.argv[1])], encoder, encoder, Protocol(), Path(sys.argv[2]), tell)
+from_images([Path(sys.argv[1])], encoder, encoder, Protocol(), out=Path(sys.argv[2]), listen=tell)
 """
 
 

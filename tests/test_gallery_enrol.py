@@ -740,7 +740,8 @@ def test_a_killed_enrolment_continues(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
         "    embedder = open_embedder('builtin', None, 'cpu')\n"
-        "    enrol.enrol(gallery, Path(sys.argv[2]), open_for_photographs('cpu'), embedder, listen)\n"
+        "    detector = open_for_photographs('cpu')\n"
+        "    enrol.enrol(gallery, Path(sys.argv[2]), detector, embedder, listen=listen)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, str(folder), str(photos)], cwd=ROOT, timeout=100

@@ -96,7 +96,15 @@ def by_times(
     def draw(denoiser: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
         x, generators = start_noise(count, sde.prior_std)
         # snr for 64 values: Langevin's step grows with the norm of the noise
-        return sampler(denoiser, sde, x, samplers.times(steps, 1e-3), generators, corrector, 0.05)
+        return sampler(
+            denoiser,
+            sde,
+            x,
+            samplers.times(steps, 1e-3),
+            generators=generators,
+            corrector=corrector,
+            snr=0.05,
+        )
 
     return draw
 

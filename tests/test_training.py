@@ -315,7 +315,8 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         "plan = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {'seconds': "
         "float(sys.argv[2])})\n"
         "out = out / sys.argv[2]; out.mkdir(exist_ok=True)\n"
-        "step = train(net, loss, out, plan, CPU, lambda s, _: None, check_progress)\n"
+        "step = train(net, loss, out, plan, device=CPU, save=lambda s, _: None, "
+        "report=check_progress)\n"
         "torch.save((net.state_dict(), seen, step), out / f'end{os.environ[\"RANK\"]}.pt')\n"
     )
     (a, seen_a, steps), (b, seen_b, _) = launch(script, tmp_path, "1000")

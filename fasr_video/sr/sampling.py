@@ -169,10 +169,10 @@ def _by_process(
             forward,
             x,
             samplers.times(sampling.steps),
-            generators,
-            corrector,
-            sampling.snr,
-            corrections,
+            generators=generators,
+            corrector=corrector,
+            snr=sampling.snr,
+            corrections=corrections,
         )
         return (x + 1) / 2 if centred else x
 
