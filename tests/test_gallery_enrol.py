@@ -29,7 +29,7 @@ from fasr_video.gallery.encoder import as_tensors
 from fasr_video.gallery.enrol import EnrolDefaults, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.photos import NOT_READABLE, Face, read_face, read_listing
+from fasr_video.gallery.photos import NOT_READABLE, OTHER_FILE, Face, read_face, read_listing
 from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
@@ -437,7 +437,8 @@ def test_unusable_photographs_are_reported_and_the_rest_enrolled(
     report = enrol(gallery, folder, detector, embedder)
     reasons = {p.path: p.reason for p in report.problems}
     assert report.added == 3 and subjects(gallery) == {"grace": 1, "eileen": 2}
-    for name in ("notes.txt", "cut.jpg", "empty.jpg"):
+    assert reasons.pop("notes.txt") == OTHER_FILE
+    for name in ("cut.jpg", "empty.jpg"):
         assert reasons.pop(name) == NOT_READABLE
     assert reasons.pop("wall.png") == NO_FACE
     assert reasons.pop("pair.png").startswith("2 faces: 1 at the left, ")

@@ -32,7 +32,7 @@ from fasr_video.errors import (
     MissingExtra,
     SettingsError,
 )
-from fasr_video.gallery.photos import NOT_READABLE
+from fasr_video.gallery.photos import OTHER_FILE
 from fasr_video.pipeline import run as run_module
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.types import Reason
@@ -343,6 +343,24 @@ def test_without_faiss_a_search_is_refused_before_footage_is_read(
     assert not (tmp_path / "case").exists()
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (("case.sqlite", "crops/1.png"), r"holds a database \(case.sqlite\)"),
+        (("a.md", "b/c.yaml"), "none of its 2 files is a picture"),
+    ],
+)
+def test_a_folder_that_is_no_gallery_is_refused_before_footage_is_read(
+    made: tuple[str, ...], message: str, entrance: Path, tmp_path: Path
+) -> None:
+    for name in made:
+        (tmp_path / "given" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "given" / name).touch()
+    with pytest.raises(InputError, match=message):
+        run([entrance], tmp_path / "case", configs.load("cpu", QUICK), tmp_path / "given")
+    assert not (tmp_path / "case").exists()
+
+
 def test_the_same_footage_twice_is_refused_by_name(entrance: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(entrance.read_bytes())
@@ -415,14 +433,14 @@ class TestGalleryFolder:
         photos = {p["path"]: p for p in case_contents(tmp_path / "case")["gallery"]}
         assert photos["grace_hopper.jpg"]["problem"] is None
         assert photos["eileen_collins.jpg"]["problem"] is None
-        assert photos["notes.txt"]["problem"] == NOT_READABLE
+        assert photos["notes.txt"]["problem"] == OTHER_FILE
         assert photos["wall.png"]["problem"].startswith("no face found")
         assert photos["someone/pair.png"]["problem"].startswith("2 faces")
         assert photos["someone/pair.png"]["subject"] == "someone"
         screen.summary(tmp_path / "case", worked=True, seconds=1, as_json=False)
         out = capsys.readouterr().out
         assert "photographs left out: 3 (" in out
-        assert "notes.txt: not a picture that can be read; " in out
+        assert "notes.txt: not a picture file; " in out
         assert "pair.png: 2 faces" in out
 
     def test_a_changed_photograph_is_noticed(

@@ -22,6 +22,7 @@ from fasr_video.recognition.align import align, three_points
 from fasr_video.types import AlignedFace, Image
 
 NOT_READABLE = "not a picture that can be read: save it again as JPEG or PNG, or remove it"
+OTHER_FILE = "not a picture file"
 MIN_EYE_PX = 20  # least distance between the eyes in a gallery photograph
 COLUMNS = {"path", "subject", "note", "source", "authority"}
 
@@ -71,7 +72,7 @@ def read_face(file: Path, detector: Detector, choice: Choice) -> Face | NoFace:
     try:
         image = read_picture(file)
     except UNREADABLE:
-        return NoFace(NOT_READABLE, None)
+        return NoFace(NOT_READABLE if _may_be_picture(file) else OTHER_FILE, None)
     return find_face(image, detector, choice)
 
 
@@ -127,8 +128,21 @@ def is_within(path: str, folders: Collection[PurePath]) -> bool:
     return bool(folders) and any(parent in folders for parent in (pure, *pure.parents))
 
 
+def _may_be_picture(file: Path) -> bool:
+    """Return whether a file may hold a picture, by the ending of its name, or for lack of one."""
+    return not file.suffix or file.suffix.lower() in PICTURES
+
+
 def _folder(folder: Path) -> Listing:
     files, folders, failed = _walk(folder)
+    database = next((path for path in files if path.suffix == ".sqlite"), None)
+    if database is not None:
+        reason = f"it holds a database ({database}), so it is not a folder of photographs"
+        raise InputError(folder, reason, "give a gallery, or a folder of photographs")
+    if files and not any(_may_be_picture(path) for path in files):
+        reason = f"none of its {len(files)} files is a picture"
+        remedy = "give a folder with one photograph, or one subfolder, per person"
+        raise InputError(folder, reason, remedy)
     entries: list[Entry] = []
     problems = [_unreadable_folder(path, error) for path, error in failed]
     unreachable = {path for path, _ in failed}
