@@ -35,7 +35,7 @@ def read_csv(file: Path, columns: Collection[str], remedy: str) -> Table:
         raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
     missing = [name for name in columns if name not in header]
     if missing:
-        raise InputError(file, f"it has no column {', '.join(missing)}", remedy)
+        raise InputError(file, f"its first line has no column {', '.join(missing)}", remedy)
     rows = {}
     uneven = set()
     for number, line in fields:

@@ -98,7 +98,7 @@ def test_a_reviewer_is_recognised_however_the_name_is_written(case: Case) -> Non
         (1, "accepted", "x", "Anna", "nobody", "nobody is not among its candidates"),
         (1, "insufficient", "x", "Anna", "anna", "is about the track"),
         (1, "perhaps", "x", "Anna", None, "no such verdict"),
-        (99, "rejected", "x", "Anna", None, "no such finished track"),
+        (99, "rejected", "x", "Anna", None, "no finished track of this number"),
         (1, "rejected", "x" * 4001, "Anna", None, "of 4001 characters"),
     ],
 )
@@ -323,7 +323,11 @@ def test_separated_tracks_are_not_joined_through_a_third_track(case: Case) -> No
 
 @pytest.mark.parametrize(
     ("tracks", "says"),
-    [([1], "1 chosen"), ([1, 99], "no such finished track"), ([1, 3], "one subject already")],
+    [
+        ([1], "1 chosen"),
+        ([1, 99], "no finished track of this number"),
+        ([1, 3], "one subject already"),
+    ],
 )
 def test_joining_without_effect_is_an_error(case: Case, tracks: list[int], says: str) -> None:
     links.join(case, [1, 3], "Anna")
@@ -379,5 +383,5 @@ def test_the_command_line_decides_and_undoes(
         capsys, "decide", folder, "T9", "rejected", "--reason", "x", "--by", "Anna"
     )
     assert code == 2 and err.startswith(
-        "fasr-video: track T9: no such finished track in this case; "
+        "fasr-video: track T9: the case has no finished track of this name; "
     )

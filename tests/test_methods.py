@@ -545,7 +545,7 @@ def test_a_still_that_is_too_large_is_enlarged_or_refused(
     )
     Pictures.fromarray(face(0, 130)).save(write_still)
     err = sr(write_still, "--out", tmp_path / "out")[2]
-    assert "larger than the 128 px that sr produces; sr is for faces of 8 to 64 px (use" in err
+    assert "larger than the 128 px that sr produces; sr is for faces of 8 to 64 px; to cut" in err
 
 
 def test_a_second_call_draws_no_existing_picture(

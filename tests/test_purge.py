@@ -161,7 +161,7 @@ def test_a_case_is_not_removed_before_its_time_is_over(
     set_days(copied_case, days)
     code, out, _ = run_command(capsys, "purge", copied_case, "--yes")
     assert code == 0 and "0 of 1 case removed" in out and (copied_case / DATABASE).is_file()
-    assert f"{copied_case} stays: made " in out and "to remove it now: --now --why TEXT" in out
+    assert f"kept: {copied_case}: made " in out and "to remove it now: --now --why TEXT" in out
 
 
 def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:

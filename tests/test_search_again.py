@@ -245,7 +245,7 @@ def test_search_settings_can_be_overridden_for_an_archive(
         "the archive's summary is not left stale"
     )
     assert ended_with("detect.every=2") == 2
-    assert "finished cases are only searched" in capsys.readouterr().err
+    assert "changes only settings of the group search" in capsys.readouterr().err
 
 
 def run_search(

@@ -101,11 +101,9 @@ def with_overrides(overrides: Sequence[str]) -> ChooseSettings:
     for override in overrides:
         group, _, name = override.partition("=")[0].strip().partition(".")
         if group != "search":
-            remedy = (
-                "give settings of the group search;"
-                " others need the footage: use fasr-video run, or batch"
-            )
-            raise UsageError(f"--set {override}", "finished cases are only searched", remedy)
+            remedy = "for another reconstruction: fasr-video run --stage restore --out CASE"
+            reason = "`search` changes only settings of the group search"
+            raise UsageError(f"--set {override}", reason, remedy)
         names.append(name)
     return lambda last: last.model_copy(update={name: getattr(changed, name) for name in names})
 

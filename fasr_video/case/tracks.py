@@ -142,7 +142,7 @@ def finished_track(case: CaseStore, number: int) -> Track:
     if not tracks:
         raise CaseError(
             f"track {number}",
-            "no such finished track in this case",
+            "the case has no finished track of this number",
             "`fasr-video show CASE` lists them",
         )
     return tracks[0]
@@ -159,7 +159,7 @@ def track_number(case: CaseStore, name: str) -> int:
     if name not in ids:
         raise CaseError(
             f"track {name}",
-            "no such finished track in this case",
+            "the case has no finished track of this name",
             "`fasr-video show CASE` lists them",
         )
     return ids[name]

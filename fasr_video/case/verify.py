@@ -150,7 +150,8 @@ def _heads(case: Case, given: str | None) -> Check:
             problems.append(f"{path} names no head of the log")
     lines = {line.hash for line in log.entries(case)}
     problems += [
-        f"{source}: the log has no line {head[:16]}… (cut off?)"
+        f"{source}: the log has no line with the hash {head[:16]}…: its end was cut off, "
+        "or this is the head of another case"
         for source, head in noted.items()
         if head not in lines
     ]

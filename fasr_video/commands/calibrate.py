@@ -68,9 +68,9 @@ OF_FACES = (
 )
 @click.option(
     "--method",
-    default="fasr++",
+    default="mean",
     show_default=True,
-    help="Super-resolution method, as for `fasr-video sr`.",
+    help="Super-resolution method. That of `run` is mean.",
 )
 @click.option("--sampler", help="Sampler of the method. [default: the method's own]")
 @click.option(

@@ -15,6 +15,7 @@ from fasr_video.actors import role as as_role
 from fasr_video.archive.summary import rewrite_summaries
 from fasr_video.case.case import Case
 from fasr_video.commands.options import CASE, FILE, FOLDER, KEY_FILE, ROLE
+from fasr_video.commands.screen import copies_left
 from fasr_video.console import count, megabytes, print_lines, readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
@@ -219,8 +220,8 @@ def _show_removed(
         print_lines(f"{folder}: {files} removed, {megabytes(size)}")
     searched = f"{count(search.files, 'file')}, {megabytes(search.size)} searched for copies"
     print_lines(f"{len(removed)} of {count(among, 'case')} removed; {searched}")
-    for file in left:
-        print_lines(f"copies are left in {file}")
+    for line in copies_left(left):
+        print_lines(line)
     for file in search.unread:
         print_lines(f"could not be searched: {file}")
 
@@ -236,8 +237,8 @@ def _show_plan(
         click.echo(json.dumps(rows, indent=2))
         return
     for case in cases:
-        plan = "would be removed" if case in chosen else "stays"
-        print_lines(f"{plan}  {case.folder}: {_time_of(case, at)}")
+        plan = "would be removed" if case in chosen else "would be kept"
+        print_lines(f"{plan}: {case.folder}: {_time_of(case, at)}")
 
 
 def _show_nothing_removed(purged: Sequence[Path], any_left: bool, dry_run: bool) -> None:
@@ -256,7 +257,7 @@ def _show_kept(purged: Sequence[Path], kept: Iterable[RetainedCase], at: datetim
     for case in kept:
         if not case.problem and not case.clock_problem(at):
             remedy = "to remove it now: --now --why TEXT"
-            print_lines(f"{case.folder} stays: {_time_of(case, at)}; {remedy}")
+            print_lines(f"kept: {case.folder}: {_time_of(case, at)}; {remedy}")
 
 
 def _time_of(case: RetainedCase, at: datetime) -> str:
@@ -265,6 +266,6 @@ def _time_of(case: RetainedCase, at: datetime) -> str:
     if case.purge_begun:
         return "its purge was begun and not finished"
     if case.expires_at is None:
-        return f"made {case.made_at[:10]}, no end was set"
+        return f"made {case.made_at[:10]}; it has no retention time"
     verb = "ended" if case.has_expired(at) else "ends"
-    return f"made {case.made_at[:10]}, its time {verb} {case.expires_at:%Y-%m-%d %H:%M} UTC"
+    return f"made {case.made_at[:10]}; its retention {verb} {case.expires_at:%Y-%m-%d %H:%M} UTC"

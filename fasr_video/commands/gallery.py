@@ -19,6 +19,7 @@ from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.commands.embedder import EmbedderChoice, embedder_options
 from fasr_video.commands.options import DEVICE, FACE, ROLE
+from fasr_video.commands.screen import copies_left
 from fasr_video.console import count, megabytes, print_lines, readable_json, table_cell
 from fasr_video.custody.copies import CopiesElsewhere, find_copies, identifying_bytes
 from fasr_video.detection import open_for_photographs
@@ -444,8 +445,8 @@ def _show_elsewhere(elsewhere: CopiesElsewhere | None) -> None:
         return
     files = count(elsewhere.files, "file")
     print_lines(f"copies:  in {len(elsewhere.copies)} of {files} elsewhere")
-    for file in elsewhere.copies:
-        print_lines(f"         copies are left in {file}")
+    for line in copies_left(elsewhere.copies):
+        print_lines(f"         {line}")
     for case, where in elsewhere.named.items():
         print_lines(f"         {case} names them: {', '.join(where)}")
     for file in elsewhere.unread:

@@ -29,7 +29,10 @@ from fasr_video.sr.methods import NAMES
     help="Folder of other faces of the same person; their features are merged.",
 )
 @click.option(
-    "--method", default="fasr++", show_default=True, help=f"The method: {', '.join(NAMES)}."
+    "--method",
+    default="fasr++",
+    show_default=True,
+    help=f"The method: {', '.join(NAMES)}. That of `run` is mean.",
 )
 @click.option(
     "--samples", type=int, help="Pictures to draw of each face. [default: the method's own]"

@@ -88,10 +88,11 @@ def decide_command(
 @click.command("undo")
 @click.argument("case", type=CASE)
 @click.argument("decision", type=int)
-@click.option("--by", required=True, callback=_name, help="Who takes the decision back.")
+@BY
 @ROLE
-def undo_command(case: Path, decision: int, by: str, role: str) -> None:
+def undo_command(case: Path, decision: int, by: str | None, role: str) -> None:
     """Withdraw a DECISION on a track. It stays in CASE, marked as undone."""
+    by = by or login_name()
     with Case.open(case) as opened:
         undone = undo(opened, decision, by, role)
         track = finished_track(opened, undone.track).name

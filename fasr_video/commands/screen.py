@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,8 @@ CANDIDATES_LEGEND = (
 # The most rows of each table that `show` prints. Nobody reads more on a terminal, and laying out
 # more takes long.
 MOST_ROWS = 200
+# The most files with copies that are named; of more, their folders are.
+MOST_COPIES = 10
 # The most photographs that `run` names because they could not be used.
 MOST_LEFT_OUT = 5
 
@@ -463,3 +466,14 @@ def _clusters(clusters: dict[str, list[ClusterEntry]]) -> Table:
             accepted = f"{c.links_accepted or 'none'} of {len(c.links)}"
             table.add_row(", ".join(c.tracks), links, accepted, f"{c.weakest_score:.3f} raw", state)
     return table
+
+
+def copies_left(files: Sequence[str]) -> list[str]:
+    """Return a line for each file that holds copies, or for each folder if there are many."""
+    if len(files) <= MOST_COPIES:
+        return [f"copies are left in {file}" for file in files]
+    in_folder = Counter(str(Path(file).parent) for file in files)
+    lines = []
+    for folder, number in sorted(in_folder.items()):
+        lines.append(f"copies are left in {count(number, 'file')} of {folder}")
+    return lines

@@ -197,13 +197,14 @@ def _fields_of(group: str) -> list[str]:
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     """Set one value by its key, as detect.backend; raise if there is no such setting."""
     group, _, name = key.partition(".")
-    keys = [
-        f"{group_name}.{field}"
-        for group_name in Settings.model_fields
-        for field in _fields_of(group_name)
-    ]
-    if key not in keys:
-        raise SettingsError(key, f"no such setting{_suggestion(key, keys)}", _see_presets())
+    if group not in Settings.model_fields:
+        reason = f"no such setting{_suggestion(group, list(Settings.model_fields))}"
+        raise SettingsError(key, reason, _see_presets())
+    fields = _fields_of(group)
+    if name not in fields:
+        similar = _suggestion(name, fields, f"{group}.")
+        remedy = _see_presets() if similar else f"the settings of {group}: {', '.join(fields)}"
+        raise SettingsError(key, f"no such setting{similar}", remedy)
     if not isinstance(values.get(group), dict):
         values[group] = {}
     values[group][name] = value
@@ -273,10 +274,10 @@ def _what_fits(place: Sequence[int | str]) -> str:
     return f"give {kind}{limits}{' or null' if NoneType in choices else ''}"
 
 
-def _suggestion(word: str, words: Sequence[str]) -> str:
+def _suggestion(word: str, words: Sequence[str], before: str = "") -> str:
     """Return a question about the most similar of the words, empty if none is similar."""
-    similar = difflib.get_close_matches(word, words, 1, 0.4)
-    return f" (did you mean {similar[0]}?)" if similar else ""
+    similar = difflib.get_close_matches(word, words, 1, 0.6)
+    return f" (did you mean {before}{similar[0]}?)" if similar else ""
 
 
 def as_yaml(settings: Settings) -> str:

@@ -137,12 +137,12 @@ def _folder(folder: Path) -> Listing:
     files, folders, failed = _walk(folder)
     database = next((path for path in files if path.suffix == ".sqlite"), None)
     if database is not None:
-        reason = f"it holds a database ({database}), so it is not a folder of photographs"
-        raise InputError(folder, reason, "give a gallery, or a folder of photographs")
+        why = f"it holds a database ({database}), so it is not a folder of photographs"
+        raise InputError(folder, why, "give a gallery, or a folder of photographs")
     if files and not any(_may_be_picture(path) for path in files):
-        reason = f"none of its {len(files)} files is a picture"
+        why = f"none of its {len(files)} files is a picture"
         remedy = "give a folder with one photograph, or one subfolder, per person"
-        raise InputError(folder, reason, remedy)
+        raise InputError(folder, why, remedy)
     entries: list[Entry] = []
     problems = [_unreadable_folder(path, error) for path, error in failed]
     unreachable = {path for path, _ in failed}
@@ -248,7 +248,10 @@ def _hash(file: Path) -> str | None:
 
 
 def _manifest(file: Path) -> Listing:
-    remedy = "give a CSV file with the columns path, subject and optionally note, source, authority"
+    remedy = (
+        "give a gallery, a folder of photographs, or a CSV file with the columns path, subject"
+        " and, if you like, note, source, authority"
+    )
     entries = []
     problems = []
     unreachable = set[PurePath]()

@@ -292,8 +292,8 @@ def read_still(
         if len(face) > CANONICAL_SIDE:
             reason = f"the picture is larger than the {CANONICAL_SIDE} px that sr produces"
             remedy = (
-                f"sr is for faces of {smallest} to {LARGEST} px "
-                "(use --align for a photograph with such a face in it)"
+                f"sr is for faces of {smallest} to {LARGEST} px; "
+                "to cut a face out of a larger picture, add --align"
             )
             raise InputError(path, reason, remedy)
     if face.min() == face.max():
