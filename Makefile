@@ -99,6 +99,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.toml
 	$(BIN)/python scripts/audit.py
 
 lock: $(READY)

@@ -168,7 +168,7 @@ class ConstantEmbedder:
 def name_of_other_bytes(folder: Path) -> str:
     (folder / "photos").mkdir()
     shutil.copy(GRACE, folder / "photos" / "grace.jpg")
-    shutil.copy(GRACE, os.fsencode(folder) + b"/photos/h\xf6lder.jpg")
+    shutil.copy(os.fsencode(GRACE), os.fsencode(folder) + b"/photos/h\xf6lder.jpg")
     return enrol_photos(folder)
 
 
@@ -316,8 +316,9 @@ def idle_connections(folder: Path) -> str:
         except OSError:
             return f"a reviewer is not answered ({TIME_LIMIT} s)"
         finally:
-            for connection in (*idle, client):
+            for connection in idle:
                 connection.close()
+            client.close()
 
 
 _TEMPORARY_FILES: list[str] = []

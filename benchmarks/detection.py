@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -177,7 +178,11 @@ def _read_frame(path: Path) -> Image:
 
 def open_detectors(scrfd: Path, old: Path | None, min_score: float) -> dict[str, Detector]:
     """Return the detectors to compare, by their names in the tables."""
-    common = {"device": "cpu", "min_score": min_score, "max_side": DEFAULTS.max_side}
+    common: dict[str, Any] = {
+        "device": "cpu",
+        "min_score": min_score,
+        "max_side": DEFAULTS.max_side,
+    }
     found = {
         OURS: open_detector("builtin", weights=None, **common),
         "builtin, OpenVINO": open_detector("builtin", weights=None, engine="openvino", **common),

@@ -47,7 +47,7 @@ def degrade(pictures: Tensor, side: int, by_camera: bool) -> Tensor:
 
 def open_traced(file: Path) -> Embed:
     """Return an embedder that was saved by torch.jit: weights of an earlier network."""
-    net = torch.jit.load(str(file)).eval()  # type: ignore[no-untyped-call]
+    net = torch.jit.load(str(file)).eval()
 
     @torch.inference_mode()
     def embed(faces: Tensor) -> Tensor:

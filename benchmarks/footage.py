@@ -58,6 +58,7 @@ def repeat(source: Path, path: Path, times: int) -> Path:
             target.time_base = base
             for turn in range(times):
                 for data, pts, dts, key in packets:
+                    assert pts is not None and dts is not None
                     packet = av.Packet(data)
                     packet.pts, packet.dts, packet.time_base = (
                         pts + turn * length,
@@ -75,7 +76,10 @@ def enlarge(source: Path, path: Path, width: int, height: int) -> Path:
         rate = original.streams.video[0].average_rate
         assert rate
         frames = (frame.to_ndarray(format="rgb24") for frame in original.decode(video=0))
-        larger = (cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC) for rgb in frames)
+        larger = (
+            np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+            for rgb in frames
+        )
         return encode(larger, path, width, height, rate=Fraction(rate))
 
 

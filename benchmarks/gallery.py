@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -130,7 +131,9 @@ def measure_search(folder: Path, count: int) -> None:
     queries /= np.linalg.norm(queries, axis=2, keepdims=True)
     spent: dict[str, list[float]] = {"ours": [], "bare": []}
     for i, query in enumerate(queries):
-        turns = [("ours", index), ("bare", bare_index)][:: 1 if i % 2 else -1]
+        turns: list[tuple[str, Any]] = [("ours", index), ("bare", bare_index)][
+            :: 1 if i % 2 else -1
+        ]
         for name, engine in turns:
             start = time.perf_counter()
             engine.search(query, RECALL_AT)
@@ -152,7 +155,7 @@ def _resident_mib() -> float:
 
 
 def search_table(args: argparse.Namespace, folder: Path) -> Table:
-    columns = (
+    columns: tuple[str, ...] = (
         "vectors",
         "p50, ms",
         "p99, ms",

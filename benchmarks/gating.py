@@ -143,7 +143,7 @@ class Counts:
             )
             overlaps = iou_matrix(boxes, found.boxes) >= OVERLAP
             self.false += int((~overlaps.any(axis=0)).sum())
-            is_in_track = (iou_matrix(boxes, in_tracks[index]) >= OVERLAP).any(axis=1)
+            is_in_track = np.any(iou_matrix(boxes, in_tracks[index]) >= OVERLAP, axis=1)
             for row, (person, face) in enumerate(present.items()):
                 if float(str(face.get("occluded", 0))) >= HIDDEN:
                     continue

@@ -73,6 +73,10 @@ def load_combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str
 
 def merge_methods(combiners: dict[str, FeatureCombiner]) -> dict[str, Merge]:
     """Return all merge methods by name."""
+
+    def merge_by(combiner: FeatureCombiner) -> Merge:
+        return lambda f, n: combiner.combine(f)
+
     by_name: dict[str, Merge] = {
         "one face alone": lambda f, n: f[0],
         MEAN: lambda f, n: mean(f),
@@ -80,7 +84,7 @@ def merge_methods(combiners: dict[str, FeatureCombiner]) -> dict[str, Merge]:
         "geometric median": lambda f, n: robust_mean(f),
     }
     for name, combiner in combiners.items():
-        by_name[name] = lambda f, n, combiner=combiner: combiner.combine(f)
+        by_name[name] = merge_by(combiner)
     return by_name
 
 

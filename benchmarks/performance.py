@@ -93,9 +93,12 @@ def measure_stages(
         ]
     )
     tracklets = Tracklets(make_tracker(), run_settings.select, 1)
-    _, adding = run_timed(
-        lambda: [tracklets.add_frame(f, d) for f, d in zip(frames, found, strict=True)]
-    )
+
+    def add_all() -> None:
+        for frame, faces in zip(frames, found, strict=True):
+            tracklets.add_frame(frame, faces)
+
+    _, adding = run_timed(add_all)
     tracklets.finish()
     described = SourceModels(detector.name, detector.fingerprint, "", True, None)
     with open_case(folder, run_settings) as case:

@@ -177,11 +177,13 @@ def add_rows(
     base: SamplerQuality | None = None
     for name in (reference, *names):
         sampler = sampling.parse(name)
-        quality = measure(
-            lambda c, g, sampler=sampler: sampling.draw(models.denoiser, c, sampler, g),
-            faces,
-            samples,
-        )
+
+        def draw(
+            c: Condition, g: samplers.Generators, sampler: sampling.Sampling = sampler
+        ) -> Tensor:
+            return sampling.draw(models.denoiser, c, sampler, g)
+
+        quality = measure(draw, faces, samples)
         base = base or quality
         table.add_row(table_row(name, sampler.calls, quality, base))
     bicubic = enlarge(faces.small, 128)

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from scene import Bytes, Camera, Clip, CutOut, Head, Person, Walk, between, body, write_all
+from scene import Array, Bytes, Camera, Clip, CutOut, Head, Person, Walk, between, body, write_all
 
 HERE = Path(__file__).parent
 
@@ -55,7 +55,7 @@ def head(person: Person, which: str) -> Head:
     cv2.fillPoly(neck, [np.array(corners, np.int32) + np.array(middle, np.int32)], 255, cv2.LINE_AA)
     neck[middle[1] + 96 :] = 0
 
-    picture = np.empty((*CANVAS, 3), np.float32)
+    picture: Array = np.empty((*CANVAS, 3), np.float32)
     picture[:] = hair
     for paint, shape, soft in ((0.72 * skin, neck, 2.0), (hair, hairdo, 1.5)):
         alpha = cv2.GaussianBlur(shape, (0, 0), soft).astype(np.float32)[..., None] / 255
@@ -67,8 +67,8 @@ def head(person: Person, which: str) -> Head:
     picture = picture * (1 - alpha) + placed * alpha
     matte = np.maximum(np.maximum(hairdo, oval), neck)
     landmarks = np.array(LANDMARKS, np.float32) * 128 + np.array(CORNER, np.float32)
-    soft = cv2.GaussianBlur(matte, (0, 0), 1.4).astype(np.float32)[..., None] / 255
-    return Head(np.clip(picture, 0, 255).astype(np.uint8), soft, landmarks)
+    alpha = cv2.GaussianBlur(matte, (0, 0), 1.4).astype(np.float32)[..., None] / 255
+    return Head(np.clip(picture, 0, 255).astype(np.uint8), alpha, landmarks)
 
 
 def clips() -> tuple[Clip, ...]:
@@ -196,9 +196,9 @@ def mugshot(person: Person) -> Bytes:
     alpha = (
         cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
     )
-    picture = 178 + 14 * np.linspace(1, -1, shape[0], dtype=np.float32)[:, None, None].repeat(
-        shape[1], 1
-    ).repeat(3, 2)
+    picture: Array = 178 + 14 * np.linspace(1, -1, shape[0], dtype=np.float32)[
+        :, None, None
+    ].repeat(shape[1], 1).repeat(3, 2)
     picture = picture * (1 - alpha) + cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * alpha
     portrait, _ = CutOut(head(person, "gallery")).place(shape, (160, 170), unit, 0.0, mirror=False)
     picture = picture * (1 - portrait[..., 3:] / 255) + portrait[..., :3]

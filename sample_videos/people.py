@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ SAMPLES = 4
 COMPONENTS, STRENGTH = 60, 0.9
 """Of the Gaussian: how many, and what share of their spread."""
 LOW, WALKING_LOW = 16, 14
-MOVES = (  # of what walks; turns are in degrees, shifts in pixels
+MOVES: tuple[dict[str, Any], ...] = (  # of what walks; turns are in degrees, shifts in pixels
     {"mirrored": False, "turn": 3.0, "shift": (2.0, -1.5), "size": 1.03, "gain": 0.92},
     {"mirrored": True, "turn": -4.0, "shift": (-2.0, 1.0), "size": 0.98, "gain": 1.06},
 )
@@ -149,13 +150,13 @@ def main() -> None:
         for k, move in enumerate(MOVES)
     ]
     (HERE / "people").mkdir(exist_ok=True)
-    for which, faces in (("gallery", gallery), ("walk-1", walking[0]), ("walk-2", walking[1])):
-        for person, face in zip(PEOPLE, faces, strict=True):
+    for which, drawn in (("gallery", gallery), ("walk-1", walking[0]), ("walk-2", walking[1])):
+        for person, face in zip(PEOPLE, drawn, strict=True):
             Image.fromarray(as_image(face)).save(
                 HERE / "people" / f"{person.name}-{which}.png", optimize=True
             )
         if which != "gallery":
-            scores = artist.feature(faces) @ artist.feature(gallery).T
+            scores = artist.feature(drawn) @ artist.feature(gallery).T
             own = scores.diagonal()
             others = scores[~torch.eye(len(PEOPLE), dtype=torch.bool)]
             print(

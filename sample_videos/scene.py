@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
@@ -88,11 +88,11 @@ class CutOut:
         )
         # A pixel's middle is at its index; the middle of a halved pixel lies between the two it came from.
         matrix = np.concatenate([linear * step, (shift + linear @ ((step - 1) / 2))[:, None]], 1)
-        picture = cv2.warpAffine(source, matrix, shape[::-1], flags=cv2.INTER_LINEAR)
+        placed = cv2.warpAffine(source, matrix, shape[::-1], flags=cv2.INTER_LINEAR)
         landmarks = self.landmarks @ linear.T + shift
         if mirror:
             landmarks = landmarks[[1, 0, 2, 4, 3]]
-        return picture, landmarks
+        return np.asarray(placed, np.float32), landmarks
 
 
 # ------------------------------------------------------------------------------------------------ the scene
@@ -115,7 +115,8 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], grain: float) -> Arr
     if grain:
         wide = np.pad(field, int(4 * grain) + 1, mode="wrap")
         edge = int(4 * grain) + 1
-        field = cv2.GaussianBlur(wide, (0, 0), grain)[edge:-edge, edge:-edge]
+        smooth = cv2.GaussianBlur(wide, (0, 0), grain)
+        field = np.asarray(smooth[edge:-edge, edge:-edge], np.float32)
     return (field / field.std()).astype(np.float32)
 
 
@@ -184,9 +185,10 @@ def corridor(
     picture *= light[..., None]
     panel = is_ceiling & (np.abs(x) < 0.3) & (np.abs((z + 1.5) % 3 - 1.5) < 0.6)
     picture[panel] = (250, 250, 244)
-    return cv2.resize(
+    small = cv2.resize(
         np.clip(picture, 0, 255), (camera.width, camera.height), interpolation=cv2.INTER_AREA
     )
+    return np.asarray(small, np.float32)
 
 
 def body(
@@ -211,7 +213,8 @@ def body(
                 target, tuple(a), tuple(b), value, max(1, round(2 * unit * thick)), cv2.LINE_8, 4
             )
 
-    shade = tuple(int(0.8 * c) for c in person.coat)
+    red, green, blue = person.coat
+    shade = (int(0.8 * red), int(0.8 * green), int(0.8 * blue))
     for side in (-1, 1):  # legs, then shoes; the foot in the air looks shorter from the front
         lift = 0.45 * max(0.0, side * swing)
         limb(person.trousers, (0.36 * side, 3.4), (0.36 * side, FEET - 0.35 - lift), 0.62)
@@ -310,9 +313,10 @@ def shadow(camera: Camera, x: float, z: float) -> Array:
         0.45,
         -1,
     )
-    return 1 - cv2.resize(
+    dark = cv2.resize(
         cv2.GaussianBlur(small, (0, 0), max(1.0, wide / 24)), (camera.width, camera.height)
     )
+    return np.asarray(1 - dark, np.float32)
 
 
 def hidden(box: tuple[float, float, float, float], nearer: Array) -> float:

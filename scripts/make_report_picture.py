@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import FloatRect, sync_playwright
 
 from fasr_video.report.write import write_report
 
@@ -30,7 +30,7 @@ def main() -> None:
         page.goto((Path(folder) / "T1.html").as_uri())
         end = page.locator("section.synthetic").bounding_box()
         assert end is not None
-        clip = {"x": 0, "y": 0, "width": 1180, "height": end["y"] + end["height"] + 24}
+        clip: FloatRect = {"x": 0, "y": 0, "width": 1180, "height": end["y"] + end["height"] + 24}
         shot = page.screenshot(full_page=True, clip=clip)
         browser.close()
     # Few colours are enough for a picture of a page, and a third of the bytes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from fasr_video.archive.batch import Batch, BatchPlan, BatchProgress, Note
 from fasr_video.archive.ledger import Job, Ledger
@@ -78,7 +79,7 @@ def run_batch(
         return events, ledger.jobs()
 
 
-def query_ledger(cases: Path, query: str) -> list[tuple[object, ...]]:
+def query_ledger(cases: Path, query: str) -> list[tuple[Any, ...]]:
     """Return rows of a ledger that another process may be writing; none while it is created."""
     if not (cases / "ledger.sqlite").exists():
         return []

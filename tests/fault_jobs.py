@@ -227,7 +227,9 @@ def write_short_clip(source: Path, to: Path, start: float = 3.0, end: float = 5.
         for frame in footage.decode(video=0):
             if start <= frame.time < end:
                 picture = frame.to_ndarray(format="rgb24")[120:472, 192:448]
-                cropped = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+                cropped = av.VideoFrame.from_ndarray(
+                    np.ascontiguousarray(picture, np.uint8), "rgb24"
+                )
                 output.mux(stream.encode(cropped))
         output.mux(stream.encode())
 

@@ -181,8 +181,8 @@ class Disk:
         finally:
             self.is_paused = False
 
-    def _sync(self, handle: Any) -> None:
-        number = handle if isinstance(handle, int) else handle.fileno()
+    def _sync(self, fd: Any) -> None:
+        number = fd if isinstance(fd, int) else fd.fileno()
         path = os.readlink(f"/proc/self/fd/{number}")
         if not path.startswith(self.folder):
             self._fsync(number)

@@ -167,12 +167,12 @@ def draw_dots(points: Matrix, width: float, side: int) -> Image:
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
-def find_centres(image: Image) -> Matrix:
+def find_centres(image: Image | Matrix) -> Matrix:
     """Of the dots, to a fraction of a pixel."""
-    y, x = np.indices(image.shape[:2])
+    y, x = np.indices(image.shape[:2])[..., None]
     weight = image.astype(np.float64)
     return (
-        np.stack(((x[..., None] * weight).sum((0, 1)), (y[..., None] * weight).sum((0, 1))), -1)
+        np.stack(((x * weight).sum((0, 1)), (y * weight).sum((0, 1))), -1)
         / weight.sum((0, 1))[:, None]
     )
 

@@ -40,7 +40,9 @@ SURFACE = {
 
 def face_of(person: str) -> Image:
     """Return the face of a mugshot in the canonical frame."""
-    picture = cv2.imread(str(MUGSHOTS / f"{person}.jpg"))[..., ::-1]
+    bgr = cv2.imread(str(MUGSHOTS / f"{person}.jpg"))
+    assert bgr is not None
+    picture = np.asarray(bgr[..., ::-1], np.uint8)
     (found,) = fasr_video.load_detector().detect([np.ascontiguousarray(picture)])
     assert found.landmarks is not None
     return fasr_video.crop_face(picture, found.boxes[0], found.landmarks[0])
@@ -65,7 +67,9 @@ def test_the_package_names_the_interface_and_importing_it_loads_no_torch() -> No
 
 
 def test_a_detector_gives_boxes_scores_and_landmarks() -> None:
-    picture = cv2.imread(str(MUGSHOTS / "ada.jpg"))[..., ::-1]
+    bgr = cv2.imread(str(MUGSHOTS / "ada.jpg"))
+    assert bgr is not None
+    picture = np.asarray(bgr[..., ::-1], np.uint8)
     (found,) = fasr_video.load_detector("builtin", min_score=0.5).detect([picture])
     assert found.boxes.shape == (1, 4) and found.scores[0] > 0.5
     assert found.landmarks is not None and found.landmarks.shape == (1, 5, 2)
@@ -74,7 +78,7 @@ def test_a_detector_gives_boxes_scores_and_landmarks() -> None:
 def test_an_embedder_gives_unit_vectors_and_their_norms_for_faces_of_any_size() -> None:
     embedder = fasr_video.load_embedder()
     face = face_of("ada")
-    small = cv2.resize(face, (24, 24), interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(face, (24, 24), interpolation=cv2.INTER_AREA), np.uint8)
     vectors, norms = embedder.embed([face, small, face_of("bruno")])
     assert vectors.shape == (3, embedder.length) and norms.shape == (3,)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -83,7 +87,8 @@ def test_an_embedder_gives_unit_vectors_and_their_norms_for_faces_of_any_size() 
 
 
 def test_a_restorer_gives_a_picture_its_samples_and_their_spread() -> None:
-    small = cv2.resize(face_of("ada"), (16, 16), interpolation=cv2.INTER_AREA)
+    shrunk = cv2.resize(face_of("ada"), (16, 16), interpolation=cv2.INTER_AREA)
+    small = np.asarray(shrunk, np.uint8)
     mean = fasr_video.load_restorer().restore(small)
     assert mean.picture.shape == (128, 128, 3) and mean.method == "mean"
     drawn = fasr_video.load_restorer("fasr++", sampler="dpmpp-3").restore(small, samples=2, seed=1)

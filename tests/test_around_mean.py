@@ -44,6 +44,7 @@ def weights(tmp_path: Path) -> Path:
     """Return a denoiser's file with the mean that it draws around beside it."""
     mean = PosteriorMean(MeanNet(16, 1))
     mean.band, mean.embedder = (8, 64), EMBEDDER
+    assert mean.network.leave.bias is not None
     torch.nn.init.normal_(mean.network.leave.bias, std=0.5)
     save_mean(mean, tmp_path / "mean.safetensors")
     file = tmp_path / "sr.safetensors"

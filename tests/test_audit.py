@@ -58,7 +58,7 @@ def run_audit(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
     file = folder / "pins.txt"
     file.write_text("\n".join(["# what it is made of", *pins, ""]))
     environment = os.environ | {"PIP_INDEX_URL": index, "no_proxy": "127.0.0.1"}
-    command = [sys.executable, ROOT / "scripts" / "audit.py", file]
+    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "audit.py", file]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
     assert not finished.stderr, finished.stderr
     return finished.returncode, finished.stdout.splitlines()

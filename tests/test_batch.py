@@ -680,7 +680,7 @@ def test_chunks_of_another_detector_are_ignored(other: str, entrance: Path, tmp_
     detect_chunk(reader, detector, SETTINGS, chunk)
     assert misses(detector, chunk.parent, images) == (0, 0)
     if other == "model":
-        detector.fingerprint = "0" * 64
+        detector.fingerprint = "0" * 64  # type: ignore[misc]
     elif other == "way to run it":
         detector = TiledDetector(detector, 480, 80)
     elif other == "not named":  # as in earlier versions

@@ -249,7 +249,9 @@ def test_each_combiner_merges_with_its_own_eta_and_is_named_by_eta_and_margin(
     embedder = BuiltinEmbedder()
     for eta in (1.0, 0.25):
         combiner = FeatureCombiner(eta=eta, source=Source("builtin", embedder.sha256), margin=0.123)
-        torch.nn.init.normal_(combiner.delta[-1].weight, std=0.02)
+        last = combiner.delta[-1]
+        assert isinstance(last, torch.nn.Linear)
+        torch.nn.init.normal_(last.weight, std=0.02)
         save(combiner, tmp_path / f"{eta}.safetensors")
     found = load_combiners([tmp_path / "1.0.safetensors", tmp_path / "0.25.safetensors"], embedder)
     names = list(found)

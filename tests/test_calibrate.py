@@ -142,8 +142,10 @@ def test_a_redundant_kind_never_has_a_negative_weight() -> None:
     worse = [
         LabelledProbe(
             p.person,
-            p.features
-            | {Kind.BEST: normalise(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))},
+            {
+                **p.features,
+                Kind.BEST: normalise(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH)),
+            },
             16,
         )
         for p in probes

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_maps_are_monotonic_and_stay_within_supported_bounds(
 
 def test_uninformative_scores_get_a_ratio_of_one() -> None:
     scores = even_normal_sample(200)
-    for form in likelihood.Form.__args__:
+    for form in get_args(likelihood.Form):
         assert fit_map(form, scores, scores)([-3.0, 0.0, 3.0]) == pytest.approx([0, 0, 0])
         assert fit_map(form, scores - 5, scores)([-3.0, 0.0, 3.0]) == pytest.approx([0, 0, 0])
 

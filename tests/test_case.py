@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,9 +233,12 @@ def test_footage_is_hashed_before_it_is_decoded(
     done: list[str] = []
     for name in ("sha256_file", "_decode"):
         real = getattr(pyav, name)
-        monkeypatch.setattr(
-            pyav, name, lambda *given, real=real, name=name: done.append(name) or real(*given)
-        )
+
+        def note(*given: Any, real: Any = real, name: str = name) -> Any:
+            done.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(pyav, name, note)
     pyav.PyAvReader(entrance, Fraction(25))
     assert done == ["sha256_file", "_decode"]
 

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -496,7 +497,7 @@ def test_a_folder_with_another_run_is_refused_and_unchanged(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "option", [{"epochs": 0}, {"patience": 0}, {"batch": 1}, {"margin": 0.0}, {"margin": math.nan}]
 )
-def test_options_out_of_bounds_are_refused(option: dict[str, float], tmp_path: Path) -> None:
+def test_options_out_of_bounds_are_refused(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=next(iter(option))):
         train_small(tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
@@ -514,7 +515,7 @@ def test_fewer_than_ten_people_are_refused(tmp_path: Path) -> None:
 
 def test_features_are_read_from_an_npz(tmp_path: Path) -> None:
     original, file = synthetic_pairs(3, 2), tmp_path / "features.npz"
-    arrays = {
+    arrays: dict[str, Any] = {
         "hr": original.hr.half().numpy(),
         "lr": original.lr.half().numpy(),
         "identity": np.array(original.identity),

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ if not MISSING:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
     from PIL import Image as Pictures
 
-KEYS = {
+KEYS: dict[str, Callable[[], Any]] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "Ed25519": lambda: Ed25519PrivateKey.generate(),
     "RSA": lambda: rsa.generate_private_key(65537, 2048),

@@ -131,7 +131,7 @@ def test_a_flat_picture_stays_flat_and_a_ramp_a_ramp(factor: int) -> None:
 def test_resizing_keeps_types_and_gradients() -> None:
     x = picture(64).double().requires_grad_()
     y = enlarge(shrink(x, 8), 64)
-    y.sum().backward()  # type: ignore[no-untyped-call]
+    y.sum().backward()
     assert y.dtype == torch.float64 and x.grad is not None and x.grad.abs().sum() > 0
     assert shrink(picture(64).bfloat16(), 8).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="0 pixels"):

@@ -149,8 +149,8 @@ def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
     x, condition = make_faces(1)
     with torch.no_grad():
         before = denoiser(x, torch.tensor([1.0]), condition)
-        cell_biases = denoiser.network.places_up[0]  # type: ignore[index, union-attr]
-        cell_biases.bias.view(cell_biases.shape)[:, 0, 0] = 2.0  # type: ignore[operator, union-attr]
+        cell_biases = denoiser.network.places_up[0]  # type: ignore[index]
+        cell_biases.bias.view(cell_biases.shape)[:, 0, 0] = 2.0  # type: ignore[union-attr]
         moved = (denoiser(x, torch.tensor([1.0]), condition) - before).abs().mean(1)[0]
     assert moved[:4, :4].mean() > 3 * moved[12:, 12:].mean()
 
@@ -158,6 +158,7 @@ def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
 def test_a_trained_layout_adds_the_feature_to_the_smallest_map() -> None:
     layout, x = Layout(condition=8, width=16, cells=4), torch.zeros(2, 16, 4, 4)
     features = torch.eye(8)[:2]
+    assert layout.out.bias is not None
     torch.nn.init.zeros_(layout.out.bias)
     with torch.no_grad():
         assert torch.equal(layout(x, features), x)

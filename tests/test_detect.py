@@ -61,7 +61,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEARNED = ("builtin", "retinaface", "insightface")
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
-ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
+ASTRONAUT: Image = skimage.data.astronaut()
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def arcface_graph(
     """A conv, a ReLU and a dense layer; with `normalises` the graph scales pixels of 0-255."""
     rng = np.random.default_rng(0)
     cells = (side // 16) ** 2 * 4
-    constants = {
+    constants: dict[str, NDArray[np.generic] | np.generic] = {
         "mean": np.float32(127.5),
         "gain": np.float32(1 / 127.5),
         "conv": rng.normal(0, 0.05, (4, 3, 16, 16)),

@@ -593,7 +593,7 @@ with Store(Path(sys.argv[2])) as store:
 @pytest.mark.slow
 def test_a_killed_comparison_resumes_with_its_pictures(faces: Path, tmp_path: Path) -> None:
     def compare(folder: str, *more: str) -> int:
-        command = [sys.executable, "-c", KILLED, faces, tmp_path / folder, *more]
+        command: list[str | Path] = [sys.executable, "-c", KILLED, faces, tmp_path / folder, *more]
         return subprocess.run(command, capture_output=True, timeout=100).returncode
 
     def rows(folder: str) -> dict[str, bytes]:

@@ -61,6 +61,7 @@ class CountingDetector:
     def __init__(self, inner: Detector) -> None:
         self.inner, self.pictures = inner, 0
         self.name, self.fingerprint = inner.name, inner.fingerprint
+        self.has_landmarks, self.licence = inner.has_landmarks, inner.licence
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
         self.pictures += len(frames)
@@ -123,9 +124,9 @@ def test_too_long_subject_ids_are_refused(
 def test_a_non_utf8_name_is_a_problem_and_the_others_are_enrolled(
     gallery: Gallery, folder: Path, detector: CountingDetector, embedder: CountingEmbedder
 ) -> None:
-    shutil.copy(GRACE, os.fsencode(folder) + b"/h\xf6lder.jpg")
+    shutil.copy(os.fsencode(GRACE), os.fsencode(folder) + b"/h\xf6lder.jpg")
     os.mkdir(os.fsencode(folder) + b"/\xe9ric")
-    shutil.copy(EILEEN, os.fsencode(folder) + b"/\xe9ric/1.jpg")
+    shutil.copy(os.fsencode(EILEEN), os.fsencode(folder) + b"/\xe9ric/1.jpg")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "linked").symlink_to(folder.parent)
     report = enrol(gallery, folder, detector, embedder)

@@ -71,13 +71,13 @@ class Gaussian(Denoiser):
 
     def __init__(self, mean: float = MEAN, side: int = 8) -> None:
         super().__init__()
-        self.mean, self.side, self.feature_length = mean, side, 0
+        self.centre, self.side, self.feature_length = mean, side, 0
         self.sigma_min, self.sigma_max, self.band = 0.002, 20.0, (1, 1)
         self.network = torch.nn.Identity()
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         v = sde.per_item(sigma, x) ** 2
-        return (SPREAD**2 * x + v * self.mean) / (SPREAD**2 + v)
+        return (SPREAD**2 * x + v * self.centre) / (SPREAD**2 + v)
 
 
 def pulling_classifier(x: Tensor, sigma: Tensor) -> Tensor:

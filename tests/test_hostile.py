@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,8 +131,8 @@ def test_only_plain_file_names_are_written(part: str, tmp_path: Path) -> None:
         inside(tmp_path, "pictures", part)
 
 
-def _gallery(folder: Path) -> object:
-    return Gallery.open(folder / "gallery").close()
+def _gallery(folder: Path) -> None:
+    Gallery.open(folder / "gallery").close()
 
 
 def _locked(folder: Path) -> object:
@@ -276,7 +277,7 @@ def test_texts_in_exported_tables_are_no_formulas(tmp_path: Path) -> None:
 
 
 def test_texts_in_the_summary_table_are_no_formulas() -> None:
-    empty = dict.fromkeys(SummaryJob.__slots__)
+    empty: dict[str, Any] = dict.fromkeys(SummaryJob.__slots__)
     job = SummaryJob(**empty | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1})
     document = Summary("", "", "", {}, {}, [job], [], [], [], [])
     (row,) = csv.DictReader(summary_csv(document).splitlines())

@@ -15,7 +15,15 @@ from fasr_video.errors import FasrError
 from fasr_video.recognition.landmarks import usable
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
-from fasr_video.sr.identity import Identity, References, fit, load_identity, save_identity, stranger
+from fasr_video.sr.identity import (
+    Identity,
+    Progress,
+    References,
+    fit,
+    load_identity,
+    save_identity,
+    stranger,
+)
 from fasr_video.sr.idfsr import (
     ALPHA_BAR,
     FADE,
@@ -62,7 +70,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(params=[TINY, RESIDUAL], ids=["noise", "residual"])
 def size(request: pytest.FixtureRequest) -> Size:
     """What holds for one kind of network holds for the other."""
-    return request.param  # type: ignore[no-any-return]
+    return request.param
 
 
 # --------------------------------------------------------------------------------------------- mask
@@ -276,7 +284,9 @@ def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
 
     torch.manual_seed(0)
     denoiser = identity_denoiser(RecordingNet(RESIDUAL))
-    torch.nn.init.normal_(denoiser.network.leave[2].weight, std=0.1)
+    last = denoiser.network.leave[2]
+    assert isinstance(last, torch.nn.Conv2d)
+    torch.nn.init.normal_(last.weight, std=0.1)
     level, base = sigma[:, None, None, None], base_of(condition)
     total = (level**2 + SPREAD**2).sqrt()
     residual = clean + level * random_noise - base
@@ -521,7 +531,8 @@ def make_person(n: int = 4, seed: int = 0) -> References:
 def test_fitting_lowers_the_loss_and_does_not_change_the_network(
     size: Size,
 ) -> None:
-    denoiser, enrolment_defaults = identity_denoiser(make_network(size)), []
+    denoiser = identity_denoiser(make_network(size))
+    enrolment_defaults: list[Progress] = []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     vector, first, last = fit(denoiser, make_person(), 8, 0, report=enrolment_defaults.append)
     assert last < first

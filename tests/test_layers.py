@@ -56,5 +56,5 @@ def sql_in(code: str) -> Iterator[int]:
             and isinstance(node.value, str)
             and node.value.lstrip().startswith(WORDS)
         )
-        if called or text:
+        if isinstance(node, ast.expr) and (called or text):
             yield node.lineno

@@ -74,7 +74,7 @@ def test_each_fold_uses_the_threshold_of_the_others() -> None:
     scores = [0.2, 0.6, 0.2, 0.6, 0.5, 0.9, 0.5, 0.9]
     same, fold = [False, True] * 4, [0] * 4 + [1] * 4
     folds = verification.fold_accuracies(scores, same, fold)
-    assert folds.thresholds == (pytest.approx(0.7), pytest.approx(0.4))
+    assert folds.thresholds == pytest.approx((0.7, 0.4))
     assert folds.accuracies == (0.5, 0.5)
     right = verification.fold_accuracies(scores[:4] * 2, same, fold)
     assert right.accuracies == (1.0, 1.0)

@@ -67,9 +67,9 @@ class FixedEmbedder:
     different faces.
     """
 
-    name, sha256, length, device = "fixed", "bb", LENGTH, CPU
+    name, sha256, length, device, licence = "fixed", "bb", LENGTH, CPU, "none"
 
-    def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = torch.nn.functional.adaptive_avg_pool2d(
             faces.mean(1, keepdim=True), (16, 32)
         ).flatten(1)

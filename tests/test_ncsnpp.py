@@ -43,7 +43,8 @@ def seeded(net: nn.Module) -> nn.Module:
 
 
 def twin(**changes: Any) -> NCSNpp:
-    net = seeded(NCSNpp(**{"side": 64, "width": 16, "multipliers": (1, 1, 2, 2)} | changes))
+    settings: dict[str, Any] = {"side": 64, "width": 16, "multipliers": (1, 1, 2, 2)}
+    net = seeded(NCSNpp(**settings | changes))
     assert isinstance(net, NCSNpp)
     return net.eval()
 

@@ -114,7 +114,9 @@ def test_the_evidence_is_the_mean_score_of_all_sightings_and_logged(
     with Case.open(copy) as opened:
         scores = [f["score"] for f in document.faces(opened) if f["track"] == int(sign["name"][1:])]
         assert len(scores) == FRAMES
-        assert sign["evidence"]["mean_score"] == pytest.approx(np.mean(scores), abs=1e-4)
+        assert sign["evidence"]["mean_score"] == pytest.approx(
+            np.mean(np.array(scores, float)), abs=1e-4
+        )
         assert not [p for c in verify(opened) for p in c.problems]
         opened.db.execute("UPDATE track SET norm = 12 WHERE id = ?", (sign["id"],))
         problems = [p for c in verify(opened) for p in c.problems]

@@ -90,6 +90,7 @@ def mugshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(PORTRAITS / "mugshots", tmp_path_factory.mktemp("gallery") / "mugshots")
     )
     photograph = cv2.imread(str(root / f"{HOPPER}.jpg"))
+    assert photograph is not None
     (root / HOPPER).mkdir()
     (root / f"{HOPPER}.jpg").rename(root / HOPPER / "1.jpg")
     cv2.imwrite(str(root / HOPPER / "2.png"), (photograph * 0.8).astype(np.uint8))

@@ -462,7 +462,7 @@ def test_photographs_are_those_of_when_the_case_was_searched(copy: Path) -> None
 
 def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> None:
     lines = (written / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    listed = dict(reversed(line.split("  ", 1)) for line in lines)
+    listed = {name: sha256 for sha256, name in (line.split("  ", 1) for line in lines)}
     present = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()} - {
         "SHA256SUMS"
     }
@@ -491,19 +491,25 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
             assert NOTE in picture.info
 
 
+def refreshed(folder: Path) -> Path:
+    index = refresh(folder)
+    assert index is not None
+    return index
+
+
 def test_the_report_is_written_again_only_when_the_case_changed(copy: Path) -> None:
-    first = refresh(copy).stat().st_mtime_ns
-    assert refresh(copy).stat().st_mtime_ns == first
+    first = refreshed(copy).stat().st_mtime_ns
+    assert refreshed(copy).stat().st_mtime_ns == first
     decide(copy, 2, "insufficient", None, by="R. Viewer")
-    assert refresh(copy).stat().st_mtime_ns > first
+    assert refreshed(copy).stat().st_mtime_ns > first
     assert "insufficient" in page(copy / "report", PAGES["unknown"]).text
 
 
 def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
-    index = refresh(copy)
+    index = refreshed(copy)
     content = index.read_bytes()
     index.write_bytes(content[: len(content) // 2])
-    assert refresh(copy).read_bytes().endswith(b"</html>")
+    assert refreshed(copy).read_bytes().endswith(b"</html>")
     decide(copy, 2, "insufficient", None, by="R. Viewer")
     write_report(copy, None, ("json",))
     refresh(copy)

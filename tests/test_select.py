@@ -24,7 +24,7 @@ from fasr_video.types import REASON_TEXT, Detections, FaceCrop, Image, Quality, 
 SETTINGS = load("cpu").select
 patient = settings(deadline=None, max_examples=60)
 
-ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
+ASTRONAUT: Image = skimage.data.astronaut()
 FACE = np.array([176, 66, 266, 178], np.float32)  # in ASTRONAUT
 MARKS = np.array([[203, 111], [245, 108], [227, 131], [209, 149], [242, 147]], np.float32)
 
@@ -38,7 +38,9 @@ FRONTAL = np.array([*_EYES, _NOSE, _MOUTH - 0.12 * _ACROSS, _MOUTH + 0.12 * _ACR
 
 
 def detections(
-    *boxes: Sequence[float], landmarks: NDArray[np.floating] | None = None, score: float = 0.9
+    *boxes: Sequence[float] | NDArray[np.floating],
+    landmarks: NDArray[np.floating] | None = None,
+    score: float = 0.9,
 ) -> Detections:
     count = len(boxes)
     landmarks = (
@@ -54,6 +56,10 @@ def quality_of(image: Image, faces: Detections, i: int = 0) -> Quality:
 
 def astronaut(image: Image = ASTRONAUT) -> Quality:
     return quality_of(image, detections(FACE, landmarks=MARKS))
+
+
+def blurred_astronaut(radius: float) -> Quality:
+    return astronaut(np.asarray(cv2.GaussianBlur(ASTRONAUT, (0, 0), radius), np.uint8))
 
 
 def turn_of(landmarks: NDArray[np.floating]) -> float:
@@ -77,25 +83,24 @@ def test_good_face_is_usable() -> None:
 
 @pytest.mark.parametrize("radius", [2, 3, 5])
 def test_blur_lowers_sharpness_and_quality(radius: float) -> None:
-    sharp, blurred = astronaut(), astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), radius))
+    sharp, blurred = astronaut(), blurred_astronaut(radius)
     assert blurred.sharpness < 0.5 * sharp.sharpness
     assert blurred.total < 0.95 * sharp.total
 
 
 def test_more_blur_is_less_sharp() -> None:
-    values = [
-        astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), r)).sharpness for r in (0.5, 1, 2, 3, 4, 6, 8)
-    ]
+    values = [blurred_astronaut(r).sharpness for r in (0.5, 1, 2, 3, 4, 6, 8)]
     assert values == sorted(values, reverse=True)
-    assert judge(astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), 8)), SETTINGS) is Reason.BLURRED
+    assert judge(blurred_astronaut(8), SETTINGS) is Reason.BLURRED
 
 
 def test_enlarging_a_face_does_not_raise_its_quality() -> None:
     """A face enlarged to four times its size has more pixels, but no better quality."""
-    small = cv2.resize(ASTRONAUT, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    shrunk = cv2.resize(ASTRONAUT, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    small = np.asarray(shrunk, np.uint8)
     few = quality_of(small, detections(FACE / 4, landmarks=MARKS / 4))
     blown_up = cv2.resize(small, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-    many = quality_of(blown_up, detections(FACE, landmarks=MARKS))
+    many = quality_of(np.asarray(blown_up, np.uint8), detections(FACE, landmarks=MARKS))
     assert many.eye_px == pytest.approx(4 * few.eye_px, rel=1e-5)
     assert many.sharpness < 0.5 * few.sharpness
     assert many.total < astronaut().total
@@ -271,8 +276,9 @@ def test_every_reason_has_a_text() -> None:
 _RANDOM = np.random.default_rng(0)
 PICTURES = [_RANDOM.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(8)]
 # Pictures that differ in small, too.
-SMOOTH = [
-    cv2.normalize(cv2.GaussianBlur(x, (0, 0), 12), None, 20, 220, cv2.NORM_MINMAX) for x in PICTURES
+SMOOTH: list[Image] = [
+    cv2.normalize(cv2.GaussianBlur(x, (0, 0), 12), None, 20, 220, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    for x in PICTURES
 ]
 
 
@@ -417,7 +423,7 @@ def test_nearly_the_same_picture_is_a_duplicate() -> None:
 def test_what_counts_as_a_duplicate_can_be_set() -> None:
     faces = [face(k, k, 0.9 - 0.1 * k, picture) for k, picture in enumerate(SMOOTH[:3])]
     assert of(select(faces, duplicate=1.0), Reason.AUX) == {1, 2}
-    mixed = cv2.addWeighted(SMOOTH[0], 0.7, SMOOTH[1], 0.3, 0)
+    mixed = np.asarray(cv2.addWeighted(SMOOTH[0], 0.7, SMOOTH[1], 0.3, 0), np.uint8)
     similar = [faces[0], face(1, 1, 0.8, mixed)]
     assert of(select(similar, duplicate=0.985), Reason.AUX) == {1}
     assert of(select(similar, duplicate=0.5), Reason.DUPLICATE) == {1}

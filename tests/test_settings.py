@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from fasr_video.configs import settings as configs
 from fasr_video.errors import SettingsError
 from fasr_video.trackers import TrackerSettings
 
 OPTIONS = {
-    (g, n) for g, f in configs.Settings.model_fields.items() for n in f.annotation.model_fields
+    (g, n)
+    for g, f in configs.Settings.model_fields.items()
+    for n in cast(type[BaseModel], f.annotation).model_fields
 }
 
 

@@ -137,7 +137,7 @@ def test_other_programs_can_check_the_signature(export: Path, key: Path) -> None
         ["sha256sum", "--check", "--strict", manifest], cwd=export, check=True, capture_output=True
     )
     signature = manifest.with_name(f"{manifest.name}.sig")
-    how = [
+    how: list[str | Path] = [
         "openssl",
         "pkeyutl",
         "-verify",

@@ -34,7 +34,7 @@ from fasr_video.trackers import (
 )
 from fasr_video.trackers.association import assign, widen
 from fasr_video.trackers.linking import Tracklet, appearance, propose
-from fasr_video.trackers.motion import BoxFilter
+from fasr_video.trackers.motion import BoxFilter, MotionState
 from fasr_video.types import Detections, FaceCrop, Image
 
 SIDE = 40.0  # of the faces, in pixels
@@ -82,7 +82,8 @@ def follow(tracker: Tracker, times: Iterable[float], *paths: Path) -> FollowResu
 
 def speed(tracker: Tracker) -> NDArray[np.float64]:
     """Of the only track, in pixels a second."""
-    (track,) = tracker.state()["tracks"]
+    tracks: Any = tracker.state()["tracks"]
+    (track,) = tracks
     return np.array(track["motion"][0])[4:6, 0]
 
 
@@ -378,7 +379,8 @@ def test_appearance_is_averaged_over_many_sightings(tracker: type[Tracker]) -> N
     for k in range(10):
         t.update(k / 25, detections_of(make_box(100, 100)), ALIKE[None])
     t.update(0.4, detections_of(make_box(100, 100)), OTHER[None])
-    (track,) = t.state()["tracks"]
+    tracks: Any = t.state()["tracks"]
+    (track,) = tracks
     assert np.linalg.norm(track["feature"]) == pytest.approx(1)
     assert np.array(track["feature"]) @ ALIKE > 0.98
     assert np.array(track["feature"]) @ OTHER > ALIKE @ OTHER
@@ -517,9 +519,7 @@ def filtered(boxes: Iterable[Sequence[float]], step: float = 0.1) -> BoxFilter:
     return motion
 
 
-def one_and_two_steps(
-    motion: BoxFilter, a: float, b: float
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def one_and_two_steps(motion: BoxFilter, a: float, b: float) -> list[MotionState]:
     start, ends = motion.state(), []
     for parts in ((a + b,), (a, b)):
         motion.restore(start)
@@ -772,12 +772,12 @@ def test_proposals_are_all_pairs_that_are_each_others_best(
     assert [p.score for p in detections] == sorted(expected.values(), reverse=True)
 
 
-ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
-CAT: Image = skimage.data.cat()  # type: ignore[no-untyped-call]
+ASTRONAUT: Image = skimage.data.astronaut()
+CAT: Image = skimage.data.cat()
 
 
 def crop_face(image: Image) -> FaceCrop:
-    return FaceCrop(cv2.resize(image, (128, 128)), image, (0, 0))
+    return FaceCrop(np.asarray(cv2.resize(image, (128, 128)), np.uint8), image, (0, 0))
 
 
 FACE = crop_face(ASTRONAUT[50:210, 150:310])

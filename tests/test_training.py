@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,7 +229,7 @@ class Line(nn.Module):
         self.layer = nn.Linear(4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)  # type: ignore[no-any-return]
+        return self.layer(x)
 
 
 TRUTH = torch.tensor([1.0, -2.0, 0.5, 3.0])
@@ -345,7 +346,7 @@ def launch(
 
 
 def changed_plan(**fields: object) -> Plan:
-    return Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | fields)  # type: ignore[arg-type]
+    return Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | fields)
 
 
 def test_sigterm_finishes_the_step_and_writes_a_checkpoint(tmp_path: Path) -> None:
@@ -384,6 +385,9 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             if progress.step in stops:
                 os.kill(os.getpid(), signal.SIGTERM)
 
+        def save(state: Mapping[str, Tensor], _: int, weights: dict[str, Tensor] = weights) -> None:
+            weights.update(state)
+
         plan = changed_plan(steps=20, log_every=1)
         for _ in range(len(stops)):
             with pytest.raises(KeyboardInterrupt):
@@ -403,7 +407,7 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             tmp_path / name,
             plan,
             device=CPU,
-            save=lambda s, _, weights=weights: weights.update(s),
+            save=save,
             report=check_progress,
         )
         ends.append(weights["layer.weight"])
@@ -517,7 +521,7 @@ def test_an_embedder_that_did_not_make_the_features_is_refused(
 ) -> None:
     faces, _ = read_faces([folder])
     vectors = np.ones((len(faces), 512), np.float32)
-    own = {"embedder": np.array("builtin"), "embedder_sha256": np.array("f" * 64)}
+    own: dict[str, Any] = {"embedder": np.array("builtin"), "embedder_sha256": np.array("f" * 64)}
     file = tmp_path / "features.npz"
     np.savez(
         file,
@@ -626,7 +630,8 @@ def test_with_an_sde_the_loss_is_the_papers_score_matching(noise: str) -> None:
     """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the
     process sees.
     """
-    process = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}[noise]
+    processes: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
+    process = processes[noise]
     t = torch.tensor([0.2, 0.6])
     g = torch.Generator().manual_seed(0)
     clean, noisy = torch.rand(2, 3, 8, 8, generator=g), torch.randn(2, 3, 8, 8, generator=g)

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 WIDTH, HEIGHT, FRAMES = 320, 240, 100
 BITS = 8
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [128, 128, 128], [230, 230, 230]])
-_TEXTURE = cv2.GaussianBlur(
-    np.random.default_rng(0).integers(60, 200, (HEIGHT, WIDTH + 80, 3)).astype(np.uint8), (0, 0), 3
-)
+_SPOTS = np.random.default_rng(0).integers(60, 200, (HEIGHT, WIDTH + 80, 3)).astype(np.uint8)
+_TEXTURE = np.asarray(cv2.GaussianBlur(_SPOTS, (0, 0), 3), np.uint8)
 
 
 def draw_frame(index: int) -> NDArray[np.uint8]:
@@ -65,6 +64,7 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
     base = Fraction(1, 1000) if recipe.times else Fraction(1, 25)
     with av.open(str(path), "w", format=recipe.format) as container:
         stream = container.add_stream(recipe.codec, rate=25, options=recipe.options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, recipe.pixels
         stream.codec_context.gop_size = recipe.gop
         stream.time_base = stream.codec_context.time_base = base
