@@ -174,7 +174,7 @@ def test_both_sizes_work_at_128_px_with_attention_at_16(name: str) -> None:
         x, one = torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2)
         style = net.style(x)
         assert style.shape == (2, 512)
-        assert net(x, x, one, style, torch.zeros(2, 512)).shape == x.shape
+        assert net(x, x, one, style, identity=torch.zeros(2, 512)).shape == x.shape
     attending = [name for name, module in net.named_modules() if isinstance(module, CrossAttention)]
     assert len(attending) == 2 * size.blocks and all(
         f".{size.attention}." in name for name in attending
@@ -340,7 +340,7 @@ def test_the_compact_size_can_start_from_an_sr_networks_weights(tmp_path: Path) 
     with torch.no_grad():
         known = sr.network(x, lr, random_noise, torch.zeros(2, 512))
         torch.testing.assert_close(
-            net.eval()(x, lr, random_noise, style, who), known, rtol=1e-3, atol=1e-3
+            net.eval()(x, lr, random_noise, style, identity=who), known, rtol=1e-3, atol=1e-3
         )
 
 
