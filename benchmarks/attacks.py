@@ -42,8 +42,8 @@ from fasr_video.commands import custody
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import restore
-from tests.reviewed import make_case
-from tests.test_foreign import write_hot_journal
+from tests.support.cases import write_hot_journal
+from tests.support.reviewed import make_case
 
 # Seconds that a command may take.
 TIME_LIMIT = 60.0

@@ -48,9 +48,9 @@ from fasr_video.gallery.enrol import enrol
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import Sampling, open_video
 from fasr_video.recognition.embedders import open_embedder
-from tests.cases import make_synthetic_case
-from tests.conftest import PORTRAITS
-from tests.reviewed import make_case
+from tests.support.cases import make_synthetic_case
+from tests.support.paths import PORTRAITS
+from tests.support.reviewed import make_case
 
 # Seconds that a command may take.
 TIME_LIMIT = 30
@@ -248,7 +248,7 @@ def bomb_as_a_crop(folder: Path) -> str:
 def weights_in_another_file(folder: Path) -> str:
     import onnx
 
-    from tests.test_embedders import arcface_graph
+    from tests.support.embedder_files import arcface_graph
 
     path = arcface_graph(folder / "a.onnx")
     model = onnx.load(path)

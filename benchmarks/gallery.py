@@ -38,7 +38,7 @@ from fasr_video.gallery.gallery import Gallery  # noqa: E402
 from fasr_video.gallery.index import NOISE_LENGTH, RECALL_AT, Index  # noqa: E402
 from fasr_video.gallery.records import EnrolledPhoto  # noqa: E402
 from fasr_video.recognition.embedders import open_embedder  # noqa: E402
-from tests import gallery_ops as ops  # noqa: E402
+from tests.support import gallery_ops as ops  # noqa: E402
 
 LENGTH = 512
 FACES = ROOT.parent / "shared" / "data" / "celeba" / "val-00.tar"

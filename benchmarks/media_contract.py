@@ -28,7 +28,7 @@ from results import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fasr_video.errors import MediaError
 from fasr_video.media import Losses, Sampling, open_video
-from tests import videos
+from tests.support import videos
 
 Picture = NDArray[np.uint8]
 # Time in seconds as the reader gives it, picture, marked damaged.

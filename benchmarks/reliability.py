@@ -3,8 +3,8 @@
     python benchmarks/reliability.py [--parts faults,files,long] [--every 1] [--tries 500]
                                      [--hours 4] [--files 60]
 
-Faults: small real jobs get a fault before each step that writes (tests/faults.py). Files: each
-reader reads --tries mutated files (tests/fuzz.py). Long: one `batch` over many files of the same
+Faults: small real jobs get a fault before each step that writes (tests/support/faults.py). Files: each
+reader reads --tries mutated files (tests/support/fuzz.py). Long: one `batch` over many files of the same
 clip, with the memory, file handles and threads of it and its workers, from /proc. Each part has its
 own page.
 """

@@ -27,8 +27,8 @@ from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report
 from fasr_video.report.photographs import photographs
 from fasr_video.report.write import write_report
-from tests.cases import make_synthetic_case
-from tests.test_report_pages import ARGUMENTS, CHROMIUM, DESKTOP
+from tests.support.cases import make_synthetic_case
+from tests.support.chromium import ARGUMENTS, CHROMIUM, DESKTOP
 
 TIMES = 5
 

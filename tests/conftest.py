@@ -11,11 +11,9 @@ import torch
 
 from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
-from tests.denoisers import TWO_SAMPLES
+from tests.support.denoisers import TWO_SAMPLES
+from tests.support.paths import PORTRAITS
 
-# Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its
-# README).
-PORTRAITS = Path(__file__).parent / "fixtures" / "portraits"
 # Settings of `corridor_case`.
 CORRIDOR_QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", *TWO_SAMPLES)
 
@@ -56,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reviewed_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The case of `tests.reviewed`; to be copied before it is changed."""
-    from tests.reviewed import make_case
+    """The case of `tests.support.reviewed`; to be copied before it is changed."""
+    from tests.support.reviewed import make_case
 
     return make_case(tmp_path_factory.mktemp("reviewed") / "case")

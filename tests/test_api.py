@@ -18,8 +18,8 @@ from fasr_video import api
 from fasr_video.errors import UsageError
 from fasr_video.gallery.records import GalleryError
 from fasr_video.types import Image
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 MUGSHOTS = ROOT / "sample_videos" / "mugshots"
 SURFACE = {
     "run": "(footage, *, gallery=None, out=None, preset='cpu', settings=None, progress=None)",

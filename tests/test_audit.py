@@ -15,7 +15,8 @@ from typing import Any
 import audit
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 WEAK = {
     "id": "PYSEC-2026-1",
     "aliases": ["CVE-2026-1"],

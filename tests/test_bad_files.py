@@ -45,7 +45,8 @@ from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.run import FRAMES_AHEAD, _frames_ahead
 from fasr_video.weights.manifest import bundled
-from tests import cases, videos
+from tests.support import cases, videos
+from tests.support.paths import FIXTURES, ROOT
 
 
 @pytest.mark.slow
@@ -53,10 +54,8 @@ from tests import cases, videos
     "readers", ["mp4 (,pictures,weights", "manifests,settings,gallery, bytes,ledger"]
 )
 def test_damaged_files_are_read_or_refused_in_one_line(readers: str) -> None:
-    command = [sys.executable, "-m", "tests.fuzz", readers, "--tries", "6"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
-    )
+    command = [sys.executable, "-m", "tests.support.fuzz", readers, "--tries", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         tally = json.loads(line)
@@ -67,7 +66,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(readers: str) -> None:
 
 @pytest.mark.parametrize("name", ["h264.mkv", "h264.mp4"])
 def test_an_unknown_codec_is_refused(tmp_path: Path, name: str) -> None:
-    whole = (videos.FIXTURES / name).read_bytes()
+    whole = (FIXTURES / name).read_bytes()
     (tmp_path / name).write_bytes(
         whole.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ").replace(b"avc1", b"qqqq")
     )

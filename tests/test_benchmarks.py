@@ -41,7 +41,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.sr.degradation import shrink
 from fasr_video.sr.restoration import as_image
 from fasr_video.types import Image
-from tests.conftest import PORTRAITS
+from tests.support.paths import PORTRAITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

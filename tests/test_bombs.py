@@ -26,7 +26,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import read_picture
 from fasr_video.pictures import FORMATS, UNREADABLE, decoded
 from fasr_video.report.write import write_report
-from tests.reviewed import make_case
+from tests.support.reviewed import make_case
 
 SIDE = 16_000
 

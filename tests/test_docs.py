@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import fasr_video
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")

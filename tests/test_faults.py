@@ -11,8 +11,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,9 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import run
-from tests.quick_tasks import lose_gpu
+from tests.support.paths import ROOT
+from tests.support.quick_tasks import lose_gpu
+from tests.support.small_disk import mount_small_disk
 
 QUICK = (
     "detect.backend=haar",
@@ -60,7 +60,7 @@ def test_after_a_fault_nothing_is_lost_and_the_same_command_gives_the_same_resul
     command = [
         sys.executable,
         "-m",
-        "tests.faults",
+        "tests.support.faults",
         jobs,
         "--faults",
         faults,
@@ -69,30 +69,13 @@ def test_after_a_fault_nothing_is_lost_and_the_same_command_gives_the_same_resul
         "--first",
         "5",
     ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     tries = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(tries) >= 3 and [t for t in tries if t["wrong"]] == []
     assert {t["ended"] for t in tries} <= {"killed", "reported", "done"} and any(
         t["what"] for t in tries
     )
-
-
-@contextmanager
-def mount_small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a small file system at a folder; skip the test where that is not allowed."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk needs the right to mount one")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize("size", ["256k", "420k"])  # full before there is a case, and after

@@ -34,8 +34,8 @@ from fasr_video.errors import FasrError, IntegrityError
 from fasr_video.files import atomic_write, inside
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.report.write import write_report
-from tests.cases import make_synthetic_case
-from tests.reviewed import Names, make_case
+from tests.support.cases import make_synthetic_case
+from tests.support.reviewed import Names, make_case
 
 
 @pytest.fixture

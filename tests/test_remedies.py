@@ -12,8 +12,8 @@ import click
 
 from fasr_video.cli import cli
 from fasr_video.configs.settings import load
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fasr_video"
 # A trainer that is no command of fasr-video, with options of its own.
 OWN_OPTIONS = PACKAGE / "training" / "detector.py"

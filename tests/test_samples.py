@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from fasr_video.case import document
 from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
+from tests.support.paths import SAMPLES
 
-SAMPLES = Path(__file__).parents[1] / "sample_videos"
 ENROLLED = {photo.stem for photo in (SAMPLES / "mugshots").iterdir()}
 TRUTH = json.loads((SAMPLES / "ground_truth.json").read_text())
 CLIPS = sorted(path.name for path in SAMPLES.glob("*.mp4"))

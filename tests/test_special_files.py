@@ -21,7 +21,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.sqlite import check_side_files
-from tests.reviewed import make_case
+from tests.support.reviewed import make_case
 
 pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end
 

@@ -11,8 +11,8 @@ import click
 import pytest
 
 from fasr_video.cli import cli
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fasr_video"
 PAGES = [
     path

@@ -24,14 +24,11 @@ from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedders import EMBEDDERS
 from fasr_video.weights.manifest import bundled, read_manifest
-from tests.cases import make_synthetic_case
-from tests.commands import run_command
-from tests.conftest import PORTRAITS
-from tests.detectors import insightface_graph, retinaface_weights
-from tests.test_adaface import seeded_state
-from tests.test_embedders import DLIB_FILE, pack
-
-ROOT = Path(__file__).parents[1]
+from tests.support.cases import make_synthetic_case
+from tests.support.commands import run_command
+from tests.support.detectors import insightface_graph, retinaface_weights
+from tests.support.embedder_files import DLIB_FILE, pack, seeded_state
+from tests.support.paths import PORTRAITS, ROOT
 
 NO_NETWORK = """
 import socket, sys
