@@ -47,7 +47,7 @@ class Block:
     @property
     def shell(self) -> str:
         """Return the command as a shell reads it."""
-        return "\n".join(line.strip()[2:] for line in self.command)
+        return "\n".join(re.sub(r"^ *[$>] ", "", line) for line in self.command)
 
 
 @dataclass
