@@ -19,10 +19,10 @@ help:
 	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
 	@echo "make test    run the tests that every change needs"
 	@echo "make test-all   run the slow ones, too: training, kills, faults, whole commands"
-	@echo "make lint    ruff, import-linter and mypy; what is known against the pinned packages, when the index can be asked"
-	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, as the index tells them"
+	@echo "make lint    run ruff, import-linter and mypy, and check for known vulnerabilities (needs the network)"
+	@echo "make lock    write constraints.lock: the pins, with hashes from the package index"
 	@echo "make bench   run every benchmark, into docs/results"
-	@echo "make docs    the documentation as a site, into build/site"
+	@echo "make docs    build the documentation as a site, into build/site"
 	@echo "make clean   remove caches, build output and cases/demo"
 
 setup: $(READY)

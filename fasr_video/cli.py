@@ -99,7 +99,7 @@ GROUPS = {
         "show": LazyCommand("case", "show_command", "Show what a case holds."),
         "serve": LazyCommand("review", "serve_command", "Review cases in a browser."),
         "decide": LazyCommand("review", "decide_command", "Record a decision on a track."),
-        "undo": LazyCommand("review", "undo_command", "Withdraw a decision."),
+        "undo": LazyCommand("review", "undo_command", "Undo a decision."),
         "link": LazyCommand("review", "link_command", "Decide on a link between two tracks."),
     },
     "Archive": {
@@ -181,7 +181,7 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="fasr-video")
 def cli() -> None:
-    """Turn camera footage into a case of face tracklets.
+    """Turn camera footage into a case: a track for every person, with its best faces.
 
     Its results are leads for people to examine, never proof of who somebody is.
     """

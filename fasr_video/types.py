@@ -86,7 +86,7 @@ class Reason(StrEnum):
 REASON_TEXT: dict[str, str] = {
     Reason.LR0: "best and most frontal face",
     Reason.AUX: "auxiliary face",
-    Reason.REDUNDANT: "usable, but better ones near it in time were kept",
+    Reason.REDUNDANT: "usable, but a better one nearby in time was kept",
     Reason.DUPLICATE: "usable, but nearly the same picture as one that was kept",
     Reason.TOO_SMALL: "fewer pixels between the eyes than the setting asks for",
     Reason.BLURRED: "too little detail left",
@@ -95,8 +95,8 @@ REASON_TEXT: dict[str, str] = {
     Reason.TOO_BRIGHT: "too bright",
     Reason.CUT_OFF: "cut off by the edge of the picture",
     Reason.COVERED: "partly behind another face",
-    Reason.LOW_SCORE: "the detector was not sure enough that it is a face",
-    Reason.UNCONFIRMED: "too unsure, or seen too few times in a row, to be a track",
+    Reason.LOW_SCORE: "too uncertain to be a face",
+    Reason.UNCONFIRMED: "too uncertain, or detected too few times in a row, to be a track",
     Reason.NOT_A_FACE: "the detector was unsure, and the embedder sees no face in it",
 }
 

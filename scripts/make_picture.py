@@ -65,7 +65,7 @@ def _timeline(axis: plt.Axes, track: dict[str, Any], end: float) -> None:
     axis.set_yticks([])
     axis.set_xticks([])
     text = (
-        f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · "
+        f"{track['name']} · {start:.2f}-{stop:.2f} s · {track['sightings']} detections · "
         f"{track['verdict']} · "
     )
     text += f"LR0: {track['shown']['quality']['eye_px']:.0f} px between the eyes"

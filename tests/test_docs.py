@@ -66,7 +66,7 @@ def test_the_architecture_page_has_the_layers_of_the_import_contract() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     layers = tools["importlinter"]["contracts"][0]["layers"]
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    picture = text.split("## The layers")[1].split("Rooms on one line")[0]
+    picture = text.split("## The layers")[1].split("Packages on one line")[0]
     lines = [line[24:].strip() for line in picture.splitlines()]
     assert [line for line in lines if line and not line.startswith("─")] == layers
 

@@ -138,8 +138,8 @@ def _faces_and_tracks(case: CaseStore) -> Check:
             problems.append(f"faces or tracks of {name} were changed after the run")
         if source is None:
             continue  # the check of the log reports it
-        if details.get("looked") not in (None, frame_counts(case, number)):
-            problems.append(f"the counts of searched frames of {name} were changed after the run")
+        if details.get("detection") not in (None, frame_counts(case, number)):
+            problems.append(f"the counts of processed frames of {name} were changed after the run")
         same_losses = details.get("losses", source.losses) == source.losses
         if not same_losses or details.get("rows") not in (None, rows_digest(case, number)):
             problems.append(f"segments, tracks or counts of {name} were changed after the run")

@@ -155,7 +155,7 @@ class TrackEntry:
 
     @property
     def standing(self) -> list[DecisionEntry]:
-        """Return the reviewers' decisions that nobody took back."""
+        """Return the reviewers' decisions that nobody undid."""
         return [decision for decision in self.decisions if decision.stands]
 
 

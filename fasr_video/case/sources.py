@@ -180,7 +180,7 @@ def resume_point(case: CaseStore, number: int, info: MediaInfo) -> FrameRef | No
 
 
 def frame_counts(case: CaseStore, number: int) -> dict[str, int]:
-    """Return how many frames of a source were searched as a whole, and how many were skipped."""
+    """Return the numbers of frames that faces were detected in as a whole, and not at all."""
     counts = case.find_meta(_frame_counts_key(number))
     # Nothing is done yet, or the case is of a version that skipped no frames and did not count.
     if counts is None:
@@ -190,7 +190,7 @@ def frame_counts(case: CaseStore, number: int) -> dict[str, int]:
 
 
 def _frame_counts_key(number: int) -> str:
-    return f"looked {number}"
+    return f"detection {number}"
 
 
 def add_progress(case: CaseStore, number: int, progress: Progress) -> None:
@@ -229,7 +229,7 @@ def finish_source(case: CaseStore, number: int, faces: Mapping[str | None, int])
     case.db.execute("UPDATE source SET state = 'done', tracker = NULL WHERE id = ?", (number,))
     counts = {
         "faces": faces,
-        "looked": frame_counts(case, number),
+        "detection": frame_counts(case, number),
         "losses": source(case, number).losses,
     }
     digests = {"digest": digest(case, number), "rows": rows_digest(case, number)}

@@ -141,7 +141,7 @@ def _meta(row: Row) -> bool:
     if key == "searched":
         searched = json.loads(value)
         return searched is None or _is_search(searched)
-    if key.startswith("looked "):
+    if key.startswith("detection "):
         counts = json.loads(value)
         return is_count(counts["whole"]) and is_count(counts["skipped"])
     return True

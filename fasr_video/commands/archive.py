@@ -63,7 +63,8 @@ OPTIONS = (
     ),
     KEY_FILE,
     click.option(
-        "--glob", help="Only files whose path within the folder fits this, such as '*/cam3/*.mp4'."
+        "--glob",
+        help="Process only files whose path within the folder fits this, such as '*/cam3/*.mp4'.",
     ),
     click.option(
         "--preset", default="cpu", show_default=True, help="Settings to start from, as for `run`."
@@ -119,7 +120,9 @@ OPTIONS = (
         help="Detect faces in long files in chunks of this length, in parallel.",
     ),
     NO_REPORT,
-    click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print progress and result as JSON lines."
+    ),
 )
 
 
@@ -164,17 +167,17 @@ def _options(command: Callable[..., int]) -> Callable[..., int]:
 @click.option(
     "--after",
     metavar="ISO8601",
-    help="Only footage that ends after this wall time. Give its time zone.",
+    help="Process only footage that ends after this wall time. Give its time zone.",
 )
 @click.option(
     "--before",
     metavar="ISO8601",
-    help="Only footage that begins before this wall time. Give its time zone.",
+    help="Process only footage that begins before this wall time. Give its time zone.",
 )
 def batch_command(archive: Path, after: str | None, before: str | None, **values: Any) -> int:
     """Make a case of every file below ARCHIVE. Files with the same content share one case.
 
-    After a stop or a kill, the same command continues. Exit code 3 means that files or
+    If it is stopped or killed, the same command resumes it. Exit code 3 means that files or
     folders could not be read, or that parts of the footage are lost. The ledger lists them.
     """
     options = BatchOptions(**values)
@@ -213,7 +216,7 @@ def batch_command(archive: Path, after: str | None, before: str | None, **values
 def watch_command(folder: Path, still: float, interval: float, **values: Any) -> int:
     """Make cases of the files that come into FOLDER, until stopped by Ctrl-C or SIGTERM.
 
-    The same command continues after a stop. Exit code 0 means that it was stopped, 3 that some
+    If it is stopped, the same command resumes it. Exit code 0 means that it was stopped, 3 that some
     files could not be read.
     """
     options = BatchOptions(**values)
@@ -259,7 +262,7 @@ def _watch(batch_run: _BatchRun, folder: Path, stable: StableFiles, interval: fl
     "--gallery",
     required=True,
     type=FOLDER,
-    help="A gallery that `gallery create`, or `batch`, made; not a folder of photographs.",
+    help="A gallery made by `gallery create` or `batch`; not a folder of photographs.",
 )
 @KEY_FILE
 @click.option(
@@ -270,7 +273,7 @@ def _watch(batch_run: _BatchRun, folder: Path, stable: StableFiles, interval: fl
     help="Change a setting of each case's last search.",
 )
 @NO_REPORT
-@click.option("--json", "as_json", is_flag=True, help="A JSON line for each case.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each case.")
 def search_command(
     cases: tuple[Path, ...],
     gallery: Path,

@@ -142,8 +142,8 @@ def calibrate_command(
 ) -> None:
     """Make a calibration from labelled FACES or tracks: it says what scores mean.
 
-    FACES are aligned: folders or tar shards of IDENTITY/PHOTO. After a stop or a kill, the same
-    command continues where it stopped.
+    FACES are aligned: folders or tar shards of IDENTITY/PHOTO. If it is stopped or
+    killed, the same command resumes it.
     """
     _check_files(faces, labels, people_known, out)
     _refuse(OF_FACES if labels else OF_SR if no_sr else (), "--tracks" if labels else "--no-sr")

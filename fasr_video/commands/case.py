@@ -23,7 +23,7 @@ from fasr_video.sqlite import explain_errors
 
 @click.command("show")
 @click.argument("case", type=CASE)
-@click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole case as JSON.")
 def show_command(case: Path, as_json: bool) -> None:
     """Show the contents of CASE: sources, losses, tracks, proposed links, gallery."""
     with Case.open(case, read_only=True) as opened:
@@ -106,7 +106,7 @@ def report_command(
     help="Hash of an earlier head of the log, noted elsewhere; the log has to contain it.",
 )
 @KEY_FILE
-@click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
     """Check CASE against its hashes: footage, pictures, results and log."""
     with Case.open(case, read_only=True) as opened:

@@ -113,7 +113,7 @@ def _models() -> list[Finding]:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor_command(as_json: bool) -> None:
     """Show what is installed, which device would be used, and which models are there."""
     findings = examine()

@@ -60,12 +60,12 @@ TRIAL_OPTIONS = (
     click.option(
         "--people",
         type=click.IntRange(min=2),
-        help="The most people, drawn by the seed. [default: all]",
+        help="Use at most this many people, drawn by the seed. [default: all]",
     ),
     click.option(
         "--searches",
         type=click.IntRange(min=1),
-        help="The number of searches, the first ones; the gallery stays complete.",
+        help="Make only the first N searches; the gallery stays complete.",
     ),
     click.option(
         "--leave-out",
@@ -92,7 +92,7 @@ COMMON_OPTIONS = (
     click.option(
         "--labels",
         type=FILE,
-        help="CSV with path and one column a label. Landmarks in it give the pose.",
+        help="CSV with a path column and one column for each label. Landmarks in it give the pose.",
     ),
     click.option(
         "--by",
@@ -121,7 +121,8 @@ COMMON_OPTIONS = (
     click.option(
         "--sampler",
         multiple=True,
-        help="A sampler, as for `fasr-video sr`; r of Langevin steps: ve-100,r=0.3. Repeatable.",
+        help="A sampler, as for `fasr-video sr`, such as ve-100,r=0.3 (r: length of Langevin "
+        "steps). Repeatable.",
     ),
     click.option(
         "--samples",
@@ -138,7 +139,8 @@ COMMON_OPTIONS = (
         "--combiner",
         multiple=True,
         type=FILE,
-        help="A Feature Combiner, used at its own eta. Repeatable. [default: bundled]",
+        help="A Feature Combiner, used with the eta that it was trained with. Repeatable. "
+        "[default: bundled]",
     ),
     click.option(
         "--model",
@@ -150,7 +152,7 @@ COMMON_OPTIONS = (
         "--references",
         multiple=True,
         type=click.IntRange(min=0),
-        help="The most auxiliary faces. Repeatable.",
+        help="Use at most this many auxiliary faces. Repeatable.",
     ),
     click.option(
         "--fuse",
@@ -202,7 +204,7 @@ COMMON_OPTIONS = (
         default=8,
         type=click.IntRange(min=1),
         show_default=True,
-        help="Number of pictures drawn at a time.",
+        help="Number of pictures to draw at a time.",
     ),
     click.option(
         "--precision",
@@ -245,7 +247,7 @@ def _with_options(
 def eval_group() -> None:
     """Compare methods on the same faces and seeds.
 
-    The same command continues a run that was stopped or killed.
+    If it is stopped or killed, the same command resumes it.
     """
 
 

@@ -73,7 +73,7 @@ def create_command(gallery: Path, embedder: EmbedderChoice) -> None:
 )
 @FACE
 @DEVICE
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def add_command(
     gallery: Path,
     photos: Path,
@@ -90,8 +90,8 @@ def add_command(
     """Enrol PHOTOS: a folder with a file or a subfolder per person, a CSV manifest, or one
     photograph.
 
-    After a stop or a kill, the same command continues. The exit code is 3 when photographs could
-    not be enrolled; each is listed with its reason.
+    If it is stopped or killed, the same command resumes it. The exit code is 3 when photographs
+    could not be enrolled; each is listed with its reason.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
@@ -132,7 +132,7 @@ def add_command(
     "images",
     multiple=True,
     metavar="SHA256",
-    help="One photograph, by its hash or at least 8 characters of its beginning. Repeatable.",
+    help="Remove one photograph, named by the first 8 or more characters of its hash. Repeatable.",
 )
 @click.option("--why", required=True, help="Reason, for the log of removals.")
 @click.option(
@@ -149,7 +149,7 @@ def add_command(
 )
 @ROLE
 @DRY_RUN
-@click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the proof as JSON.")
 def remove_command(
     gallery: Path,
     subjects: tuple[str, ...],

@@ -74,6 +74,7 @@ FACE = click.option(
     "--face",
     callback=_which,
     metavar="N|largest",
-    help="Of several faces take the Nth from the left (one photograph only) or the largest. "
+    help="If a picture has several faces, take the Nth from the left (one photograph only) or the "
+    "largest. "
     "[default: refuse]",
 )

@@ -58,9 +58,13 @@ from fasr_video.sr.methods import NAMES
     help="SR network: weights that `train sr` wrote, or a published checkpoint. [default: builtin]",
 )
 @click.option(
-    "--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]"
+    "--embedder",
+    type=FILE,
+    help="Weights file for the builtin embedder's architecture. [default: builtin]",
 )
-@click.option("--combiner", type=FILE, help="Feature Combiner. [default: builtin]")
+@click.option(
+    "--combiner", type=FILE, help="Weights file of the Feature Combiner. [default: builtin]"
+)
 @click.option(
     "--identity", type=FILE, help="File of `fasr-video fit` of the person, for --method idfsr."
 )
@@ -68,8 +72,8 @@ from fasr_video.sr.methods import NAMES
     "--attr",
     multiple=True,
     metavar="NAME=yes|no[:CONFIDENCE]",
-    help="Draw towards an attribute: male, glasses, beard; or read, for those that a classifier "
-    "reads. Give it once for each.",
+    help="Draw towards an attribute: male, glasses, beard; or `read`: let a classifier decide. "
+    "Give it once for each.",
 )
 @click.option(
     "--guidance", type=float, metavar="H", help="Strength of the attributes. [default: 50]"
@@ -153,9 +157,11 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Callable[[stills.Done], 
     "--out", required=True, type=FILE, help="The identity file to write, such as person.id."
 )
 @click.option(
-    "--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]"
+    "--embedder",
+    type=FILE,
+    help="Weights file for the builtin embedder's architecture. [default: builtin]",
 )
-@click.option("--align", is_flag=True, help="Find the face in each photograph first.")
+@click.option("--align", is_flag=True, help="Detect the face in each photograph first.")
 @click.option(
     "--steps", default=200, type=click.IntRange(min=1), show_default=True, help="Steps of fitting."
 )

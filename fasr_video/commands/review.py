@@ -73,7 +73,7 @@ def decide_command(
     """Record a reviewer's decision on TRACK (named as in `show`).
 
     accepted: the track shows the candidate of --subject. rejected: it does not; without --subject,
-    it shows nobody of the list. insufficient: its pictures are not good enough to say.
+    it shows no candidate (whole list). insufficient: its pictures are not good enough to say.
 
     It takes the place of your earlier decision, which stays in the case.
     """
@@ -91,13 +91,13 @@ def decide_command(
 @BY
 @ROLE
 def undo_command(case: Path, decision: int, by: str | None, role: str) -> None:
-    """Withdraw a DECISION on a track. It stays in CASE, marked as undone."""
+    """Undo a DECISION on a track. It stays in CASE, marked as undone."""
     by = by or login_name()
     with Case.open(case) as opened:
         undone = undo(opened, decision, by, role)
         track = finished_track(opened, undone.track).name
     about = f"{track} {undone.verdict} {undone.subject or ''}".strip()
-    print_lines(f"decision {decision} ({about}, by {undone.by}): taken back by {undone.undone_by}")
+    print_lines(f"decision {decision} ({about}, by {undone.by}): undone by {undone.undone_by}")
     if not is_same_reviewer(undone.by, by):
         print_lines(f"note: it was a decision of {undone.by}")
 
@@ -130,6 +130,7 @@ def serve_command(
     The command prints the address to open. Ctrl-C ends it.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print_lines("starting …", err=True)
     serve(
         cases,
         port,

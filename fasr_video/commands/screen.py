@@ -33,6 +33,7 @@ from fasr_video.case.entries import (
 from fasr_video.case.last_search import LastSearch
 from fasr_video.console import clock, count, plain_document, print_lines
 from fasr_video.errors import ExitCode
+from fasr_video.report.words import TIMES
 from fasr_video.types import faces_of_reason
 
 CANDIDATES_LEGEND = (
@@ -294,8 +295,9 @@ def _show_source(console: Console, source: SourceEntry) -> None:
     lines = [
         f"[bold]{escape(source.path)}[/]  sha256 {source.sha256[:16]}…  \\[{source.state}]",
         f"  {info['width']}×{info['height']} {info['codec']} in "
-        f"{info['container'].split(',')[0]}, times from {info['time_source']}, {info['colour']}, "
-        f"{count(source.frames_looked_at, 'frame')} searched",
+        f"{info['container'].split(',')[0]}, times {TIMES[info['time_source']]}, "
+        f"{info['colour']}, "
+        f"faces detected in {count(source.frames_looked_at, 'frame')}",
     ]
     parts = source.frames_looked_at - source.frames_looked_at_whole
     if parts:
@@ -319,8 +321,8 @@ def _tracks(tracks: list[TrackEntry]) -> Table:
         "track",
         Column("from", no_wrap=True),
         Column("to", no_wrap=True),
-        "seen",
-        "eyes, px",
+        "detec-\ntions",
+        "eyes,\npx",
         "quality",
         "aux",
         "verdict",
@@ -370,7 +372,7 @@ def _verdict(track: TrackEntry) -> str:
 
 
 def _runs(runs: list[RunEntry]) -> Table:
-    table = Table("begun", "ended", "what", "by", title="runs")
+    table = Table("begun", "ended", "command", "by", title="runs")
     for run in runs:
         ended = str(run.ended)[:19] if run.finished else "not finished"
         table.add_row(run.begun[:19], ended, run.what, escape(name_with_role(run.by, run.role)))

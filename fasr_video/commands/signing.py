@@ -37,7 +37,7 @@ def keygen_command(file: Path, purpose: str) -> None:
         print_lines(f"fingerprint {key_fingerprint(read_key(file))}")
         return
     public, fingerprint = make_signing_keys(file)
-    print_lines(f"{file}: keep it secret; hand out {public}")
+    print_lines(f"Wrote {file} (keep it secret) and {public} (give this to others).")
     print_lines(f"fingerprint {fingerprint}")
 
 

@@ -154,7 +154,10 @@ def train_group() -> None:
 )
 @DEVICE
 def align_command(faces: tuple[Path, ...], out: Path, device: str) -> None:
-    """Align photographs of any size for training: the largest face of each, 144 px with its rim."""
+    """Align photographs of any size for training: the largest face of each, as 144×144 px.
+
+    That is the canonical frame of 128 px with a margin of 8 px on each side.
+    """
     detector = open_for_photographs(device)
     left_out = 0
 
@@ -223,7 +226,7 @@ def features_command(
     "--epochs",
     default=20,
     show_default=True,
-    help="Most epochs; training stops earlier after 5 epochs without progress.",
+    help="Train for at most this many epochs, and stop after 5 epochs without progress.",
 )
 @click.option(
     "--margin", type=float, help="Margin of the triplet loss. [default: just above the initial gap]"

@@ -86,7 +86,9 @@ def read_any_private(path: Path, remedy: str) -> PrivateKeyTypes:
         key = load_pem_private_key(read_pem(path), None)
     except TypeError as error:
         raise InputError(
-            path, "it is protected by a password", "give a copy without a password, kept safe"
+            path,
+            "it is protected by a password",
+            "give an unencrypted copy of the key, and keep that copy safe",
         ) from error
     except ValueError as error:
         raise InputError(path, "not a private key in PEM", remedy) from error

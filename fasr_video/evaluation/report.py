@@ -191,7 +191,7 @@ def gain_table(
     note = (
         "In brackets: 95 % by resampling people, the same for both; "
         "p of the paired t-test over people. For FNIR each system has its own threshold, "
-        "set for each resampling. Not corrected for multiple tests."
+        "recomputed for each resampling. Not corrected for multiple tests."
     )
     heads = (*GAINS.values(), *(RECOGNITION[f"fnir{rate:g}"] for rate in SEARCH_GAINS))
     return Table(

@@ -362,7 +362,7 @@ def _detection_table(clips: Sequence[Clip]) -> Table:
 def _tracking_table(clips: Sequence[Clip]) -> Table:
     rows = [Row(clip.name, _tracking_cells(score_tracks(clip.frames))) for clip in clips]
     columns = [Column(n, 1) for n in ("HOTA", "DetA", "AssA", "IDF1", "MOTA")]
-    note = "In %, on the processed frames; all sightings that belong to a track."
+    note = "In %, on the processed frames; all detections that belong to a track."
     return Table("Tracking", "clip", (*columns, Column("switches", 0)), tuple(rows), (note,))
 
 
@@ -382,7 +382,7 @@ def _track_table(clips: Sequence[Clip]) -> Table:
         Column(n, 0)
         for n in ("usable tracks", "nobody's or mixed", "people", "people without a track")
     ]
-    note = f"A track belongs to a person who has a share of {PURE:g} of its sightings."
+    note = f"A track belongs to a person who has a share of {PURE:g} of its detections."
     return Table("Tracks", "clip", tuple(columns), tuple(rows), (note,))
 
 

@@ -34,8 +34,8 @@ A network drew them. Each PNG file says how it was made and where it comes from,
 `fasr-video`.
 
 Photographs of candidates are not included, and tracks.csv does not name people below the threshold.
-In report.json, a candidate whose `passes` is false is below the threshold: a list to look through,
-no lead.
+In report.json, a candidate whose `passes` is false is below the threshold: for
+information, no lead.
 """
 
 

@@ -94,7 +94,7 @@ def _case_values(report: Report, thumbnails: Mapping[str, Picture | None]) -> di
     states = [t.state for t in tracks]
     tiles = [
         ("sources", len(report.sources)),
-        ("frames searched", sum(s.frames_looked_at for s in report.sources)),
+        ("frames processed", sum(s.frames_looked_at for s in report.sources)),
         ("faces found", sum(report.faces_by_reason.values())),
         ("tracks", len(tracks)),
         ("with candidates", states.count("candidates")),
@@ -230,6 +230,7 @@ def _templates() -> Environment:
         "clock": clock,
         "count": count,
         "faces_of_reason": faces_of_reason,
+        "feature_source": lambda source: words.FEATURES.get(source, source),
         "correction": clock_correction,
         "picture_name": picture_name,
         "certainty": certainty_note,

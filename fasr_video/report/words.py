@@ -37,6 +37,15 @@ TIMES = {
     "container": "from the container's constant rate",
     "assumed_fps": "from an assumed frame rate: the file has no times",
 }
+# Where the feature of a reconstruction comes from.
+FEATURES = {
+    "given": "pooled from this track's faces",
+    "combiner": "merged by the Feature Combiner",
+    "mean": "mean of the faces that it was drawn from",
+    "own": "the LR face alone",
+    "fitted": "fitted to photographs of one person",
+    "none": "none",
+}
 # Components that two faces are compared by, after FISWG's list for morphological analysis.
 COMPONENTS = (
     "Face and head: shape and proportions",
@@ -58,8 +67,8 @@ COMPONENTS = (
 LIMITS = (
     "A similarity or a likelihood ratio compares two faces. It is not the probability that "
     "somebody is the person: that also depends on everything else that is known.",
-    "The answer is unknown wherever nobody passes the threshold. A list to look through always "
-    "names somebody: being on it means nothing by itself.",
+    "The answer is unknown wherever nobody passes the threshold. The lists below the threshold "
+    "always name somebody, for information: being on one means nothing by itself.",
     "The threshold was set on labelled photographs of other people, mostly sharper than footage "
     "and from other cameras; error rates on this footage may be higher.",
     "A reconstruction adds detail that the camera did not see. A lead that only the "
@@ -99,8 +108,8 @@ def _why_insufficient(track: TrackEntry) -> str:
     reason = track.verdict_reason
     text = REASON_TEXT[Reason(reason)] if reason else "none of its faces is usable"
     number = track.faces_by_reason.get(reason, track.sightings)
-    sightings = f"{number} of {count(track.sightings, 'sighting')}"
-    return f"{sightings}: {text}. There was no reconstruction and no search."
+    detections = f"{number} of {count(track.sightings, 'detection')}"
+    return f"{detections}: {text}. There was no reconstruction and no search."
 
 
 def _unknown(answer: AnswerEntry, searched: LastSearch) -> tuple[str, str]:

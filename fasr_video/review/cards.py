@@ -48,7 +48,7 @@ class Card:
     lead: Candidate | None
     """The first candidate that passes."""
     decisions: tuple[Decision, ...]
-    """Decisions that nobody took back."""
+    """Decisions that nobody undid."""
 
     @property
     def agreement(self) -> Agreement:

@@ -1,4 +1,4 @@
-"""The case store: versions, integrity, decisions that can be taken back."""
+"""The case store: versions, integrity, decisions that can be undone."""
 
 from __future__ import annotations
 

@@ -376,7 +376,7 @@ def test_the_command_line_decides_and_undoes(
     assert code == 0 and "decided by people" in out and "same ear" in out
     code, _, err = run_command(capsys, "undo", folder, 1, "--by", " ")
     assert code == 2 and "--by: it is empty; give your name" in err
-    taken_back = "decision 1 (T1 accepted anna, by Anna): taken back by Ben\n"
+    taken_back = "decision 1 (T1 accepted anna, by Anna): undone by Ben\n"
     note = "note: it was a decision of Anna\n"
     assert run_command(capsys, "undo", folder, 1, "--by", "Ben")[:2] == (0, taken_back + note)
     code, _, err = run_command(

@@ -201,9 +201,11 @@ def test_a_resumed_run_with_a_gate_equals_an_unbroken_one(
     assert gate == "motion" or source["frames_looked_at_whole"] == least
     with Case.open(tmp_path / "case") as case:
         assert not [p for c in verify(case) for p in c.problems]
-        case.set_meta("looked 1", json.dumps({"whole": source["frames_looked_at"], "skipped": 0}))
+        case.set_meta(
+            "detection 1", json.dumps({"whole": source["frames_looked_at"], "skipped": 0})
+        )
         (problem,) = [p for c in verify(case) for p in c.problems]
-    assert problem.startswith("the counts of searched frames of")
+    assert problem.startswith("the counts of processed frames of")
     assert any(face["reason"] == "lr0" for face in document["faces"])
 
 

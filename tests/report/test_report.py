@@ -120,7 +120,10 @@ def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path)
             "threshold of 1.70, set so that 1 % of strangers' searches pass it",
         ),
         "unknown": ("Unknown", "Nobody in the gallery passes the threshold of 1.70"),
-        "insufficient": ("Insufficient quality", "4 of 4 sightings: fewer pixels between the eyes"),
+        "insufficient": (
+            "Insufficient quality",
+            "4 of 4 detections: fewer pixels between the eyes",
+        ),
         "only sr": ("Candidates: 1 lead", "Only the reconstruction supports this"),
         "conditioned": ("Unknown", "is conditioned on subject"),
         "not searched": ("Not searched", "no gallery was searched"),
@@ -191,9 +194,7 @@ def test_names_below_the_threshold_appear_only_on_the_tracks_own_page(
     written: Path,
 ) -> None:
     text = page(written, PAGES["lead"]).text
-    assert text.index("Below the threshold: a list to look through, no leads") < text.index(
-        LOOKED_THROUGH
-    )
+    assert text.index("Below the threshold: for information, no leads") < text.index(LOOKED_THROUGH)
     assert LOOKED_THROUGH not in page(written, "index").text
     rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
     assert [r["name"] for r in rows if r["candidate"]] == [PAGES["lead"], PAGES["only sr"]]
@@ -221,7 +222,7 @@ def test_without_a_calibration_nobody_passes_and_the_report_says_so(copy: Path) 
         case.db.execute("UPDATE candidate SET ratio = NULL, passes = 0 WHERE track = 1")
     text = page(write_report(copy), PAGES["lead"]).text
     assert "Its scores are not calibrated, so nobody can pass a threshold." in text
-    assert "There is no threshold, because scores are raw: a list to look through, no leads" in text
+    assert "There is no threshold, because scores are raw: for information, no leads" in text
     assert "●" not in text and "Above the threshold" not in text
 
 

@@ -546,7 +546,7 @@ def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
         port = listening.getsockname()[1]
         code, _, err = run_command(capsys, "serve", folder, "--port", port)
     line = (
-        f"fasr-video: --port {port}: another program listens there; give another, or 0 for a free "
+        f"starting …\nfasr-video: --port {port}: another program listens there; give another, or 0 for a free "
         "one\n"
     )
     assert (code, err) == (2, line)
