@@ -31,7 +31,7 @@ CHROMIUM = "/usr/bin/chromium"
 INDENT = "    "
 LEFT_OUT = "…"
 # Commands that end with another exit code than 0, by their first words.
-EXIT_CODES = {"fasr-video purge cases/demo": 4}
+EXIT_CODES = {"fasr-video purge cases/demo --now": 4}
 SIGNED = re.compile(r"\d{4}-\d\d-\d\dT\d{6}\.\d{3}Z")
 HASH = re.compile(r"[0-9a-f]{64}")
 

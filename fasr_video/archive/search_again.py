@@ -134,7 +134,7 @@ def is_up_to_date(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
         return False
     same_gallery = (last.gallery.id, last.gallery.state) == (gallery.id, gallery.state)
     all_tracks = last.tracks == [*encodings(case)] and not outdated(case)
-    same_settings = last.question == search.model_dump(mode="json")
+    same_settings = last.settings == search.model_dump(mode="json")
     return bool(same_gallery and all_tracks and same_settings)
 
 
@@ -153,7 +153,7 @@ def search_case(
         if last is None:
             last_settings = settings.search
         else:
-            last_settings = SearchSettings.model_validate(last.question)
+            last_settings = SearchSettings.model_validate(last.settings)
         before = _passing_candidates(case)
         was_searched = search_all(
             case, gallery, encoder, choose_settings(last_settings), index=index

@@ -155,7 +155,7 @@ def _links(case: CaseStore) -> Check:
     """Check each link, decided or not, against the log."""
     problems = replay.link_problems(case)
     proposed = log.entries(case, "links proposed")
-    if proposed and proposed[-1].details["of"] != case.meta("linked_tracks"):
+    if proposed and proposed[-1].details["state"] != case.meta("linked_tracks"):
         problems.append("the tracks that links were proposed from differ from the log")
     return Check("links", len(case.table("link")), problems, [])
 
@@ -178,7 +178,7 @@ def _answers(case: CaseStore) -> Check:
     logged = None
     for line in log.entries(case, "searched", "answers taken out")[-1:]:
         details = line.details["searched"] if line.event == "answers taken out" else line.details
-        not_stored = {"index_made_anew", "answers", "leads"}
+        not_stored = {"index_rebuilt", "answers", "leads"}
         logged = {name: value for name, value in details.items() if name not in not_stored}
     problems = replay.answer_problems(case)
     if json.loads(case.meta("searched")) != logged:

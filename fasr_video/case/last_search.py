@@ -26,7 +26,7 @@ class LastSearch:
 
     gallery: SearchedGallery
     models: dict[str, object]
-    question: dict[str, Any]
+    settings: dict[str, Any]
     """The settings of the search as JSON."""
     calibration: str | None
     """SHA-256."""

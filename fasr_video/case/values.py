@@ -45,7 +45,7 @@ DETECTOR = {
 }
 # What the last search was made with.
 SEARCH = {
-    **dict.fromkeys(("gallery", "models", "question", "conditioned_on"), dict),
+    **dict.fromkeys(("gallery", "models", "settings", "conditioned_on"), dict),
     **dict.fromkeys(("calibration", "photographs"), object),
     **dict.fromkeys(("remarks", "tracks"), list),
 }
@@ -59,7 +59,7 @@ LINES: Mapping[str, Mapping[str, type]] = {
     "camera and clock": {"source": int},
     "source done": {"source": int, "digest": str},
     "encoded": {"digests": dict},
-    "links proposed": {"proposed": list, "of": str},
+    "links proposed": {"proposed": list, "state": str},
     "link decided": {
         "link": int,
         "tracks": list,
@@ -69,7 +69,7 @@ LINES: Mapping[str, Mapping[str, type]] = {
         "by": str,
         "at": str,
     },
-    "searched": {"answers": dict, "photographs": str, "gallery": dict, "question": dict},
+    "searched": {"answers": dict, "photographs": str, "gallery": dict, "settings": dict},
     "answers taken out": {"tracks": list, "searched": dict},
     "decided": {"id": int, "replaces": list, "by": str, "at": str},
     "decision undone": {"id": int, "by": str, "at": str},
@@ -149,7 +149,7 @@ def _meta(row: Row) -> bool:
 
 def _is_search(searched: Row) -> bool:
     gallery = searched["gallery"]
-    options = searched["question"]
+    options = searched["settings"]
     texts = [gallery["id"], gallery["state"], gallery["folder"], options["mode"]]
     texts += searched["conditioned_on"].values()
     counts = [gallery["templates"], gallery["people"], options["candidates"], *searched["tracks"]]

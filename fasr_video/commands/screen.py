@@ -216,7 +216,7 @@ def _say_last_search(document: Document) -> None:
             f"computed again ({details['why']})"
         )
         return
-    why_rebuilt = details["index_made_anew"]
+    why_rebuilt = details["index_rebuilt"]
     if why_rebuilt not in {None, "there was none"}:
         print_lines(f"note: the gallery's index was rebuilt from the store: {why_rebuilt}")
 
@@ -410,14 +410,14 @@ def _guidance(restoration: RestorationEntry) -> list[str]:
 
 def _candidates(track: str, answer: AnswerEntry, searched: LastSearch) -> Table:
     """Return the joined list of a track: candidates, and the probes that support each."""
-    question = searched.question
-    title = [f"{track}: {answer.verdict} ({question['mode']})"]
+    settings = searched.settings
+    title = [f"{track}: {answer.verdict} ({settings['mode']})"]
     is_calibrated = answer.threshold is not None
     if is_calibrated:
         extrapolated = ", extrapolated" if answer.extrapolated else ""
         title.append(
             f"threshold: score {answer.threshold:.2f}{extrapolated}, for FPIR "
-            f"{question['fpir']:g} and {count(searched.gallery.templates, 'template')}"
+            f"{settings['fpir']:g} and {count(searched.gallery.templates, 'template')}"
         )
     if answer.remark:
         title.append(answer.remark)

@@ -291,7 +291,7 @@ class _TrackResult:
 
 def _track_results(case: Case, owners: Mapping[int, str | None]) -> list[_TrackResult]:
     subjects, searched, probes = _subjects(case), last_search(case), probe_kinds(case)
-    most_candidates = 0 if searched is None else int(searched.question["candidates"])
+    most_candidates = 0 if searched is None else int(searched.settings["candidates"])
     results = []
     for track in document.tracks(case):
         person, answer = owners.get(track.id), track.answer

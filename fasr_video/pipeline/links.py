@@ -46,7 +46,7 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
         require_unchanged(case)
         save_proposals(case, proposals)
         case.set_meta("linked_tracks", state)
-        details = {"links": len(proposals), "of": state, "proposed": proposed_links(case)}
+        details = {"links": len(proposals), "state": state, "proposed": proposed_links(case)}
         case.log("links proposed", details)
     return True
 

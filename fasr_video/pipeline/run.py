@@ -301,11 +301,12 @@ def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Se
     """
     with Case.open(folder, read_only=True) as case:
         searched = last_search(case)
-    question = {}
+    last_settings = {}
     if searched is not None and "search" in STAGES[stage]:
-        question = searched.question
+        last_settings = searched.settings
     search = [
-        f"search.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in question.items()
+        f"search.{name}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in last_settings.items()
     ]
     return load(str(folder / SETTINGS), (*search, *overrides))
 

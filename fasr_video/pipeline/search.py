@@ -191,7 +191,7 @@ def search_all(
         # The next search replaces these results; the log keeps which tracks had candidates.
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
         outcome = {
-            "index_made_anew": index.rebuilt,
+            "index_rebuilt": index.rebuilt,
             "answers": replay.answer_digests(case),
             "leads": leads,
         }
@@ -226,7 +226,7 @@ def update_answers(case: Case, encoder: TrackEncoder) -> bool:
                 reason = "another gallery than the one that was searched"
                 raise GalleryError(gallery.folder, reason, "give --gallery")
             gallery.require_embedder(encoder.embedder)
-            settings = SearchSettings.model_validate(searched.question)
+            settings = SearchSettings.model_validate(searched.settings)
             return search_all(case, gallery, encoder, settings)
     except UsageError as error:
         _remove_answers(case, late, searched, f"{error.subject}: {error.reason}")
@@ -281,7 +281,7 @@ def _search_facts(
             folder=GALLERY if is_own else str(gallery.folder.absolute()),
         ),
         models=encoder.provenance(),
-        question=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json"),
         calibration=None if calibration is None else calibration.sha256,
         remarks=[*usable.remarks, *(calibration.warnings(people) if calibration else [])],
         conditioned_on={

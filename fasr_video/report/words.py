@@ -123,7 +123,7 @@ def _unknown(answer: AnswerEntry, searched: LastSearch) -> tuple[str, str]:
 
 def _meaning(answer: AnswerEntry, searched: LastSearch) -> str:
     """Return what the threshold means, in words."""
-    percent = 100 * searched.question["fpir"]
+    percent = 100 * searched.settings["fpir"]
     text = f"set so that {percent:g} % of strangers' searches pass it"
     text += f" in a gallery of {count(searched.gallery.templates, 'template')}"
     if answer.extrapolated:

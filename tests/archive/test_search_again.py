@@ -148,10 +148,10 @@ def test_a_search_uses_the_settings_of_the_last_one(archive_copy: Path) -> None:
     other = configs.load("cpu", ("search.fpir=0.1",)).search
     with Case.open(folder) as case, case.transaction():
         last = json.loads(case.meta("searched"))
-        case.set_meta("searched", json.dumps({**last, "question": other.model_dump(mode="json")}))
+        case.set_meta("searched", json.dumps({**last, "settings": other.model_dump(mode="json")}))
     list(search_again([folder], archive_copy / "gallery"))
     with Case.open(folder, read_only=True) as case:
-        assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.1
+        assert json.loads(case.meta("searched"))["settings"]["fpir"] == 0.1
 
 
 def test_changes_are_reported_also_when_the_report_cannot_be_written(archive_copy: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_batch_searches_finished_cases_again_when_gallery_or_settings_differ(
     assert events.notes == [], "without a gallery there is no search"
     (folder,) = cases_in([archive_copy / "cases"])
     with Case.open(folder, read_only=True) as case:
-        assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.005
+        assert json.loads(case.meta("searched"))["settings"]["fpir"] == 0.005
         assert not [p for c in verify(case) for p in c.problems]
         assert case.meta("log_head") in (folder / "report" / "index.html").read_text()
 
@@ -240,7 +240,7 @@ def test_search_settings_can_be_overridden_for_an_archive(
 
     assert ended_with("search.fpir=0.3") == 0
     with Case.open(folder, read_only=True) as case:
-        assert json.loads(case.meta("searched"))["question"]["fpir"] == 0.3
+        assert json.loads(case.meta("searched"))["settings"]["fpir"] == 0.3
     assert (archive_copy / "cases" / "summary.html").is_file(), (
         "the archive's summary is not left stale"
     )

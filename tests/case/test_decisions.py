@@ -249,7 +249,7 @@ def test_decisions_stay_when_the_case_is_searched_again(case: Case) -> None:
         searched = json.loads(case.meta("searched"))
         case.log(
             "searched",
-            {**searched, "index_made_anew": None, "answers": replay.answer_digests(case)},
+            {**searched, "index_rebuilt": None, "answers": replay.answer_digests(case)},
         )
     assert standing_decisions(case, 1) == [decision] and decision.subject == "anna"
     with pytest.raises(UsageError, match="not among its candidates"):

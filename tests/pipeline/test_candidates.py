@@ -614,7 +614,7 @@ def test_a_stage_uses_the_options_of_the_last_search(
     stage = ("--stage", "restore", "--out", str(copy), "--set", "restore.seed=5")
     assert run_by_command(monkeypatch, *stage, "--set", "search.candidates=2") == 0
     after = document(copy)
-    for options in (after["searched"]["question"], after["settings"]["search"]):
+    for options in (after["searched"]["settings"], after["settings"]["search"]):
         assert options["fpir"] == 0.2, "as last"
         assert options["candidates"] == 2, "but for what this command says"
     assert run_by_command(monkeypatch, "--stage", "link", "--out", str(copy)) == 0
@@ -648,7 +648,7 @@ def test_new_probes_are_searched_in_the_last_gallery_without_option(
     assert run([corridor], copy, CPU)[1] is True
     after = document(copy)
     assert [x["event"] for x in after["log"]].count("searched") == 3
-    assert after["searched"]["question"] == before["searched"]["question"]
+    assert after["searched"]["settings"] == before["searched"]["settings"]
     assert [t["answer"] for t in after["tracks"]] == [t["answer"] for t in before["tracks"]]
     assert run([corridor], copy, CPU)[1] is False
 

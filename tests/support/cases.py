@@ -114,7 +114,8 @@ def propose_link(case: Case, a: int, b: int) -> int:
         number = case.db.execute(link, (a, b)).lastrowid
         proposed = replay.proposed_links(case)
         case.log(
-            "links proposed", {"links": 1, "of": case.meta("linked_tracks"), "proposed": proposed}
+            "links proposed",
+            {"links": 1, "state": case.meta("linked_tracks"), "proposed": proposed},
         )
     return int(number or 0)
 
@@ -247,11 +248,11 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             "state": gallery.state,
             "people": 2,
         }
-        question = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
+        settings = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
         searched = {
             "gallery": facts | {"templates": 2, "folder": "gallery"},
             "models": MODELS,
-            "question": question,
+            "settings": settings,
         }
         searched |= {
             "calibration": "b" * 64,
@@ -263,7 +264,7 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
         case.set_meta("searched", json.dumps(searched))
         case.log(
             "searched",
-            {**searched, "index_made_anew": None, "answers": replay.answer_digests(case)},
+            {**searched, "index_rebuilt": None, "answers": replay.answer_digests(case)},
         )
 
 

@@ -120,7 +120,7 @@ def make_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
             case.db.execute(link, (BY_FACE,))
             proposed = {
                 "links": 1,
-                "of": case.meta("linked_tracks"),
+                "state": case.meta("linked_tracks"),
                 "proposed": replay.proposed_links(case),
             }
             case.log("links proposed", proposed)
@@ -297,7 +297,7 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         listed = photographs_of(gallery)
     search: dict[str, Any] = {
         "gallery": provenance,
-        "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10},
+        "settings": {"mode": "investigation", "fpir": 0.01, "candidates": 10},
     }
     search |= {
         "remarks": [],
@@ -311,5 +311,5 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         results.save_photographs(case, listed)
         case.set_meta("searched", json.dumps(search))
         case.log(
-            "searched", {**search, "index_made_anew": None, "answers": replay.answer_digests(case)}
+            "searched", {**search, "index_rebuilt": None, "answers": replay.answer_digests(case)}
         )
