@@ -524,7 +524,7 @@ def test_footage_touched_while_it_is_read_is_read_again_into_the_same_case(
 ) -> None:
     clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
 
-    def touched(*_: object) -> None:
+    def touched(*_: object, **__: object) -> None:
         os.utime(clip, (1, 1))
         raise MediaError(clip, "it changed while it was read", "wait")
 

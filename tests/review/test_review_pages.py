@@ -200,6 +200,7 @@ def test_hostile_names_run_nothing(visit: Callable[..., Visit], folders: dict[st
     assert page.title() == "T1 · fasr-video" and EVIL in page.inner_text(".history")
     for link in ("Subjects", "Log", "Sign off"):
         page.click(f"nav >> text={link}")
+        page.wait_for_load_state("domcontentloaded")
         assert link in page.title() and page.locator("img[src=x]").count() == 0
 
 
