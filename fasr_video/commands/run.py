@@ -121,7 +121,7 @@ def run_command(
     could not be read; the case counts them.
     """
     if stage is None and not footage:
-        raise click.UsageError("Missing argument 'FOOTAGE...'.")
+        raise click.UsageError("Missing argument 'FOOTAGE...': only --stage goes without footage.")
     if stage is not None:
         _check_stage(stage, footage, out, [camera, clock])
     overrides += _sampling(every, fps, start, end)
