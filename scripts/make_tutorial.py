@@ -30,6 +30,7 @@ PAGE = ROOT / "docs" / "tutorial.md"
 CHROMIUM = "/usr/bin/chromium"
 INDENT = "    "
 LEFT_OUT = "…"
+HERE = "/home/anna/fasr-video"  # what the page shows in place of the folder of this run
 # Commands that end with another exit code than 0, by their first words.
 EXIT_CODES = {"fasr-video purge cases/demo --now": 4}
 SIGNED = re.compile(r"\d{4}-\d\d-\d\dT\d{6}\.\d{3}Z")
@@ -85,7 +86,8 @@ class Tutorial:
         )
         if ended.returncode != expected:
             raise SystemExit(f"{block.shell}\nended with {ended.returncode}:\n{ended.stdout}")
-        return block, [line.rstrip() for line in ended.stdout.splitlines()]
+        text = ended.stdout.replace(str(self.folder), HERE)
+        return block, [line.rstrip() for line in text.splitlines()]
 
     def sign_off(self, command: str) -> list[str]:
         """Start the server, sign off as the page says, stop it, and return what it printed."""
