@@ -179,7 +179,10 @@ def test_a_rewritten_log_is_detected_by_a_noted_head(
     assert problems(case) == []
     capsys.readouterr()
     assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 4
-    assert f"the head that was given: the log has no line with the hash {head[:16]}" in capsys.readouterr().out
+    assert (
+        f"the head that was given: the log has no line with the hash {head[:16]}"
+        in capsys.readouterr().out
+    )
 
 
 def test_files_beside_the_database_are_checked(case: Path) -> None:
